@@ -1,0 +1,21 @@
+# flexq_isa_variants(TARGET FILE…): compiles each *_simd.cc once per instruction set and links the
+# objects into TARGET. Dispatch is at run time (flexq_kernels/cpu/isa.h).
+function(flexq_isa_variants target)
+  set(isas portable)
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+    list(APPEND isas avx2 avx512)
+  endif()
+  set(flags_portable "")
+  set(flags_avx2 -march=x86-64-v3)
+  set(flags_avx512 -march=x86-64-v4 -mprefer-vector-width=512)
+  foreach(isa IN LISTS isas)
+    set(objects ${target}_${isa})
+    add_library(${objects} OBJECT ${ARGN})
+    target_compile_definitions(${objects} PRIVATE FLEXQ_ISA=${isa})
+    target_compile_options(${objects} PRIVATE ${flags_${isa}} -O3)
+    target_link_libraries(${objects} PRIVATE flexq_build_options)
+    target_include_directories(
+      ${objects} PRIVATE ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/flexq_kernels/include)
+    target_sources(${target} PRIVATE $<TARGET_OBJECTS:${objects}>)
+  endforeach()
+endfunction()

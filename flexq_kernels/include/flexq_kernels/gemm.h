@@ -1,0 +1,48 @@
+// W6Ax GEMM: y = dequant(q_a · q_wᵀ), int32 sums inside a group of 128, fp32 across groups.
+#pragma once
+
+#include <cstdint>
+#include <ostream>
+
+#include "flexq_kernels/quantize.h"
+
+namespace flexq_kernels {
+
+// y [m, n] = x [m, k] · w [n, k]ᵀ.
+struct GemmProblem {
+  int64_t m = 0;
+  int64_t n = 0;
+  int64_t k = 0;
+  int act_bits = 6;  // 6 or 8: int8 codes; 16: float activations
+
+  void validate() const;  // throws std::invalid_argument with all the numbers
+};
+
+std::ostream& operator<<(std::ostream& out, const GemmProblem& problem);
+
+// Packed weights: codes as pack_int6 writes them; scales fp16 bits [group_count(k), n], as on disk.
+struct PackedWeight {
+  const uint8_t* codes = nullptr;
+  const uint16_t* scales = nullptr;
+};
+
+// Quantised activations as quantize_activations(group = 128) writes them.
+struct QuantizedActivations {
+  const int8_t* codes = nullptr;  // [m, group_count(k) * 128]
+  const float* scales = nullptr;  // [m, group_count(k)]
+};
+
+// y [m, n] fp32 = sum_g float(s_w[g, n]) * s_a[m, g] * float(sum_{k in g} q_a q_w) + bias[n].
+// bias [n] fp32 or null. Groups are added in order, so a row does not depend on m or on threads.
+void gemm_w6ax(float* y, const QuantizedActivations& a, const PackedWeight& w, const float* bias,
+               const GemmProblem& problem);
+
+// The exact int32 group sums [m, n, group_count(k)]: the oracle's view of the same inner loop.
+void group_sums_w6ax(int32_t* sums, const int8_t* a_codes, const uint8_t* w_codes,
+                     const GemmProblem& problem);
+
+// Weight-only: float activations x [m, k] of `type`, fp32 products with the dequantised weight.
+void gemm_w6a16(float* y, const void* x, FloatType type, const PackedWeight& w, const float* bias,
+                const GemmProblem& problem);
+
+}  // namespace flexq_kernels

@@ -1,0 +1,8 @@
+// flexq_ft._native: the only place that knows both C++ and Python. One file per bound class.
+#include "ft/binding/module.h"
+
+PYBIND11_MODULE(_native, module) {
+  module.doc() = "The C++ side of flexq-ft: kernels, readers and the engine. Importable alone.";
+  module.attr("__version__") = FLEXQ_FT_VERSION;
+  flexq_ft::bind_errors(module);
+}

@@ -1,0 +1,10 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace flexq_ft {
+
+// Each adds its names to the module; each is defined in the .cc of its name.
+void bind_errors(pybind11::module_& module);
+
+}  // namespace flexq_ft

@@ -1,0 +1,2 @@
+__version__: str
+ERROR_EXIT_CODES: dict[str, int]

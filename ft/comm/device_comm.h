@@ -1,0 +1,34 @@
+// Collectives among the tensor-parallel ranks. Every rank calls the same ones in the same order.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "ft/core/stream.h"
+#include "ft/core/tensor.h"
+
+namespace flexq_ft {
+
+class DeviceComm {
+ public:
+  virtual ~DeviceComm() = default;
+
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+
+  // x = sum over ranks, in place; fp32. All ranks get the same bits, and the same at every run.
+  virtual void all_reduce(Tensor x, Stream stream) = 0;
+
+  // out [size, …shape of x] <- x of every rank, in rank order.
+  virtual void all_gather(Tensor out, ConstTensor x, Stream stream) = 0;
+
+  virtual void barrier() = 0;
+
+  // bytes of rank root to all, in place. Host memory.
+  virtual void broadcast(void* data, size_t bytes, int root) = 0;
+};
+
+// One rank: every call is a no-op or a copy.
+std::shared_ptr<DeviceComm> make_single_comm();
+
+}  // namespace flexq_ft

@@ -1,0 +1,53 @@
+#include "ft/core/data_format.h"
+
+namespace flexq_ft {
+
+int int8_mode(Scheme scheme) {
+  switch (scheme) {
+    case Scheme::kFloat:
+      return 0;
+    case Scheme::kW8A16:
+      return 1;
+    case Scheme::kW8A8:
+      return 2;
+    case Scheme::kW6Ax:
+      return 5;
+  }
+  return 0;
+}
+
+bool scheme_of_int8_mode(int mode, Scheme* out) {
+  for (Scheme scheme : {Scheme::kFloat, Scheme::kW8A16, Scheme::kW8A8, Scheme::kW6Ax}) {
+    if (int8_mode(scheme) == mode) {
+      *out = scheme;
+      return true;
+    }
+  }
+  return false;
+}
+
+const char* to_string(Scheme scheme) {
+  switch (scheme) {
+    case Scheme::kFloat:
+      return "fp16";
+    case Scheme::kW8A16:
+      return "w8a16";
+    case Scheme::kW8A8:
+      return "w8a8";
+    case Scheme::kW6Ax:
+      return "w6ax";
+  }
+  return "unknown";
+}
+
+std::ostream& operator<<(std::ostream& out, Scheme scheme) { return out << to_string(scheme); }
+
+std::ostream& operator<<(std::ostream& out, const DataFormat& format) {
+  static constexpr const char* kLayouts[] = {"frag16x128", "panel", "panel_pairs"};
+  return out << "DataFormat{scheme=" << format.scheme
+             << ", layout=" << kLayouts[static_cast<int>(format.layout)]
+             << ", storage=" << format.storage << ", scale=" << format.scale
+             << ", group=" << format.group_size << ", act_bits=" << format.act_bits << "}";
+}
+
+}  // namespace flexq_ft

@@ -1,0 +1,89 @@
+// Engine: one model on one rank, driven step by step. Every rank of a tensor-parallel run makes the
+// same calls in the same order and sees the same tokens.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ft/comm/device_comm.h"
+#include "ft/kernels/sampling.h"
+#include "ft/weights/model_folder.h"
+
+namespace flexq_ft {
+
+struct EngineOptions {
+  DataType dtype = DataType::kFp16;
+  Scheme scheme = Scheme::kFloat;  // as the folder, or a w8 scheme on float files
+  Policy policy;
+  int64_t max_len = 0;           // longest prompt + output; 0: the model's positions
+  int64_t max_batch = 8;         // sequences that are decoded together
+  int64_t prefill_tokens = 512;  // most prompt tokens of one step (chunked prefill)
+  int threads = 0;               // 0: cores / ranks
+};
+
+enum class FinishReason : uint8_t { kNone, kStop, kLength };
+
+struct StepOutput {
+  int64_t slot = 0;
+  int64_t token = 0;
+  float logprob = 0.0f;
+  FinishReason finish = FinishReason::kNone;
+};
+
+// What one linear saw and gave, for replay (docs/numerics.md).
+struct LinearTrace {
+  std::string name;
+  std::vector<float> x;  // [tokens, k], after rounding to the compute type
+  std::vector<float> y;  // [tokens, n], fp32
+  int64_t tokens = 0, k = 0, n = 0;
+};
+
+class Engine {
+ public:
+  // comm decides the rank; its size must be the folder's.
+  Engine(const std::string& model_dir, const EngineOptions& options,
+         std::shared_ptr<DeviceComm> comm);
+  ~Engine();
+
+  const ModelFolder& folder() const;
+  const EngineOptions& options() const;
+
+  // A slot for a new sequence, whose prompt is prefilled by the next steps. Throws Error{kConfig}
+  // if the prompt is empty, holds an id outside the vocabulary, or does not fit in max_len with at
+  // least one new token. can_admit says whether a slot and pages for prompt + max_tokens are free
+  // now.
+  bool can_admit(int64_t prompt_tokens, int64_t max_tokens) const;
+  int64_t admit(const std::vector<int64_t>& prompt, const SamplingParams& params);
+
+  // One forward pass over what is admitted: prompt chunks and one token of each running sequence.
+  // Returns one output for each sequence that produced a token. A finished sequence stays in its
+  // slot, idle, until release. Empty when nothing runs.
+  std::vector<StepOutput> step();
+
+  void release(int64_t slot);
+
+  // Teacher-forced logits [tokens, vocab] of one sequence; no slot is used.
+  std::vector<float> forward(const std::vector<int64_t>& ids);
+
+  // As forward, but for token i + 1 given 0 … i only: its log-probability, and the most likely id.
+  struct Score {
+    std::vector<float> logprobs;  // [tokens - 1]
+    std::vector<int64_t> argmax;  // [tokens - 1]
+  };
+  Score score(const std::vector<int64_t>& ids);
+
+  // Replay: forward with every linear's input and output recorded; one linear on given input
+  // x [tokens, k] (rounded to the compute type).
+  std::vector<LinearTrace> trace(const std::vector<int64_t>& ids);
+  std::vector<float> run_linear(const std::string& name, const std::vector<float>& x,
+                                int64_t tokens);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace flexq_ft

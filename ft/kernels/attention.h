@@ -1,0 +1,17 @@
+// Causal attention of a ragged batch over the paged cache, prefill and decode alike.
+//   out [tokens, heads * head_dim]  the compute type
+//   q   [tokens, heads * head_dim]  the compute type
+// Token i of a sequence sees its pages' positions 0 … context + i. Query head h reads KV head
+// h / (heads / kv_heads). Softmax in fp32 over 1 / sqrt(head_dim). A token's result does not depend
+// on which others are in the batch, nor on threads.
+#pragma once
+
+#include "ft/core/stream.h"
+#include "ft/kernels/paged_kv.h"
+
+namespace flexq_ft {
+
+void invokeAttention(Tensor out, ConstTensor q, KvPages kv, const RaggedBatch& batch,
+                     Stream stream);
+
+}  // namespace flexq_ft

@@ -1,0 +1,33 @@
+// One layer's share of the paged KV cache, and the ragged batch that reads and writes it.
+#pragma once
+
+#include <cstdint>
+
+#include "ft/core/tensor.h"
+
+namespace flexq_ft {
+
+constexpr int kPageTokens = 16;
+
+// K and V apart, pages [num_pages][kv_heads][16][head_dim] of the compute type; K is kept after
+// rotation.
+struct KvPages {
+  Tensor k;
+  Tensor v;
+};
+
+// Sequences of different lengths, packed without padding. Sequence s owns tokens
+// [offsets[s], offsets[s + 1]), which are its positions context[s] … context[s] + length - 1; the
+// earlier ones are in its pages already.
+struct RaggedBatch {
+  ConstTensor ids;        // [tokens] int32
+  ConstTensor positions;  // [tokens] int32
+  ConstTensor offsets;    // [sequences + 1] int32
+  ConstTensor context;    // [sequences] int32: tokens already in the cache
+  ConstTensor pages;      // [sequences, max_pages] int32: page ids in order
+
+  int64_t tokens() const { return ids.dim(0); }
+  int64_t sequences() const { return context.dim(0); }
+};
+
+}  // namespace flexq_ft

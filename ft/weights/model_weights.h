@@ -1,0 +1,59 @@
+// The weights of one rank, in the layouts that the CPU's GEMMs stream.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "ft/core/buffer.h"
+#include "ft/weights/model_folder.h"
+
+namespace flexq_ft {
+
+// y [m, n] = x [m, k] · wᵀ + bias. A description that is complete: layers/linear.h needs no more.
+struct LinearWeight {
+  std::string name;  // "layers.3.qkv", "lm_head"
+  DataFormat format;
+  int64_t n = 0;  // of this rank
+  int64_t k = 0;
+  Buffer codes;   // in format.layout
+  Buffer scales;  // w6ax: fp16 [groups, n]; w8: fp32 [n]; float: none
+  Buffer bias;    // fp32 [n], or none. Row-parallel biases are the layer's, added after all-reduce
+};
+
+struct NormWeight {
+  Buffer weight;  // [hidden] in the compute type
+  Buffer bias;    // LayerNorm only
+};
+
+struct LayerWeights {
+  NormWeight input_norm;
+  LinearWeight qkv;
+  LinearWeight o;
+  Buffer o_bias;  // fp32 [hidden], or none
+  NormWeight post_norm;
+  LinearWeight up;    // "gate_up": gate rows, then up rows; or "fc1"
+  LinearWeight down;  // "down" or "fc2"
+  Buffer down_bias;   // fp32 [hidden], or none
+};
+
+struct ModelWeights {
+  Buffer embedding;   // [vocab, hidden], compute type
+  Buffer positional;  // [max_positions, hidden] or none
+  std::vector<LayerWeights> layers;
+  NormWeight final_norm;
+  LinearWeight lm_head;  // rows [vocab_begin, vocab_begin + n) of the head
+  int64_t vocab_begin = 0;
+};
+
+struct LoadOptions {
+  DataType dtype = DataType::kFp16;  // compute type
+  Scheme scheme = Scheme::kFloat;    // differs from the folder's only for float files: w8 at load
+  Policy policy;
+  int rank = 0;
+};
+
+// Reads every file of the rank, checks every size, repacks. Throws Error{kWeight} listing all
+// missing, short and long files at once, before anything is loaded.
+ModelWeights load_weights(const ModelFolder& folder, const LoadOptions& options);
+
+}  // namespace flexq_ft
