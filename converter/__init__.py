@@ -1,7 +1,7 @@
-"""Converter: a Hugging Face checkpoint becomes FasterTransformer weight folders, with 6-bit packing.
+"""The converter: a Hugging Face checkpoint becomes FasterTransformer weights, six bits each.
 
-    from flexq_ft.converter import ConvertOptions, convert
-    report = convert("llama-hf", "out", ConvertOptions(scheme="w6ax", tp=(1, 2)))
+from flexq_ft.converter import ConvertOptions, convert
+report = convert("llama-hf", "out", ConvertOptions(scheme="w6ax", tp=(1, 2)))
 """
 
 from __future__ import annotations

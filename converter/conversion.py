@@ -277,7 +277,9 @@ class _Conversion:
         header = self.plan.header
         target = job.target
         digests = {
-            name: digest for record in records.values() for name, (_, digest) in record.files.items()
+            name: digest
+            for record in records.values()
+            for name, (_, digest) in record.files.items()
         }
         files = {
             name: (spec, digests[name]) for name, spec in target.files.items() if name in digests

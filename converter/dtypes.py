@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 
 from flexq_ft.errors import WeightError
 
-__all__ = ["BF16", "ITEM_BYTES", "NUMPY_DTYPES", "Array", "FloatArray", "as_float32", "cast_checked"]
+__all__ = [
+    "BF16",
+    "ITEM_BYTES",
+    "NUMPY_DTYPES",
+    "Array",
+    "FloatArray",
+    "as_float32",
+    "cast_checked",
+]
 
 Array = NDArray[Any]
 FloatArray = NDArray[np.float32]
@@ -61,9 +69,7 @@ def _within(wide: FloatArray, limit: float) -> bool:
     return wide.size == 0 or bool(wide.max() <= limit and wide.min() >= -limit)
 
 
-def raise_fault(
-    wide: FloatArray, limit: float, *, tensor: str, first_row: int, dtype: str
-) -> None:
+def raise_fault(wide: FloatArray, limit: float, *, tensor: str, first_row: int, dtype: str) -> None:
     """WeightError that names the tensor and its first index past limit, if there is one."""
     bad = ~(np.abs(wide) <= limit)
     if not bad.any():

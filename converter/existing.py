@@ -50,9 +50,7 @@ def examine(folder: Path, plan: ConversionPlan, target: Target, sha256: str) -> 
                 for name in names
             }
             good[unit.stem] = UnitRecord(files, row)
-    return Existing(
-        difference="", good=good, complete=not faults and len(good) == len(plan.units)
-    )
+    return Existing(difference="", good=good, complete=not faults and len(good) == len(plan.units))
 
 
 def _expected(

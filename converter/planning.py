@@ -114,9 +114,7 @@ def make_plan(source: Source, options: ConvertOptions) -> ConversionPlan:
         dtype=options.resolved_dtype,
         policy=None
         if policy is None
-        else resolve_policy(
-            policy, num_layers=config.num_layers, linears=architecture.linears()
-        ),
+        else resolve_policy(policy, num_layers=config.num_layers, linears=architecture.linears()),
     )
     shapes = {name: info.shape for name, info in source.tensors.items()}
     units = tuple(architecture.units(config, shapes))

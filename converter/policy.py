@@ -107,7 +107,8 @@ class _Checker:
             self._fail((), "a policy is a mapping with schema, default and rules")
         self._check_keys(content, ("schema", "name", "default", "rules"), ())
         if content.get("schema") != POLICY_SCHEMA:
-            self._fail(("schema",), f"schema must be {POLICY_SCHEMA}, not {content.get('schema')!r}")
+            given = content.get("schema")
+            self._fail(("schema",), f"schema must be {POLICY_SCHEMA}, not {given!r}")
         rules = content.get("rules", [])
         if not isinstance(rules, list):
             self._fail(("rules",), "rules must be a list")
@@ -136,23 +137,27 @@ class _Checker:
         if linear not in linears:
             linear = _SAME_PLACE[linear]
         layers = rule.get("layers", "*")
-        if not self._matches(layers, (*place, "layers"), num_layers):
+        first = self._first_layer(layers, (*place, "layers"))
+        if first >= num_layers:
             self._fail(
                 (*place, "layers"), f"the rule matches none of the {num_layers} layers: {layers!r}"
             )
         bits = self._bits(rule["act_bits"], (*place, "act_bits"))
         return {"layers": layers, "linear": linear, "act_bits": bits}
 
-    def _matches(self, layers: Any, place: tuple[str | int, ...], num_layers: int) -> bool:
+    def _first_layer(self, layers: Any, place: tuple[str | int, ...]) -> int:
+        """The lowest layer that a rule names."""
         if layers == "*":
-            return True
+            return 0
         if isinstance(layers, str):
             first, dash, last = layers.partition("-")
             if dash and first.isdecimal() and last.isdecimal() and int(first) <= int(last):
-                return int(first) < num_layers
-        elif isinstance(layers, list) and all(type(i) is int and i >= 0 for i in layers):
-            return any(i < num_layers for i in layers)
-        self._fail(place, f"layers must be '*', a range such as '0-3', or a list, not {layers!r}")
+                return int(first)
+        elif isinstance(layers, list) and layers and all(type(i) is int for i in layers):
+            if min(layers) >= 0:
+                return min(layers)
+        what = f"layers must be '*', a range such as '0-3', or a list, not {layers!r}"
+        self._fail(place, what)
 
     def _bits(self, value: Any, place: tuple[str | int, ...]) -> int:
         if isinstance(value, bool) or value not in _ACT_BITS:

@@ -1,8 +1,8 @@
 """What each tensor-parallel rank holds of each split axis, and which groups a cut restarts.
 
-    q, k, v, gate, up, fc1   column-parallel: rows of the Hugging Face matrix [N, K] are split
-    o, down, fc2             row-parallel: its columns are split
-    everything else          whole on every rank, in one file
+q, k, v, gate, up, fc1   column-parallel: rows of the Hugging Face matrix [N, K] are split
+o, down, fc2             row-parallel: its columns are split
+everything else          whole on every rank, in one file
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def plan_shards(config: ModelConfig, *, size: int, group_size: int) -> ShardPlan
             hint="with fewer KV heads than ranks each is replicated, so one must divide the other",
         )
     head_ranges = _even(heads, size)
-    cuts = bool(group_size) and any(begin * config.head_dim % group_size for begin, _ in head_ranges)
+    cuts = bool(group_size) and any(
+        begin * config.head_dim % group_size for begin, _ in head_ranges
+    )
     return ShardPlan(
         size=size,
         head_dim=config.head_dim,

@@ -138,9 +138,7 @@ def _expected_shape(spec: TensorSpec, config: ModelConfig) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _unit(
-    stem: str, rows: list[tuple[TensorSpec, int | None, str]], config: ModelConfig
-) -> Unit:
+def _unit(stem: str, rows: list[tuple[TensorSpec, int | None, str]], config: ModelConfig) -> Unit:
     first, layer, _ = rows[0]
     dims = config.dims()
     matrix = len(first.shape) == 2

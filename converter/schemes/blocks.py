@@ -47,8 +47,11 @@ def iterate_rows(unit: Unit, source: Source) -> Iterator[tuple[str, int, int, Ar
     for part in unit.parts:
         for begin, end in row_blocks(part.rows, unit.columns):
             first = begin + part.skip_rows
-            yield part.name, first, offset + begin, source.read_rows(
-                part.name, first, end + part.skip_rows
+            yield (
+                part.name,
+                first,
+                offset + begin,
+                source.read_rows(part.name, first, end + part.skip_rows),
             )
         offset += part.rows
 

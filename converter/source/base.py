@@ -1,4 +1,4 @@
-"""Source: a checkpoint as named tensors that are read by rows, in Hugging Face's names and order."""
+"""Source: a checkpoint as named tensors, in Hugging Face's names and order, read by rows."""
 
 from __future__ import annotations
 
@@ -66,6 +66,7 @@ class Source(ABC):
     def extra_files(self) -> dict[str, bytes]:
         """Tokenizer, chat template and generation config: name -> content."""
 
+    @abstractmethod
     def close(self) -> None:
         """Frees file handles."""
 
