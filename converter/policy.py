@@ -17,7 +17,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
@@ -104,14 +104,14 @@ class _Checker:
 
     def resolve(self, content: Any, num_layers: int, linears: tuple[str, ...]) -> dict[str, Any]:
         if not isinstance(content, dict):
-            self._fail((), "a policy is a mapping with schema, default and rules")
+            raise self._error((), "a policy is a mapping with schema, default and rules")
         self._check_keys(content, ("schema", "name", "default", "rules"), ())
         if content.get("schema") != POLICY_SCHEMA:
             given = content.get("schema")
-            self._fail(("schema",), f"schema must be {POLICY_SCHEMA}, not {given!r}")
+            raise self._error(("schema",), f"schema must be {POLICY_SCHEMA}, not {given!r}")
         rules = content.get("rules", [])
         if not isinstance(rules, list):
-            self._fail(("rules",), "rules must be a list")
+            raise self._error(("rules",), "rules must be a list")
         return {
             "schema": POLICY_SCHEMA,
             "name": self.name,
@@ -126,20 +126,22 @@ class _Checker:
         self, rule: Any, place: tuple[str | int, ...], num_layers: int, linears: tuple[str, ...]
     ) -> dict[str, Any]:
         if not isinstance(rule, dict):
-            self._fail(place, "a rule is a mapping with layers, linear and act_bits")
+            raise self._error(place, "a rule is a mapping with layers, linear and act_bits")
         self._check_keys(rule, ("layers", "linear", "act_bits"), place)
         for key in ("linear", "act_bits"):
             if key not in rule:
-                self._fail(place, f"the rule has no {key!r}")
+                raise self._error(place, f"the rule has no {key!r}")
         linear = rule["linear"]
         if linear not in _LINEARS:
-            self._fail((*place, "linear"), f"unknown linear {linear!r}", str(linear), _LINEARS)
+            raise self._error(
+                (*place, "linear"), f"unknown linear {linear!r}", str(linear), _LINEARS
+            )
         if linear not in linears:
             linear = _SAME_PLACE[linear]
         layers = rule.get("layers", "*")
         first = self._first_layer(layers, (*place, "layers"))
         if first >= num_layers:
-            self._fail(
+            raise self._error(
                 (*place, "layers"), f"the rule matches none of the {num_layers} layers: {layers!r}"
             )
         bits = self._bits(rule["act_bits"], (*place, "act_bits"))
@@ -154,14 +156,15 @@ class _Checker:
             if dash and first.isdecimal() and last.isdecimal() and int(first) <= int(last):
                 return int(first)
         elif isinstance(layers, list) and layers and all(type(i) is int for i in layers):
-            if min(layers) >= 0:
-                return min(layers)
+            lowest: int = min(layers)
+            if lowest >= 0:
+                return lowest
         what = f"layers must be '*', a range such as '0-3', or a list, not {layers!r}"
-        self._fail(place, what)
+        raise self._error(place, what)
 
     def _bits(self, value: Any, place: tuple[str | int, ...]) -> int:
         if isinstance(value, bool) or value not in _ACT_BITS:
-            self._fail(place, f"activation bits must be 6, 8 or 16, not {value!r}")
+            raise self._error(place, f"activation bits must be 6, 8 or 16, not {value!r}")
         return int(value)
 
     def _check_keys(
@@ -169,19 +172,19 @@ class _Checker:
     ) -> None:
         for key in mapping:
             if key not in known:
-                self._fail((*place, str(key)), f"unknown key {key!r}", str(key), known)
+                raise self._error((*place, str(key)), f"unknown key {key!r}", str(key), known)
 
-    def _fail(
+    def _error(
         self,
         place: tuple[str | int, ...],
         what: str,
         given: str = "",
         known: tuple[str, ...] = (),
-    ) -> NoReturn:
+    ) -> ConfigError:
         line = next((self.lines[p] for p in _outwards(place) if p in self.lines), 0)
         near = difflib.get_close_matches(given, known, n=1) if known else []
         where = f"{self.file}:{line}" if self.file else f"policy {self.name}"
-        raise ConfigError(
+        return ConfigError(
             f"{where}: {what}" + (f"; did you mean {near[0]!r}?" if near else ""),
             hint=f"one of {', '.join(known)}" if known else "",
             line=line,

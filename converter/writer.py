@@ -46,7 +46,7 @@ class HashedFile:
         self._bytes = 0
 
     def write(self, values: Array) -> None:
-        data = memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+        data = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
         self._digest.update(data)
         self._bytes += len(data)
         while len(data):

@@ -71,7 +71,7 @@ class SafetensorsSource(HfFolder):
         dtype = NUMPY_DTYPES[_DTYPES[place.dtype]]
         row_bytes = math.prod(place.shape[1:]) * dtype.itemsize
         values = np.empty((end - begin, *place.shape[1:]), dtype)
-        view = memoryview(values.reshape(-1).view(np.uint8))
+        view = values.reshape(-1).view(np.uint8).data
         offset = place.offset + begin * row_bytes
         while len(view):
             got = os.preadv(place.file, [view], offset)
