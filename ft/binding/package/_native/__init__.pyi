@@ -4,6 +4,8 @@ from typing import Any, Literal, NoReturn, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from flexq_ft._native import kernels as kernels
+
 __version__: str
 ERROR_EXIT_CODES: dict[str, int]
 
