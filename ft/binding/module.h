@@ -10,5 +10,7 @@ void bind_comm(pybind11::module_& module);
 void bind_engine(pybind11::module_& module);
 void bind_errors(pybind11::module_& module);
 void bind_kernels(pybind11::module_& module);
+void bind_ops(pybind11::module_& module);
+void bind_sampling(pybind11::module_& ops);
 
 }  // namespace flexq_ft
