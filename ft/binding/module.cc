@@ -6,4 +6,6 @@ PYBIND11_MODULE(_native, module) {
   module.attr("__version__") = FLEXQ_FT_VERSION;
   flexq_ft::bind_errors(module);
   flexq_ft::bind_kernels(module);
+  flexq_ft::bind_readers(module);
+  flexq_ft::bind_model_folder(module);
 }
