@@ -10,4 +10,6 @@ PYBIND11_MODULE(_native, module) {
   flexq_ft::bind_engine(module);
   flexq_ft::bind_kernels(module);
   flexq_ft::bind_ops(module);
+  flexq_ft::bind_readers(module);
+  flexq_ft::bind_model_folder(module);
 }
