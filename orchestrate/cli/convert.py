@@ -30,12 +30,16 @@ if TYPE_CHECKING:
 SCHEMA = "flexq-ft/convert/1"
 _WORST = 10  # tensors of the quality report that are shown
 
+EPILOG = f"""\
+Examples:
+  flexq-ft convert ./llama-7b-hf out/llama-7b --scheme flexq --tp 1,2
+  flexq-ft convert model.gguf out/model --dry-run
 
-@click.command(
-    "convert",
-    epilog=SCHEME_TABLE
-    + "\n\nExample: flexq-ft convert ./llama-7b-hf out/llama-7b --scheme flexq --tp 1,2",
-)
+{SCHEME_TABLE}
+"""
+
+
+@click.command("convert", epilog=EPILOG)
 @click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @click.option(
