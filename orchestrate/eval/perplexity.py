@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 import numpy.typing as npt
 
-from flexq_ft.errors import ConfigError
+from flexq_ft.errors import ConfigError, WeightError
 
 TextProtocol = Literal["paper", "raw"]
 PROTOCOLS: tuple[TextProtocol, ...] = get_args(TextProtocol)
@@ -69,7 +69,9 @@ class Perplexity:
 
     def describe(self) -> str:
         """One line that must stand wherever the number stands."""
-        short = "; the text is shorter than one window and was used whole" if self.short_text else ""
+        short = (
+            "; the text is shorter than one window and was used whole" if self.short_text else ""
+        )
         return (
             f"token perplexity, protocol {self.protocol} ({_DESCRIPTION[self.protocol]}), "
             f"window {self.window}, stride {self.window}, {self.tokens} tokens in "
@@ -167,19 +169,26 @@ def evaluate(
     """exp of the mean window loss, teacher-forced; each window starts with an empty context.
 
     The standard error is that of the mean over windows, carried through exp; None for one window.
-    progress(done, total) is called after each window.
+    progress(done, total) is called after each window. WeightError if a loss is not finite.
     """
     count = len(text.windows)
     losses: list[float] = []
     argmax = np.empty((count, text.window - 1), dtype=np.int64)
     for index, window in enumerate(text.windows):
         logprobs, best = scorer.score(window.tolist())
-        losses.append(-float(np.mean(np.asarray(logprobs, dtype=np.float64))))
+        loss = -float(np.mean(np.asarray(logprobs, dtype=np.float64)))
+        if not math.isfinite(loss):
+            raise WeightError(
+                f"the model gives a loss of {loss} in window {index} of {count}.",
+                cause="its logits are not finite there, so it has no perplexity on this text.",
+                hint="dtype fp32 or bf16, if the model was trained in bf16",
+            )
+        losses.append(loss)
         argmax[index] = np.asarray(best)
         if progress is not None:
             progress(index + 1, count)
     loss = math.fsum(losses) / count
-    perplexity = math.exp(loss) if loss < 700 else math.inf
+    perplexity = math.exp(loss)
     error = None
     if count > 1:
         error = perplexity * float(np.std(losses, ddof=1)) / math.sqrt(count)

@@ -13,13 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.cli.options import POLICY_SCHEMES
-from flexq_ft.orchestrate.sweep.spec import (
-    ExcludedCases,
-    IncludedCase,
-    Quality,
-    Repeat,
-    SweepSpec,
-)
+from flexq_ft.orchestrate.sweep.spec import ExcludedCases, Quality, Repeat, SweepSpec
 
 AXES = ("model", "scheme", "policy", "dtype", "tp", "batch", "prompt_tokens", "output_tokens")
 # What a folder is known by; hashing weights at every start would take longer than a small sweep.
@@ -57,25 +51,29 @@ class Case(BaseModel):
             known["text_sha256"] = _file_sha256(Path(self.quality.ppl.text))
         return _digest(known)
 
-    def quality_id(self, *, as_baseline: bool = False) -> str:
-        """What perplexity and agreement depend on, so that cases which differ only in batch or
-        lengths share one evaluation. as_baseline: that of the case it is compared with."""
-        case = self.baseline() if as_baseline else self
-        text = None if case.quality.ppl is None else case.quality.ppl.model_dump(exclude={"text"})
+    def quality_id(self) -> str:
+        """What perplexity and agreement depend on: cases that differ only in batch or lengths
+        share one evaluation."""
+        ppl = self.quality.ppl
         return _digest(
             {
-                "model": str(Path(case.model).resolve()),
-                "model_state": model_state(Path(case.model)),
-                "numbers": [case.scheme, case.policy, case.dtype, case.tp],
-                "text": text,
-                "text_sha256": case.quality.ppl and _file_sha256(Path(case.quality.ppl.text)),
+                "model": str(Path(self.model).resolve()),
+                "model_state": model_state(Path(self.model)),
+                "numbers": [self.scheme, self.policy, self.dtype, self.tp],
+                "text": None if ppl is None else ppl.model_dump(exclude={"text"}),
+                "text_sha256": None if ppl is None else _file_sha256(Path(ppl.text)),
             }
         )
 
-    def baseline(self) -> Case:
+    def baseline(self) -> Case | None:
         """The case that agreement is taken with: the same model and text, its scheme, tp 1."""
+        if self.quality.agreement_with is None:
+            return None
         scheme, policy = resolve_scheme(self.quality.agreement_with, None)
-        return self.model_copy(update={"scheme": scheme, "policy": policy, "tp": 1})
+        quality = self.quality.model_copy(update={"agreement_with": None})
+        return self.model_copy(
+            update={"scheme": scheme, "policy": policy, "tp": 1, "quality": quality}
+        )
 
     def label(self) -> str:
         """Short and unique enough for a progress line."""
@@ -225,6 +223,3 @@ def _file_sha256(path: Path) -> str:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-__all__ = ["AXES", "Case", "IncludedCase", "model_state", "plan_cases", "resolve_scheme"]

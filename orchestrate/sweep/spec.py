@@ -18,32 +18,41 @@ from flexq_ft.orchestrate.sweep.marks import Location, MarkedYaml, unknown_key
 SCHEMA = "flexq-ft/sweep/1"
 MAX_AXIS_VALUES = 1000
 
-_RANGE = re.compile(r"(\d+)-(\d+)(?:([*+])(\d+))?")
+_NUMBER = r"(\d+[kM]?)"
+_RANGE = re.compile(rf"{_NUMBER}-{_NUMBER}(?:([*+]){_NUMBER})?")
+_FACTORS = {"k": 1 << 10, "M": 1 << 20}
 
 
 def expand_numbers(value: object) -> object:
-    """`8`, `"1,2,4"`, `"1-64*2"`, `"128-1024+128"`, or a list of such, as a list of numbers.
+    """`8`, `"2k"`, `"1,2,4"`, `"1-64*2"`, `"128-1024+128"`, or a list of such, as numbers.
 
     A range without a step counts by 1; its end is included when a step lands on it. Anything else
     is returned as it is, for pydantic to refuse.
     """
-    if isinstance(value, str):
-        value = [part.strip() for part in value.split(",")]
-    if not isinstance(value, list):
-        value = [value]
     numbers: list[object] = []
-    for part in value:
-        if isinstance(part, str) and part.isdecimal():
-            numbers.append(int(part))
-        elif isinstance(part, str) and (match := _RANGE.fullmatch(part)):
-            numbers.extend(_range(int(match[1]), int(match[2]), match[3] or "+", match[4]))
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, str):
+            for part in item.split(","):
+                numbers.extend(_expand_text(part.strip()))
         else:
-            numbers.append(part)
+            numbers.append(item)
     return numbers
 
 
-def _range(first: int, last: int, operator: str, step_text: str | None) -> Iterable[int]:
-    step = 1 if step_text is None else int(step_text)
+def _expand_text(part: str) -> Iterable[object]:
+    if re.fullmatch(_NUMBER, part):
+        return [_whole(part)]
+    if match := _RANGE.fullmatch(part):
+        step = 1 if match[4] is None else _whole(match[4])
+        return _range(_whole(match[1]), _whole(match[2]), match[3] or "+", step)
+    return [part]
+
+
+def _whole(text: str) -> int:
+    return int(text.rstrip("kM")) * _FACTORS.get(text[-1], 1)
+
+
+def _range(first: int, last: int, operator: str, step: int) -> Iterable[int]:
     grows = step >= 1 if operator == "+" else (step >= 2 and first >= 1)
     if first > last or not grows:
         raise ValueError(f"the range {first}-{last}{operator}{step} never reaches its end")
@@ -209,19 +218,20 @@ def load_spec(path: Path) -> SweepSpec:
     faults = list(dict.fromkeys(faults))
     if len(faults) == 1:
         raise ConfigError(faults[0])
-    raise ConfigError(f"{len(faults)} faults in {path}; nothing was run.", cause="\n    ".join(faults))
+    raise ConfigError(
+        f"{len(faults)} faults in {path}; nothing was run.", cause="\n    ".join(faults)
+    )
 
 
 def _in_document(location: Location, data: Any) -> Location:
     """The part of pydantic's location that exists in the file (it adds names of its own)."""
     found: list[str | int] = []
     for part in location:
-        if isinstance(data, dict) and part in data:
-            data = data[part]
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
-            data = data[part]
-        else:
+        in_mapping = isinstance(data, dict) and part in data
+        in_list = isinstance(data, list) and isinstance(part, int) and part < len(data)
+        if not (in_mapping or in_list):
             break
+        data = data[part]
         found.append(part)
     return found
 
