@@ -1,2 +1,0 @@
-__version__: str
-ERROR_EXIT_CODES: dict[str, int]
