@@ -62,7 +62,9 @@ def activation(x: Array, name: str) -> Array:
         return np.maximum(v, 0.0)
     if name == "silu":
         return v / (1.0 + np.exp(-v))
-    return 0.5 * v * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (v + 0.044715 * v**3)))
+    # 0.5 (1 + tanh(u)) = 1 / (1 + exp(-2 u)); tanh would cancel for negative u in float64 too.
+    with np.errstate(over="ignore"):
+        return v / (1.0 + np.exp(-2.0 * np.sqrt(2.0 / np.pi) * (v + 0.044715 * v**3)))
 
 
 def rotate(x: Array, table: Array) -> Array:
