@@ -5,7 +5,11 @@ PYBIND11_MODULE(_native, module) {
   module.doc() = "The C++ side of flexq-ft: kernels, readers and the engine. Importable alone.";
   module.attr("__version__") = FLEXQ_FT_VERSION;
   flexq_ft::bind_errors(module);
+  flexq_ft::bind_build_info(module);
+  flexq_ft::bind_comm(module);
+  flexq_ft::bind_engine(module);
   flexq_ft::bind_kernels(module);
+  flexq_ft::bind_ops(module);
   flexq_ft::bind_readers(module);
   flexq_ft::bind_model_folder(module);
 }

@@ -5,8 +5,13 @@
 namespace flexq_ft {
 
 // Each adds its names to the module; each is defined in the .cc of its name.
+void bind_build_info(pybind11::module_& module);
+void bind_comm(pybind11::module_& module);
+void bind_engine(pybind11::module_& module);
 void bind_errors(pybind11::module_& module);
 void bind_kernels(pybind11::module_& module);
+void bind_ops(pybind11::module_& module);
+void bind_sampling(pybind11::module_& ops);
 void bind_model_folder(pybind11::module_& module);
 void bind_readers(pybind11::module_& module);
 

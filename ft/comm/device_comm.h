@@ -31,4 +31,7 @@ class DeviceComm {
 // One rank: every call is a no-op or a copy.
 std::shared_ptr<DeviceComm> make_single_comm();
 
+// All ranks of the MPI world; data in host memory. Throws as MpiSession::get (mpi_session.h).
+std::shared_ptr<DeviceComm> make_mpi_comm();
+
 }  // namespace flexq_ft

@@ -1,0 +1,70 @@
+// DeviceComm: the collectives, for the Python side and for tests.
+#include "ft/comm/device_comm.h"
+
+#include <pybind11/numpy.h>
+
+#include <string>
+
+#include "ft/binding/module.h"
+#include "ft/comm/host_bootstrap.h"
+
+namespace py = pybind11;
+
+namespace flexq_ft {
+
+namespace {
+
+using FloatArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
+
+std::string broadcast(DeviceComm& comm, std::string data, int root) {
+  py::gil_scoped_release nogil;
+  uint64_t bytes = data.size();
+  comm.broadcast(&bytes, sizeof(bytes), root);
+  data.resize(bytes);
+  comm.broadcast(data.data(), bytes, root);
+  return data;
+}
+
+FloatArray all_reduce(DeviceComm& comm, const FloatArray& x) {
+  FloatArray sum(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
+  std::copy_n(x.data(), x.size(), sum.mutable_data());
+  const Tensor view(sum.mutable_data(), DataType::kFp32, {x.size()});
+  py::gil_scoped_release nogil;
+  comm.all_reduce(view, Stream{});
+  return sum;
+}
+
+FloatArray all_gather(DeviceComm& comm, const FloatArray& x) {
+  std::vector<py::ssize_t> shape(x.shape(), x.shape() + x.ndim());
+  shape.insert(shape.begin(), comm.size());
+  FloatArray out(shape);
+  const ConstTensor from(x.data(), DataType::kFp32, {x.size()});
+  const Tensor to(out.mutable_data(), DataType::kFp32, {comm.size(), x.size()});
+  py::gil_scoped_release nogil;
+  comm.all_gather(to, from, Stream{});
+  return out;
+}
+
+}  // namespace
+
+void bind_comm(py::module_& module) {
+  py::class_<DeviceComm, std::shared_ptr<DeviceComm>>(module, "DeviceComm")
+      .def_property_readonly("rank", &DeviceComm::rank)
+      .def_property_readonly("size", &DeviceComm::size)
+      .def("barrier", &DeviceComm::barrier, py::call_guard<py::gil_scoped_release>())
+      .def(
+          "broadcast",
+          [](DeviceComm& comm, const py::bytes& data, int root) {
+            return py::bytes(broadcast(comm, data, root));
+          },
+          py::arg("data"), py::arg("root") = 0)
+      .def("all_reduce", &all_reduce, py::arg("x"))
+      .def("all_gather", &all_gather, py::arg("x"))
+      .def(
+          "abort", [](DeviceComm&, int code) { make_host_bootstrap()->abort(code); },
+          py::arg("code"));
+  module.def("single_comm", &make_single_comm);
+  module.def("mpi_comm", &make_mpi_comm);
+}
+
+}  // namespace flexq_ft
