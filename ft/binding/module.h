@@ -15,8 +15,4 @@ void bind_sampling(pybind11::module_& ops);
 void bind_model_folder(pybind11::module_& module);
 void bind_readers(pybind11::module_& module);
 
-// From a policy document; Error{kConfig} if it is none.
-struct Policy;
-Policy policy_from_python(const pybind11::dict& policy);
-
 }  // namespace flexq_ft
