@@ -7,13 +7,11 @@ function(flexq_isa_variants target)
   endif()
   # GCC: 64-byte vectors never cross a file, so their ABI note says nothing; and some of its own
   # AVX-512 intrinsics read a value that they leave undefined on purpose.
-  set(quiet -Wno-psabi $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
+  set(quiet -Wno-psabi $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized>
+            $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
   set(flags_portable "")
   set(flags_avx2 -march=x86-64-v3)
   set(flags_avx512 -march=x86-64-v4 -mprefer-vector-width=512)
-  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
-    list(APPEND flags_avx512 -Wno-maybe-uninitialized)  # its own AVX-512 header, by mistake
-  endif()
   foreach(isa IN LISTS isas)
     set(objects ${target}_${isa})
     add_library(${objects} OBJECT ${ARGN})
