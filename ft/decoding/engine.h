@@ -2,26 +2,29 @@
 // same calls in the same order and sees the same tokens.
 #pragma once
 
+#include <array>
 #include <cstdint>
-#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "ft/comm/device_comm.h"
+#include "ft/core/buffer.h"
 #include "ft/kernels/sampling.h"
 #include "ft/weights/model_folder.h"
 
 namespace flexq_ft {
 
+// What is absent is as the folder has it.
 struct EngineOptions {
-  DataType dtype = DataType::kFp16;
-  Scheme scheme = Scheme::kFloat;  // as the folder, or a w8 scheme on float files
-  Policy policy;
-  int64_t max_len = 0;           // longest prompt + output; 0: the model's positions
-  int64_t max_batch = 8;         // sequences that are decoded together
-  int64_t prefill_tokens = 512;  // most prompt tokens of one step (chunked prefill)
-  int threads = 0;               // 0: cores / ranks
+  std::optional<DataType> dtype;  // compute type
+  std::optional<Scheme> scheme;   // the folder's, or a w8 scheme on float files
+  std::optional<Policy> policy;   // w6ax only
+  int64_t max_len = 0;            // longest prompt + output; 0: the model's positions
+  int64_t max_batch = 8;          // sequences that are decoded together
+  int64_t prefill_tokens = 512;   // most prompt tokens of one step (chunked prefill)
+  int threads = 0;                // 0: the cores of this host / the ranks on it
 };
 
 enum class FinishReason : uint8_t { kNone, kStop, kLength };
@@ -41,15 +44,20 @@ struct LinearTrace {
   int64_t tokens = 0, k = 0, n = 0;
 };
 
+// Calls are serialised. A call that throws changes nothing: no sequence has advanced, and the engine
+// goes on (with several ranks only if all of them threw).
 class Engine {
  public:
-  // comm decides the rank; its size must be the folder's.
+  // comm decides the rank; its size must be the folder's. Throws Error{kConfig} on options that the
+  // folder does not allow, Error{kWeight} on a folder that is not sound, and Error{kOutOfMemory}
+  // before anything is loaded if the host has less memory than is going to be used.
   Engine(const std::string& model_dir, const EngineOptions& options,
          std::shared_ptr<DeviceComm> comm);
   ~Engine();
 
   const ModelFolder& folder() const;
-  const EngineOptions& options() const;
+  const EngineOptions& options() const;  // resolved: every field is set
+  std::array<size_t, kMemoryKinds> memory() const;  // bytes that this engine holds, by MemoryKind
 
   // A slot for a new sequence, whose prompt is prefilled by the next steps. Throws Error{kConfig}
   // if the prompt is empty, holds an id outside the vocabulary, or does not fit in max_len with at
@@ -60,12 +68,15 @@ class Engine {
 
   // One forward pass over what is admitted: prompt chunks and one token of each running sequence.
   // Returns one output for each sequence that produced a token. A finished sequence stays in its
-  // slot, idle, until release. Empty when nothing runs.
+  // slot, idle, until release. Empty when nothing runs, and after a step that only took in a part of
+  // a prompt. Throws Error{kWeight} naming the slot if a model's logits are not finite; such a slot
+  // must be released before the next step.
   std::vector<StepOutput> step();
 
   void release(int64_t slot);
 
-  // Teacher-forced logits [tokens, vocab] of one sequence; no slot is used.
+  // Teacher-forced logits [tokens, vocab] of one sequence of at most max_len tokens. Works whether or
+  // not slots are in use, and uses none.
   std::vector<float> forward(const std::vector<int64_t>& ids);
 
   // As forward, but for token i + 1 given 0 … i only: its log-probability, and the most likely id.
@@ -75,8 +86,9 @@ class Engine {
   };
   Score score(const std::vector<int64_t>& ids);
 
-  // Replay: forward with every linear's input and output recorded; one linear on given input
-  // x [tokens, k] (rounded to the compute type).
+  // Replay: forward with every linear's input and output recorded (this rank's columns; for
+  // row-parallel ones the rank's share of the sum, before bias); one linear on given input x
+  // [tokens, k], which is rounded to the compute type.
   std::vector<LinearTrace> trace(const std::vector<int64_t>& ids);
   std::vector<float> run_linear(const std::string& name, const std::vector<float>& x,
                                 int64_t tokens);

@@ -1,0 +1,32 @@
+// How much memory an engine is going to hold, known before anything is loaded.
+#pragma once
+
+#include <array>
+
+#include "ft/decoding/engine.h"
+#include "ft/models/decoder.h"
+
+namespace flexq_ft {
+
+constexpr int64_t kLogitRows = 64;  // rows of logits that teacher forcing makes at a time
+
+// The limits of the decoder that an engine with these (resolved) options makes.
+DecoderLimits decoder_limits(const EngineOptions& options);
+
+struct MemoryPlan {
+  std::array<size_t, kMemoryKinds> bytes{};  // by MemoryKind
+
+  size_t& operator[](MemoryKind kind) { return bytes[static_cast<size_t>(kind)]; }
+  size_t operator[](MemoryKind kind) const { return bytes[static_cast<size_t>(kind)]; }
+  size_t total() const;
+};
+
+// Of one rank. options must be resolved.
+MemoryPlan plan_memory(const ModelFolder& folder, const EngineOptions& options, int rank);
+
+// Throws Error{kOutOfMemory}, with the numbers by kind and the longest max_len that would fit, if
+// so many ranks of such a plan do not fit into the available bytes. available = 0: not known.
+void check_memory(const MemoryPlan& plan, const EngineOptions& options, int ranks,
+                  size_t available);
+
+}  // namespace flexq_ft

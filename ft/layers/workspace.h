@@ -1,0 +1,65 @@
+// The memory that one step computes in, planned and allocated once for the largest step, and the
+// context that every layer is called with.
+#pragma once
+
+#include <string>
+
+#include "ft/comm/device_comm.h"
+#include "ft/core/buffer.h"
+#include "ft/core/stream.h"
+
+namespace flexq_ft {
+
+// Columns of every intermediate of one rank, and the most tokens of a step.
+struct WorkspaceSizes {
+  DataType dtype = DataType::kFp32;  // compute type
+  int64_t tokens = 0;
+  int64_t hidden = 0;
+  int64_t qkv = 0;           // (heads + 2 * kv_heads) * head_dim
+  int64_t attention = 0;     // heads * head_dim
+  int64_t up = 0;            // 2 * inter where the feed-forward is gated
+  int64_t inter = 0;
+  int64_t quantized_k = 0;   // widest quantised input, padded to its groups; 0: none
+  int64_t quantized_groups = 0;
+
+  size_t bytes() const;
+};
+
+class Workspace {
+ public:
+  explicit Workspace(const WorkspaceSizes& sizes);
+
+  const WorkspaceSizes& sizes() const { return sizes_; }
+
+  // Views for a step of so many tokens.
+  Tensor residual(int64_t tokens) const;   // [tokens, hidden]     compute type
+  Tensor normed(int64_t tokens) const;     // [tokens, hidden]     compute type
+  Tensor qkv(int64_t tokens) const;        // [tokens, qkv]        fp32
+  Tensor q(int64_t tokens) const;          // [tokens, attention]  compute type
+  Tensor attention(int64_t tokens) const;  // [tokens, attention]  compute type
+  Tensor up(int64_t tokens) const;         // [tokens, up]         fp32
+  Tensor inter(int64_t tokens) const;      // [tokens, inter]      compute type
+  Tensor product(int64_t tokens) const;    // [tokens, hidden]     fp32, row-parallel outputs
+  Tensor codes(int64_t tokens, int64_t k) const;        // [tokens, k]      int8
+  Tensor act_scales(int64_t tokens, int64_t groups) const;  // [tokens, groups] fp32
+
+ private:
+  WorkspaceSizes sizes_;
+  Buffer residual_, normed_, qkv_, q_, attention_, up_, inter_, product_, codes_, act_scales_;
+};
+
+// Told of every linear's input and output; for replay and tests.
+class LinearObserver {
+ public:
+  virtual ~LinearObserver() = default;
+  virtual void saw(const std::string& name, ConstTensor x, ConstTensor y) = 0;
+};
+
+struct LayerContext {
+  const Workspace& workspace;
+  DeviceComm& comm;
+  LinearObserver* observer = nullptr;
+  Stream stream;
+};
+
+}  // namespace flexq_ft

@@ -1,0 +1,121 @@
+#include "ft/models/decoder.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "ft/kernels/embedding.h"
+#include "ft/kernels/rope.h"
+
+namespace flexq_ft {
+
+namespace {
+
+void widen(WorkspaceSizes* sizes, const LinearWeight& weight) {
+  const ActivationCodes codes = ActivationCodes::of(weight.format, weight.k);
+  sizes->quantized_k = std::max(sizes->quantized_k, codes.k);
+  sizes->quantized_groups = std::max(sizes->quantized_groups, codes.groups);
+}
+
+WorkspaceSizes sizes_of(const ModelConfig& config, const ModelWeights& weights,
+                        const DecoderLimits& limits) {
+  WorkspaceSizes sizes;
+  sizes.dtype = limits.dtype;
+  sizes.tokens = std::max(limits.tokens, limits.logit_rows);
+  sizes.hidden = config.hidden_size;
+  for (const LayerWeights& layer : weights.layers) {
+    sizes.qkv = std::max(sizes.qkv, layer.qkv.n);
+    sizes.attention = std::max(sizes.attention, layer.o.k);
+    sizes.up = std::max(sizes.up, layer.up.n);
+    sizes.inter = std::max(sizes.inter, layer.down.k);
+    for (const LinearWeight* weight : {&layer.qkv, &layer.o, &layer.up, &layer.down}) {
+      widen(&sizes, *weight);
+    }
+  }
+  widen(&sizes, weights.lm_head);
+  return sizes;
+}
+
+Buffer rope_table(const ModelConfig& config, int64_t positions) {
+  return config.rope ? make_rope_table(*config.rope, config.head_dim, positions) : Buffer();
+}
+
+}  // namespace
+
+Decoder::Decoder(const ModelConfig& config, ModelWeights weights, const DecoderLimits& limits,
+                 std::shared_ptr<DeviceComm> comm)
+    : config_(config),
+      limits_(limits),
+      weights_(std::move(weights)),
+      comm_(std::move(comm)),
+      rope_table_(rope_table(config, limits.positions)),
+      head_input_(limits.dtype, Shape{limits.logit_rows, config.hidden_size},
+                  MemoryKind::kActivations),
+      workspace_(sizes_of(config, weights_, limits)),
+      final_norm_(config.norm, weights_.final_norm, config.norm_eps),
+      lm_head_(weights_.lm_head, config.vocab_size, limits.logit_rows, comm_->size()) {
+  const DecoderWiring& wiring = wiring_of(config);
+  const ConstTensor rope = rope_table_.defined() ? rope_table_.tensor() : Tensor();
+  layers_.reserve(weights_.layers.size());
+  for (const LayerWeights& layer : weights_.layers) {
+    layers_.push_back({Norm(wiring.norm, layer.input_norm, config.norm_eps), Attention(layer, rope),
+                       Norm(wiring.norm, layer.post_norm, config.norm_eps),
+                       Ffn(layer, config.activation, wiring.gated_ffn)});
+  }
+}
+
+LayerContext Decoder::context(LinearObserver* observer) const {
+  return {workspace_, *comm_, observer, Stream{}};
+}
+
+void Decoder::forward(const RaggedBatch& batch, const std::vector<KvPages>& kv,
+                      LinearObserver* observer) {
+  const int64_t tokens = batch.tokens();
+  FLEXQ_FT_CHECK_LE(tokens, limits_.tokens, "tokens of a step");
+  FLEXQ_FT_CHECK_EQ(kv.size(), layers_.size(), "layers of the cache");
+  const LayerContext ctx = context(observer);
+  const Tensor residual = workspace_.residual(tokens);
+  const Tensor normed = workspace_.normed(tokens);
+  const Shape table_shape{config_.vocab_size, config_.hidden_size};
+  const ConstTensor positional =
+      weights_.positional.defined() ? weights_.positional.tensor() : Tensor();
+
+  invokeEmbedding(residual, batch.ids, weights_.embedding.tensor(limits_.dtype, table_shape),
+                  batch.positions, positional, ctx.stream);
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const Layer& layer = layers_[i];
+    layer.input_norm.forward(normed, residual, ctx.stream);
+    layer.attention.forward(residual, normed, kv[i], batch, ctx);
+    layer.post_norm.forward(normed, residual, ctx.stream);
+    layer.ffn.forward(residual, normed, ctx);
+  }
+}
+
+void Decoder::logits(Tensor logits, ConstTensor token_rows, LinearObserver* observer) {
+  const int64_t rows = token_rows.dim(0);
+  FLEXQ_FT_CHECK_LE(rows, limits_.logit_rows, "rows of logits");
+  const LayerContext ctx = context(observer);
+  const Tensor picked = head_input_.tensor(limits_.dtype, {rows, config_.hidden_size});
+  // Only the rows that need logits go on: a gather is an embedding in the residual stream.
+  invokeEmbedding(picked, token_rows, workspace_.residual(workspace_.sizes().tokens), {}, {},
+                  ctx.stream);
+  final_norm_.forward(picked, picked, ctx.stream);
+  lm_head_.forward(logits, picked, ctx);
+}
+
+const Linear* Decoder::find_linear(const std::string& name) const {
+  if (lm_head_.linear().weight().name == name) return &lm_head_.linear();
+  for (const Layer& layer : layers_) {
+    for (const Linear* linear :
+         {&layer.attention.qkv(), &layer.attention.o(), &layer.ffn.up(), &layer.ffn.down()}) {
+      if (linear->weight().name == name) return linear;
+    }
+  }
+  return nullptr;
+}
+
+void Decoder::run_linear(const Linear& linear, Tensor y, ConstTensor x) const {
+  FLEXQ_FT_CHECK_LE(x.dim(0), limits_.tokens, linear.weight().name);
+  linear.forward(y, x, context(nullptr));
+}
+
+}  // namespace flexq_ft

@@ -1,0 +1,37 @@
+"""Options and fixtures of all tests. Models are generated; real ones are added with --models."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # tests.reference, tests.tools
+
+# Tests run several processes on few cores: one OpenMP team per test process is enough.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+SHIPPED_TEXT = Path(__file__).parent.parent / "configs" / "texts"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--models",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="also compare this Hugging Face folder with transformers (repeatable)",
+    )
+    parser.addoption(
+        "--text",
+        default=None,
+        metavar="FILE",
+        help="text for perplexities of --models (default: the text shipped in configs/texts)",
+    )
+
+
+@pytest.fixture(scope="session")
+def repo_root() -> Path:
+    return Path(__file__).parent.parent

@@ -1,0 +1,53 @@
+"""One rank of a tensor-parallel run: python tp_run.py FOLDER OUT IDS.json [options as JSON].
+
+Writes OUT.rank{r}.npz: the logits of the teacher-forced ids, the greedy continuation, and, when
+asked for, what every linear saw and gave.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flexq_ft import _native
+
+
+def greedy(engine: _native.Engine, prompt: list[int], steps: int) -> list[int]:
+    slot = engine.admit(prompt, max_tokens=steps, temperature=0.0, ignore_eos=True)
+    tokens: list[int] = []
+    while len(tokens) < steps:
+        tokens += [token for s, token, _, _ in engine.step() if s == slot]
+    engine.release(slot)
+    return tokens
+
+
+def main() -> None:
+    folder, out, ids_file, options = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
+    windows: list[list[int]] = json.loads(Path(ids_file).read_text())
+    comm = _native.mpi_comm() if options.pop("mpi") else _native.single_comm()
+    steps, traced = options.pop("steps"), options.pop("trace")
+    engine = _native.Engine(folder, comm=comm, **options)
+    arrays: dict[str, Any] = {}
+    for i, ids in enumerate(windows):
+        logits = engine.forward(ids)
+        if comm.rank == 0:
+            arrays[f"logits.{i}"] = logits
+    if steps:
+        arrays["greedy"] = np.array(greedy(engine, windows[0][:16], steps))
+        # The logits of that very continuation, for the margin rule.
+        text = windows[0][:16] + arrays["greedy"].tolist()
+        arrays["greedy_logits"] = engine.forward(text)[15:-1]
+    if traced:
+        for record in engine.trace(windows[0][:24]):
+            arrays[f"x.{record['name']}"] = record["x"]
+            arrays[f"y.{record['name']}"] = record["y"]
+    np.savez(f"{out}.rank{comm.rank}.npz", **arrays)
+    comm.barrier()
+
+
+if __name__ == "__main__":
+    main()
