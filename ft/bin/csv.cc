@@ -76,8 +76,8 @@ TokenRows read_word_list(const std::string& path) {
   size_t i = 0;
   for (; i < ends.size() && ends[i] != -1; ++i) {
     if (ends[i] <= static_cast<int64_t>(begin) || ends[i] > static_cast<int64_t>(ids.size())) {
-      fail(path, 2, join("end ", ends[i], " of word ", i + 1, " is not in ", begin + 1, " to ",
-                         ids.size()));
+      fail(path, 2,
+           join("end ", ends[i], " of word ", i + 1, " is not in ", begin + 1, " to ", ids.size()));
     }
     const size_t end = static_cast<size_t>(ends[i]);
     words.emplace_back(ids.begin() + begin, ids.begin() + end);

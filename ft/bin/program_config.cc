@@ -12,10 +12,14 @@ namespace flexq_ft {
 
 using detail::join;
 
-const ProgramStyle kLlamaExample = {"llama_example", "llama_config.ini", Architecture::kLlama,
-                                    "request", ", "};
-const ProgramStyle kMultiGpuGptExample = {"multi_gpu_gpt_example", "gpt_config.ini",
-                                          Architecture::kOpt, "ft_instance_hyperparameter", " "};
+const ProgramStyle kLlamaExample = {
+    "llama_example", "llama_config.ini", Architecture::kLlama, "request", ", ", true};
+const ProgramStyle kMultiGpuGptExample = {"multi_gpu_gpt_example",
+                                          "gpt_config.ini",
+                                          Architecture::kOpt,
+                                          "ft_instance_hyperparameter",
+                                          " ",
+                                          false};
 
 namespace {
 
@@ -68,9 +72,8 @@ constexpr RefusedKey kRefused[] = {
     {{kModel, "has_adapters"}, 0, "there are no adapters"},
 };
 
-constexpr const char* kSamplingKeys[] = {"top_k",       "top_p",
-                                         "temperature", "repetition_penalty",
-                                         "min_length",  "presence_penalty"};
+constexpr const char* kSamplingKeys[] = {
+    "top_k", "top_p", "temperature", "repetition_penalty", "min_length", "presence_penalty"};
 
 // A number, or a boolean as 0 or 1.
 int64_t int_or_bool(const IniSection& section, const char* key) {
@@ -101,7 +104,9 @@ const IniSection* find_model_section(const IniFile& ini) {
     if (section.name() != kInstance && section.name() != kRequest) others.push_back(section.name());
   }
   const IniSection& instance = ini.section(kInstance);
-  const std::string name = to_lower(instance.get_string("model_name", ""));
+  // Without a model section no name is needed: the sizes come from the folder.
+  const std::string name = to_lower(others.empty() ? instance.get_string("model_name", "")
+                                                   : instance.get_string("model_name"));
   const IniSection* model = ini.find(name);
   if (model == nullptr && !others.empty()) {
     throw Error(ErrorKind::kConfig,
@@ -190,6 +195,50 @@ void check_variant(const IniSection& section, const ModelFolder& folder) {
   }
 }
 
+// FT too takes the longest of all lines, whether or not it is in the batch.
+void set_lengths(const ProgramConfig& config, const ModelFolder& folder, ProgramRequest* request) {
+  size_t longest = 0;
+  for (const auto& prompt : request->prompts) longest = std::max(longest, prompt.size());
+  const auto input = static_cast<int64_t>(longest);
+  request->total_len =
+      config.total_output_len > input ? config.total_output_len : input + config.request_output_len;
+  const int64_t output = request->total_len - input;
+  if (output < 1) {
+    throw Error(ErrorKind::kConfig,
+                join("nothing to generate: request_output_len is ", config.request_output_len,
+                     ", total_output_len is ", config.total_output_len,
+                     ", and the longest prompt has ", input, " ids"));
+  }
+  const bool asked = config.max_seq_len > 0;
+  const int64_t limit = asked ? config.max_seq_len : folder.config.max_positions;
+  if (request->total_len > limit) {
+    throw Error(ErrorKind::kConfig,
+                join("prompt and output are ", request->total_len, " ids (", input, " + ", output,
+                     "), but ", asked ? "max_seq_len is " : "the model's positions are ", limit));
+  }
+  request->sampling.max_tokens = output;
+}
+
+void cut_batch(const ProgramConfig& config, const std::string& path, ProgramRequest* request) {
+  const auto lines = static_cast<int64_t>(request->prompts.size());
+  if (config.batch_size > lines) {  // FT fills the batch up with rows of end_id
+    throw Error(ErrorKind::kConfig,
+                join("request_batch_size is ", config.batch_size, ", but ", path, " has ", lines,
+                     lines == 1 ? " line" : " lines"),
+                "", join("request_batch_size = ", lines, ", or 0 for all lines"));
+  }
+  if (config.batch_size > 0) request->prompts.resize(static_cast<size_t>(config.batch_size));
+}
+
+TokenRows words_beside(const std::string& start_ids_path, const char* file,
+                       const ModelFolder& folder) {
+  const auto path = std::filesystem::path(start_ids_path).parent_path() / file;
+  if (!std::filesystem::exists(path)) return {};
+  TokenRows words = read_word_list(path.string());
+  check_ids(words, folder.config.vocab_size, path.string(), /*one_line=*/true);
+  return words;
+}
+
 }  // namespace
 
 ProgramConfig read_program_config(const IniFile& ini, const ProgramStyle& style) {
@@ -248,48 +297,13 @@ ProgramRequest make_request(const ProgramConfig& config, const ModelFolder& fold
   request.sampling = config.sampling;
   request.prompts = read_start_ids(start_ids_path);
   check_ids(request.prompts, folder.config.vocab_size, start_ids_path, /*one_line=*/false);
-  const auto lines = static_cast<int64_t>(request.prompts.size());
-  if (config.batch_size > lines) {
-    throw Error(ErrorKind::kConfig,
-                join("request_batch_size is ", config.batch_size, ", but ", start_ids_path,
-                     " has ", lines, lines == 1 ? " line" : " lines"),
-                "", join("request_batch_size = ", lines, ", or 0 for all lines"));
-  }
-  // FT too takes the longest of all lines, whether or not it is in the batch.
-  size_t longest = 0;
-  for (const auto& prompt : request.prompts) longest = std::max(longest, prompt.size());
-  if (config.batch_size > 0) request.prompts.resize(static_cast<size_t>(config.batch_size));
-  const auto input = static_cast<int64_t>(longest);
-  request.total_len = config.total_output_len > input ? config.total_output_len
-                                                      : input + config.request_output_len;
-  request.sampling.max_tokens = request.total_len - input;
-  if (request.sampling.max_tokens < 1) {
-    throw Error(ErrorKind::kConfig,
-                join("nothing to generate: request_output_len is ", config.request_output_len,
-                     " and total_output_len is ", config.total_output_len,
-                     ", the longest prompt has ", input, " ids"));
-  }
-  const int64_t limit = config.max_seq_len > 0 ? config.max_seq_len : folder.config.max_positions;
-  if (request.total_len > limit) {
-    throw Error(ErrorKind::kConfig,
-                join("prompt and output are ", request.total_len, " ids (", input, " + ",
-                     request.sampling.max_tokens, "), but ",
-                     config.max_seq_len > 0 ? "max_seq_len is " : "the model's positions are ",
-                     limit));
-  }
+  set_lengths(config, folder, &request);
+  cut_batch(config, start_ids_path, &request);
   const std::vector<int64_t>& ends =
       request.sampling.end_ids.empty() ? folder.config.eos_ids : request.sampling.end_ids;
   if (!ends.empty()) request.pad_id = ends.front();
-  const std::filesystem::path beside = std::filesystem::path(start_ids_path).parent_path();
-  const auto words = [&](const char* file) -> TokenRows {
-    const std::string path = (beside / file).string();
-    if (!std::filesystem::exists(path)) return {};
-    TokenRows list = read_word_list(path);
-    check_ids(list, folder.config.vocab_size, path, /*one_line=*/true);
-    return list;
-  };
-  request.sampling.stop_words = words("stop_words.csv");
-  request.sampling.bad_words = words("bad_words.csv");
+  request.sampling.stop_words = words_beside(start_ids_path, "stop_words.csv", folder);
+  request.sampling.bad_words = words_beside(start_ids_path, "bad_words.csv", folder);
   request.sampling.validate(folder.config.vocab_size);
   return request;
 }

@@ -19,6 +19,7 @@ struct ProgramStyle {
   Architecture architecture;
   const char* sampling_section;  // where FT's program has top_k, temperature, …
   const char* separator;         // after each id in the file `out`
+  bool device_line_first;        // "Device …" before "P0 is running with …"
 };
 
 extern const ProgramStyle kLlamaExample;
