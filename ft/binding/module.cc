@@ -7,4 +7,5 @@ PYBIND11_MODULE(_native, module) {
   flexq_ft::bind_errors(module);
   flexq_ft::bind_build_info(module);
   flexq_ft::bind_comm(module);
+  flexq_ft::bind_kernels(module);
 }

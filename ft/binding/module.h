@@ -8,5 +8,6 @@ namespace flexq_ft {
 void bind_build_info(pybind11::module_& module);
 void bind_comm(pybind11::module_& module);
 void bind_errors(pybind11::module_& module);
+void bind_kernels(pybind11::module_& module);
 
 }  // namespace flexq_ft

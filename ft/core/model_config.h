@@ -57,4 +57,20 @@ struct ModelConfig {
 
 std::ostream& operator<<(std::ostream& out, const ModelConfig& config);
 
+// Names as files spell them: "llama", "rms", "silu", "llama3", …
+const char* to_string(Architecture value);
+const char* to_string(NormType value);
+const char* to_string(Activation value);
+const char* to_string(RopeConfig::Type value);
+
+// Integers of a config that have a plain range, for validate() and for readers that show where a
+// wrong one stands. The bounds keep every product of sizes far from the end of int64_t.
+struct ConfigInteger {
+  const char* name;
+  int64_t ModelConfig::* field;
+  int64_t min;
+  int64_t max;
+};
+const std::vector<ConfigInteger>& config_integers();
+
 }  // namespace flexq_ft

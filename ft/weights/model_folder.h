@@ -2,7 +2,8 @@
 //
 // The manifest wins over the INI; when both exist they must agree. Without a manifest (a checkpoint
 // written by FasterTransformer's own scripts) the INI decides, and every file's exact size is
-// checked when it is read. All faults in here are Error{kWeight}.
+// checked when it is read. Faults of the folder are Error{kWeight}; a path without a folder is
+// Error{kConfig}.
 #pragma once
 
 #include <array>
@@ -13,22 +14,9 @@
 
 #include "ft/core/data_format.h"
 #include "ft/core/model_config.h"
+#include "ft/weights/policy.h"
 
 namespace flexq_ft {
-
-// Which activations are quantised to how many bits: rule after rule, the last match wins.
-struct Policy {
-  struct Rule {
-    std::vector<int64_t> layers;  // empty: all
-    std::string linear;           // qkv | o | gate_up | down | fc1 | fc2
-    int act_bits = 6;
-  };
-  std::string name = "flexq";
-  int default_bits = 6;
-  std::vector<Rule> rules = {{{}, "down", 8}, {{}, "fc2", 8}};
-
-  int act_bits(int64_t layer, const std::string& linear) const;
-};
 
 // What one rank holds of each split axis, half-open; one entry per rank.
 struct ShardRanges {
@@ -42,7 +30,7 @@ struct FileEntry {
   std::string dtype;   // fp32 fp16 bf16 int8 int6
   std::string layout;  // row_major | frag16x128
   uint64_t bytes = 0;
-  std::string xxh3_128;
+  std::string xxh3_128;  // 32 hexadecimal digits; empty without a manifest
 };
 
 struct ModelFolder {
@@ -54,9 +42,15 @@ struct ModelFolder {
   Policy policy;                     // w6ax only
   int tp = 1;
   ShardRanges shards;
+  // File stems ("attention.dense") whose groups restart at the shards' edges: w6ax, tp > 1.
+  std::vector<std::string> cut_groups;
   std::map<std::string, FileEntry> files;  // empty without a manifest
 };
 
 ModelFolder open_model_folder(const std::string& path);
+
+// FasterTransformer's even split. Fewer KV heads than ranks are replicated. Throws Error{kWeight}
+// if heads, KV heads or inter_size do not divide.
+ShardRanges even_shards(const ModelConfig& config, int tp);
 
 }  // namespace flexq_ft

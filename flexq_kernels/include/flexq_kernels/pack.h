@@ -14,6 +14,9 @@ constexpr int kGroupSize = 128;  // k that share one scale; also the depth of a 
 constexpr int kTileRows = 16;
 constexpr int kTileBytes = 1536;  // 16 * 128 * 6 / 8
 
+// The largest n, k or m that the library takes: products of two fit 64 bits with room to spare.
+constexpr int64_t kMaxExtent = (int64_t{1} << 31) - 1;
+
 constexpr int64_t group_count(int64_t k) { return (k + kGroupSize - 1) / kGroupSize; }
 constexpr int64_t row_tiles(int64_t n) { return (n + kTileRows - 1) / kTileRows; }
 constexpr int64_t packed_bytes(int64_t n, int64_t k) {
@@ -22,6 +25,7 @@ constexpr int64_t packed_bytes(int64_t n, int64_t k) {
 
 // packed [packed_bytes(n, k)] <- codes [n, k]. Bits above the sixth are ignored, so the caller
 // keeps codes within -32 … 31. Row tiles are independent: rows may be packed 16 at a time.
+// Throws std::invalid_argument for sizes outside 0 … kMaxExtent (k: from 1). n == 0 is a no-op.
 void pack_int6(uint8_t* packed, const int8_t* codes, int64_t n, int64_t k);
 
 // codes [n, k] <- packed. Padding is dropped.

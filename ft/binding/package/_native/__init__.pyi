@@ -3,6 +3,8 @@ from typing import NoReturn, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from flexq_ft._native import kernels as kernels
+
 __version__: str
 ERROR_EXIT_CODES: dict[str, int]
 

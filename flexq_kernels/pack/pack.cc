@@ -1,0 +1,30 @@
+// Packing of six-bit codes: checks and dispatch.
+#include "flexq_kernels/pack/pack_cpu.h"
+
+#include "flexq_kernels/check.h"
+#include "flexq_kernels/pack.h"
+
+namespace flexq_kernels {
+
+namespace {
+
+void check_matrix(const void* packed, const void* codes, int64_t n, int64_t k) {
+  FLEXQ_CHECK(n >= 0 && k >= 1 && n <= kMaxExtent && k <= kMaxExtent, "cannot pack a matrix [", n,
+              ", ", k, "]: n must be 0 … ", kMaxExtent, ", k 1 … ", kMaxExtent);
+  FLEXQ_CHECK(n == 0 || (packed != nullptr && codes != nullptr), "matrix [", n, ", ", k,
+              "] without memory for its codes");
+}
+
+}  // namespace
+
+void pack_int6(uint8_t* packed, const int8_t* codes, int64_t n, int64_t k) {
+  check_matrix(packed, codes, n, k);
+  if (n > 0) pack_int6_cpu(packed, codes, n, k);
+}
+
+void unpack_int6(int8_t* codes, const uint8_t* packed, int64_t n, int64_t k) {
+  check_matrix(packed, codes, n, k);
+  if (n > 0) unpack_int6_cpu(codes, packed, n, k);
+}
+
+}  // namespace flexq_kernels

@@ -1,0 +1,139 @@
+"""FlexQ's kernels on NumPy arrays: quantise, pack, multiply. `docs/numerics.md` has the arithmetic.
+
+Matrices are in Hugging Face order, weights `[N, K]` and activations `[M, K]`; G = ceil(K / 128).
+Arrays are converted to C order where needed, never to another dtype: a wrong dtype or shape is a
+`ConfigError` that names both. Work is divided among OpenMP's threads; the GIL is released.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexq_ft._native import kernels as _kernels
+
+__all__ = [
+    "active_isa",
+    "gemm_w6a16",
+    "gemm_w6ax",
+    "group_sums",
+    "isas",
+    "pack_int6",
+    "packed_bytes",
+    "quantize_activations",
+    "quantize_weight_int6",
+    "quantize_weight_int8",
+    "set_isa",
+    "unpack_int6",
+]
+
+
+def isas() -> list[str]:
+    """The builds of the kernels that this CPU can run, slowest first: portable, avx2, avx512."""
+    return _kernels.isas()
+
+
+def active_isa() -> str:
+    """The build in use: the fastest, unless `set_isa` chose another."""
+    return _kernels.active_isa()
+
+
+def set_isa(name: str) -> None:
+    """Use another build, for tests and comparisons. Raises ConfigError if this CPU cannot run it."""
+    _kernels.set_isa(name)
+
+
+def quantize_weight_int6(
+    w: NDArray[np.float32],
+) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
+    """FlexQ's weights: symmetric round-to-nearest in groups of 128 along K.
+
+    w: `[N, K]` float32; the last group may be shorter. Returns codes `[N, K]` int8 in -32 … 31 and
+    scales `[N, G]` float16 = fp16(max(max|w| / 31, 1e-5)); on disk scales are `[G, N]`.
+    Raises WeightError with the row, column and value of the first element that is NaN, infinite or
+    too large for a float16 scale.
+    """
+    return _kernels.quantize_weight_int6(w)
+
+
+def quantize_weight_int8(
+    w: NDArray[np.float32],
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """One scale per output channel: codes `[N, K]` in -127 … 127, scales `[N]` = max|w| / 127.
+
+    A row of zeros has scale 1. Raises WeightError as `quantize_weight_int6`, for NaN and infinity.
+    """
+    return _kernels.quantize_weight_int8(w)
+
+
+def quantize_activations(
+    x: NDArray[Any], *, act_bits: int, group: int = 128
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Dynamic quantisation per token and group of K; `group=K` gives one scale per token.
+
+    x: `[M, K]` float32, float16 or bfloat16 (ml_dtypes). act_bits: 6 (-32 … 31) or 8 (-128 … 127).
+    Returns codes int8 `[M, ceil(K / group) * group]`, the last group padded with zeros, and scales
+    float32 `[M, ceil(K / group)]`: 0 for a group below 2^-100, NaN for one that is not finite.
+    """
+    return _kernels.quantize_activations(x, act_bits=act_bits, group=group)
+
+
+def packed_bytes(n: int, k: int) -> int:
+    """Bytes of a packed matrix: N padded to 16, K to 128, six bits per code."""
+    return _kernels.packed_bytes(n, k)
+
+
+def pack_int6(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Codes `[N, K]` int8 in -32 … 31 -> the bytes of layout frag16x128, format version 1."""
+    return _kernels.pack_int6(codes)
+
+
+def unpack_int6(packed: NDArray[np.uint8], *, n: int, k: int) -> NDArray[np.int8]:
+    """The inverse of `pack_int6`: uint8 `[packed_bytes(n, k)]` -> codes `[n, k]`."""
+    return _kernels.unpack_int6(packed, n, k)
+
+
+def group_sums(
+    a_codes: NDArray[np.int8], packed: NDArray[np.uint8], *, n: int, k: int
+) -> NDArray[np.int32]:
+    """The exact int32 sums inside each group, `[M, n, G]`, from `gemm_w6ax`'s own inner loop.
+
+    a_codes: `[M, G * 128]` int8, as `quantize_activations` writes them.
+    """
+    return _kernels.group_sums(a_codes, packed, n, k)
+
+
+def gemm_w6ax(
+    a_codes: NDArray[np.int8],
+    a_scales: NDArray[np.float32],
+    packed: NDArray[np.uint8],
+    scales: NDArray[np.float16],
+    *,
+    n: int,
+    k: int,
+    bias: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """y `[M, n]` float32 = sum over groups of s_w * s_a * (int32 sum of the group) + bias.
+
+    a_codes `[M, G * 128]` int8 and a_scales `[M, G]` float32 from `quantize_activations`; packed
+    uint8 `[packed_bytes(n, k)]`; scales float16 `[G, n]`; bias float32 `[n]`.
+    """
+    return _kernels.gemm_w6ax(a_codes, a_scales, packed, scales, n, k, bias)
+
+
+def gemm_w6a16(
+    x: NDArray[Any],
+    packed: NDArray[np.uint8],
+    scales: NDArray[np.float16],
+    *,
+    n: int,
+    k: int,
+    bias: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """Weight-only: y `[M, n]` float32 = x · (s_w * codes)ᵀ + bias, added in float32.
+
+    x: `[M, k]` float32, float16 or bfloat16; the rest as in `gemm_w6ax`.
+    """
+    return _kernels.gemm_w6a16(x, packed, scales, n, k, bias)
