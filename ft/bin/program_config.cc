@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "ft/core/check.h"
+#include "ft/decoding/engine_options.h"
 #include "ft/weights/text.h"
 
 namespace flexq_ft {
@@ -210,11 +211,11 @@ void set_lengths(const ProgramConfig& config, const ModelFolder& folder, Program
                      ", and the longest prompt has ", input, " ids"));
   }
   const bool asked = config.max_seq_len > 0;
-  const int64_t limit = asked ? config.max_seq_len : folder.config.max_positions;
+  const int64_t limit = asked ? config.max_seq_len : context_limit(folder.config);
   if (request->total_len > limit) {
     throw Error(ErrorKind::kConfig,
                 join("prompt and output are ", request->total_len, " ids (", input, " + ", output,
-                     "), but ", asked ? "max_seq_len is " : "the model's positions are ", limit));
+                     "), but ", asked ? "max_seq_len is " : "the model's context is ", limit));
   }
   request->sampling.max_tokens = output;
 }
@@ -320,9 +321,8 @@ EngineOptions make_engine_options(const ProgramConfig& config, const ModelFolder
                 "flexq-ft convert HF_DIR OUT --scheme " + std::string(to_string(scheme)));
   }
   EngineOptions options;
-  options.dtype = config.dtype.value_or(folder.dtype);
-  options.scheme = scheme;
-  options.policy = folder.policy;
+  options.dtype = config.dtype;
+  options.scheme = config.scheme;
   options.max_len = request.total_len;
   options.max_batch = static_cast<int64_t>(request.prompts.size());
   return options;
