@@ -7,5 +7,6 @@ PYBIND11_MODULE(_native, module) {
   flexq_ft::bind_errors(module);
   flexq_ft::bind_build_info(module);
   flexq_ft::bind_comm(module);
+  flexq_ft::bind_engine(module);
   flexq_ft::bind_kernels(module);
 }

@@ -46,20 +46,20 @@ void Engine::Impl::check_ids(const std::vector<int64_t>& ids, int64_t room) cons
   }
   const int64_t count = static_cast<int64_t>(ids.size());
   if (count + room > options.max_len) {
-    throw Error(ErrorKind::kConfig,
-                detail::join("the prompt has ", count, " tokens, and the context holds ",
-                             options.max_len, room > 0 ? ", one new token included" : ""),
-                {},
-                options.max_len < context_limit(folder.config)
-                    ? detail::join("a shorter prompt, or --max-len up to ",
-                                   context_limit(folder.config))
-                    : "a shorter prompt");
+    throw Error(
+        ErrorKind::kConfig,
+        detail::join("the prompt has ", count, " tokens, and the context holds ", options.max_len,
+                     room > 0 ? ", one new token included" : ""),
+        {},
+        options.max_len < context_limit(folder.config)
+            ? detail::join("a shorter prompt, or --max-len up to ", context_limit(folder.config))
+            : "a shorter prompt");
   }
   for (size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] >= 0 && ids[i] < folder.config.vocab_size) continue;
     throw Error(ErrorKind::kConfig,
-                detail::join("prompt token ", i, " is ", ids[i], ", and the vocabulary has ids 0 … ",
-                             folder.config.vocab_size - 1),
+                detail::join("prompt token ", i, " is ", ids[i],
+                             ", and the vocabulary has ids 0 … ", folder.config.vocab_size - 1),
                 "the ids may come from another model's tokenizer", "use this model's tokenizer");
   }
 }
@@ -96,8 +96,8 @@ std::vector<Sampled> Engine::Impl::compute(const std::vector<StepItem>& plan) {
   }
   decoder.forward(batch.view(), cache.layers(), nullptr);
   if (rows.empty()) return {};
-  const Tensor out = logits.tensor(
-      DataType::kFp32, {static_cast<int64_t>(rows.size()), folder.config.vocab_size});
+  const Tensor out =
+      logits.tensor(DataType::kFp32, {static_cast<int64_t>(rows.size()), folder.config.vocab_size});
   decoder.logits(out, batch.logit_rows(), nullptr);
   return sample_rows(out, rows);
 }
@@ -149,8 +149,8 @@ bool Engine::can_admit(int64_t prompt_tokens, int64_t max_tokens) const {
   const std::lock_guard<std::mutex> lock(impl_->mutex);
   const bool slot_free = std::any_of(impl_->sequences.begin(), impl_->sequences.end(),
                                      [](const Sequence& sequence) { return !sequence.used; });
-  return slot_free && pages_for(impl_->page_tokens(prompt_tokens, max_tokens)) <=
-                          impl_->pages.available();
+  return slot_free &&
+         pages_for(impl_->page_tokens(prompt_tokens, max_tokens)) <= impl_->pages.available();
 }
 
 int64_t Engine::admit(const std::vector<int64_t>& prompt, const SamplingParams& params) {

@@ -44,8 +44,8 @@ struct LinearTrace {
   int64_t tokens = 0, k = 0, n = 0;
 };
 
-// Calls are serialised. A call that throws changes nothing: no sequence has advanced, and the engine
-// goes on (with several ranks only if all of them threw).
+// Calls are serialised. A call that throws changes nothing: no sequence has advanced, and the
+// engine goes on (with several ranks only if all of them threw).
 class Engine {
  public:
   // comm decides the rank; its size must be the folder's. Throws Error{kConfig} on options that the
@@ -56,7 +56,7 @@ class Engine {
   ~Engine();
 
   const ModelFolder& folder() const;
-  const EngineOptions& options() const;  // resolved: every field is set
+  const EngineOptions& options() const;             // resolved: every field is set
   std::array<size_t, kMemoryKinds> memory() const;  // bytes that this engine holds, by MemoryKind
 
   // A slot for a new sequence, whose prompt is prefilled by the next steps. Throws Error{kConfig}
@@ -68,15 +68,15 @@ class Engine {
 
   // One forward pass over what is admitted: prompt chunks and one token of each running sequence.
   // Returns one output for each sequence that produced a token. A finished sequence stays in its
-  // slot, idle, until release. Empty when nothing runs, and after a step that only took in a part of
-  // a prompt. Throws Error{kWeight} naming the slot if a model's logits are not finite; such a slot
-  // must be released before the next step.
+  // slot, idle, until release. Empty when nothing runs, and after a step that only took in a part
+  // of a prompt. Throws Error{kWeight} naming the slot if a model's logits are not finite; such a
+  // slot must be released before the next step.
   std::vector<StepOutput> step();
 
   void release(int64_t slot);
 
-  // Teacher-forced logits [tokens, vocab] of one sequence of at most max_len tokens. Works whether or
-  // not slots are in use, and uses none.
+  // Teacher-forced logits [tokens, vocab] of one sequence of at most max_len tokens. Works whether
+  // or not slots are in use, and uses none.
   std::vector<float> forward(const std::vector<int64_t>& ids);
 
   // As forward, but for token i + 1 given 0 … i only: its log-probability, and the most likely id.

@@ -20,8 +20,8 @@ void check_at_least_one(const char* name, int64_t value) {
 
 Scheme resolve_scheme(const EngineOptions& asked, const ModelFolder& folder) {
   const Scheme scheme = asked.scheme.value_or(folder.scheme);
-  const bool quantised_at_load = folder.scheme == Scheme::kFloat &&
-                                 (scheme == Scheme::kW8A16 || scheme == Scheme::kW8A8);
+  const bool quantised_at_load =
+      folder.scheme == Scheme::kFloat && (scheme == Scheme::kW8A16 || scheme == Scheme::kW8A8);
   if (scheme == folder.scheme || quantised_at_load) return scheme;
   refuse(detail::join("scheme ", scheme, " was asked for, and ", folder.path, " holds ",
                       folder.scheme, " weights"),
@@ -29,37 +29,22 @@ Scheme resolve_scheme(const EngineOptions& asked, const ModelFolder& folder) {
          detail::join("flexq-ft convert SOURCE OUT --scheme ", scheme));
 }
 
-bool matches_something(const Policy::Rule& rule, const ModelConfig& config) {
-  const char* up = config.gated_ffn ? "gate_up" : "fc1";
-  const char* down = config.gated_ffn ? "down" : "fc2";
-  const bool known = rule.linear == "qkv" || rule.linear == "o" || rule.linear == up ||
-                     rule.linear == down;
-  const bool in_range = std::all_of(
-      rule.layers.begin(), rule.layers.end(),
-      [&](int64_t layer) { return layer >= 0 && layer < config.num_layers; });
-  return known && in_range;
-}
-
-// The built-in policies name the linears of both architectures, so only a policy that was given is
-// held to the rule that each of its rules matches something.
-void check_policy(const Policy& policy, const ModelFolder& folder, Scheme scheme) {
+// A given policy must fit the model. One policy may serve both architectures, so a rule for every
+// layer may name the other architecture's linear of the same place (down and fc2, gate_up and fc1).
+void check_given_policy(const Policy& policy, const ModelFolder& folder, Scheme scheme) {
   if (scheme != Scheme::kW6Ax) {
     refuse(detail::join("policy ", policy.name, " was given, and the scheme is ", scheme),
            "policies set activation bits, which only w6ax has", "leave the policy out");
   }
-  for (const Policy::Rule& rule : policy.rules) {
-    if (rule.act_bits != 6 && rule.act_bits != 8 && rule.act_bits != 16) {
-      refuse(detail::join("policy ", policy.name, ": act_bits of ", rule.linear, " is ",
-                          rule.act_bits),
-             {}, "use 6, 8 or 16");
-    }
-    const bool either = rule.layers.empty() && (rule.linear == "down" || rule.linear == "fc2" ||
-                                                rule.linear == "gate_up" || rule.linear == "fc1");
-    if (either || matches_something(rule, folder.config)) continue;
-    refuse(detail::join("policy ", policy.name, ": a rule for linear \"", rule.linear,
-                        "\" matches nothing in a model of ", folder.config.num_layers, " layers"),
-           {}, "linears are qkv, o, gate_up and down, or fc1 and fc2; layers count from 0");
-  }
+  const std::vector<std::string> names = linear_names(folder.config);
+  const auto is_elsewhere = [&](const Policy::Rule& rule) {
+    const bool has = std::find(names.begin(), names.end(), rule.linear) != names.end();
+    return rule.layers.empty() && !has;
+  };
+  Policy own = policy;
+  own.rules.erase(std::remove_if(own.rules.begin(), own.rules.end(), is_elsewhere),
+                  own.rules.end());
+  check_policy(own, folder.config);
 }
 
 int64_t resolve_max_len(int64_t asked, const ModelConfig& config) {
@@ -98,7 +83,7 @@ EngineOptions resolve_options(const EngineOptions& asked, const ModelFolder& fol
     refuse(detail::join("dtype ", *options.dtype, " is not a compute type"), {},
            "use fp16, bf16 or fp32");
   }
-  if (asked.policy) check_policy(*asked.policy, folder, *options.scheme);
+  if (asked.policy) check_given_policy(*asked.policy, folder, *options.scheme);
   options.policy = asked.policy.value_or(folder.policy);
   options.max_len = resolve_max_len(asked.max_len, folder.config);
   check_at_least_one("max_batch", asked.max_batch);

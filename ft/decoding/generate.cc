@@ -53,10 +53,9 @@ class Generation {
   }
 
   void step() {
-    const bool prefill =
-        std::any_of(running_.begin(), running_.end(), [&](const auto& entry) {
-          return report_.results[entry.second].tokens.empty();
-        });
+    const bool prefill = std::any_of(running_.begin(), running_.end(), [&](const auto& entry) {
+      return report_.results[entry.second].tokens.empty();
+    });
     const Clock::time_point before = Clock::now();
     const std::vector<StepOutput> outputs = engine_.step();
     const Clock::time_point now = Clock::now();

@@ -18,8 +18,8 @@ std::vector<int32_t> PagePool::take(int64_t tokens) {
 
 void PagePool::give_back(const std::vector<int32_t>& pages) {
   for (auto page = pages.rbegin(); page != pages.rend(); ++page) {
-    FLEXQ_FT_CHECK(*page >= 0 && *page < size() && taken_[static_cast<size_t>(*page)],
-                   "page ", *page, " is not taken");
+    FLEXQ_FT_CHECK(*page >= 0 && *page < size() && taken_[static_cast<size_t>(*page)], "page ",
+                   *page, " is not taken");
     taken_[static_cast<size_t>(*page)] = false;
     free_.push_back(*page);
   }

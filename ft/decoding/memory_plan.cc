@@ -101,10 +101,9 @@ MemoryPlan plan_memory(const ModelFolder& folder, const EngineOptions& options, 
   const ModelConfig& config = folder.config;
   MemoryPlan plan;
   plan[MemoryKind::kWeights] = weight_bytes(config, options, shape);
-  plan[MemoryKind::kKvCache] =
-      KvCache::bytes(config.num_layers, options.max_batch * pages_for(options.max_len),
-                     length(folder.shards.kv_heads[static_cast<size_t>(rank)]), config.head_dim,
-                     *options.dtype);
+  plan[MemoryKind::kKvCache] = KvCache::bytes(
+      config.num_layers, options.max_batch * pages_for(options.max_len),
+      length(folder.shards.kv_heads[static_cast<size_t>(rank)]), config.head_dim, *options.dtype);
   plan[MemoryKind::kActivations] = activation_bytes(folder, options, shape);
   return plan;
 }
@@ -122,15 +121,15 @@ void check_memory(const MemoryPlan& plan, const EngineOptions& options, int rank
                          kPageTokens * kPageTokens;
     if (fits > 0) hint = detail::join("--max-len ", fits, ", or a smaller --max-batch");
   }
-  throw Error(ErrorKind::kOutOfMemory,
-              detail::join("the model needs ", mebibytes(plan.total()), " a rank, and ",
-                           mebibytes(share), " are available to it"),
-              detail::join("weights ", mebibytes(plan[MemoryKind::kWeights]), ", KV cache ",
-                           mebibytes(kv), " (max_batch ", options.max_batch, " x max_len ",
-                           options.max_len, "), activations ",
-                           mebibytes(plan[MemoryKind::kActivations]), "; ", ranks,
-                           " rank(s) on this host"),
-              hint);
+  throw Error(
+      ErrorKind::kOutOfMemory,
+      detail::join("the model needs ", mebibytes(plan.total()), " a rank, and ", mebibytes(share),
+                   " are available to it"),
+      detail::join("weights ", mebibytes(plan[MemoryKind::kWeights]), ", KV cache ", mebibytes(kv),
+                   " (max_batch ", options.max_batch, " x max_len ", options.max_len,
+                   "), activations ", mebibytes(plan[MemoryKind::kActivations]), "; ", ranks,
+                   " rank(s) on this host"),
+      hint);
 }
 
 }  // namespace flexq_ft

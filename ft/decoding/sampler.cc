@@ -8,8 +8,7 @@ namespace flexq_ft {
 namespace {
 
 [[noreturn]] void fail_not_finite(const std::string& where) {
-  throw Error(ErrorKind::kWeight,
-              detail::join("the logits of ", where, " are not finite"),
+  throw Error(ErrorKind::kWeight, detail::join("the logits of ", where, " are not finite"),
               "the weights are damaged, or a value passed the range of the compute type",
               "--dtype fp32 or --dtype bf16, or flexq-ft inspect MODEL --verify");
 }

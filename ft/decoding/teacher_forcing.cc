@@ -93,15 +93,14 @@ Engine::Score Engine::score(const std::vector<int64_t>& ids) {
   Score score;
   score.logprobs.reserve(ids.size() - 1);
   score.argmax.reserve(ids.size() - 1);
-  impl_->run_alone(ids, static_cast<int64_t>(ids.size()) - 1, nullptr,
-                   [&](int64_t first, ConstTensor logits) {
-                     const auto begin = ids.begin() + first + 1;
-                     for (const TokenScore& token :
-                          score_rows(logits, {begin, begin + logits.dim(0)})) {
-                       score.logprobs.push_back(token.logprob);
-                       score.argmax.push_back(token.argmax);
-                     }
-                   });
+  impl_->run_alone(
+      ids, static_cast<int64_t>(ids.size()) - 1, nullptr, [&](int64_t first, ConstTensor logits) {
+        const auto begin = ids.begin() + first + 1;
+        for (const TokenScore& token : score_rows(logits, {begin, begin + logits.dim(0)})) {
+          score.logprobs.push_back(token.logprob);
+          score.argmax.push_back(token.argmax);
+        }
+      });
   return score;
 }
 

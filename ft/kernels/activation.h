@@ -1,9 +1,9 @@
 // Feed-forward activations: fp32 in, rounded once to the activation type on the store.
 #pragma once
 
+#include "ft/core/model_config.h"
 #include "ft/core/stream.h"
 #include "ft/core/tensor.h"
-#include "ft/core/model_config.h"
 
 namespace flexq_ft {
 

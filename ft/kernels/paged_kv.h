@@ -30,4 +30,8 @@ struct RaggedBatch {
   int64_t sequences() const { return context.dim(0); }
 };
 
+// Checks shapes, types, and that offsets, positions, context and page ids agree with each other and
+// with the cache: an op that trusts them can neither read nor write past the pages.
+void check_ragged_batch(const RaggedBatch& batch, const KvPages& kv);
+
 }  // namespace flexq_ft

@@ -2,9 +2,9 @@
 #pragma once
 
 #include "ft/core/buffer.h"
+#include "ft/core/model_config.h"
 #include "ft/core/stream.h"
 #include "ft/kernels/paged_kv.h"
-#include "ft/core/model_config.h"
 
 namespace flexq_ft {
 

@@ -9,7 +9,7 @@ namespace flexq_ft {
 
 // How many codes and scales one token's quantised input has; zero where it is not quantised.
 struct ActivationCodes {
-  int64_t k = 0;       // padded to whole groups
+  int64_t k = 0;  // padded to whole groups
   int64_t groups = 0;
   static ActivationCodes of(const DataFormat& format, int64_t k);
 };

@@ -6,9 +6,7 @@
 namespace flexq_ft {
 
 LmHead::LmHead(const LinearWeight& weight, int64_t vocab_size, int64_t max_rows, int ranks)
-    : linear_(weight),
-      vocab_size_(vocab_size),
-      local_columns_((vocab_size + ranks - 1) / ranks) {
+    : linear_(weight), vocab_size_(vocab_size), local_columns_((vocab_size + ranks - 1) / ranks) {
   FLEXQ_FT_CHECK_LE(weight.n, local_columns_, weight.name);
   if (ranks == 1) return;
   const auto fp32 = [](Shape shape) {

@@ -15,11 +15,11 @@ struct WorkspaceSizes {
   DataType dtype = DataType::kFp32;  // compute type
   int64_t tokens = 0;
   int64_t hidden = 0;
-  int64_t qkv = 0;           // (heads + 2 * kv_heads) * head_dim
-  int64_t attention = 0;     // heads * head_dim
-  int64_t up = 0;            // 2 * inter where the feed-forward is gated
+  int64_t qkv = 0;        // (heads + 2 * kv_heads) * head_dim
+  int64_t attention = 0;  // heads * head_dim
+  int64_t up = 0;         // 2 * inter where the feed-forward is gated
   int64_t inter = 0;
-  int64_t quantized_k = 0;   // widest quantised input, padded to its groups; 0: none
+  int64_t quantized_k = 0;  // widest quantised input, padded to its groups; 0: none
   int64_t quantized_groups = 0;
 
   size_t bytes() const;
@@ -32,15 +32,15 @@ class Workspace {
   const WorkspaceSizes& sizes() const { return sizes_; }
 
   // Views for a step of so many tokens.
-  Tensor residual(int64_t tokens) const;   // [tokens, hidden]     compute type
-  Tensor normed(int64_t tokens) const;     // [tokens, hidden]     compute type
-  Tensor qkv(int64_t tokens) const;        // [tokens, qkv]        fp32
-  Tensor q(int64_t tokens) const;          // [tokens, attention]  compute type
-  Tensor attention(int64_t tokens) const;  // [tokens, attention]  compute type
-  Tensor up(int64_t tokens) const;         // [tokens, up]         fp32
-  Tensor inter(int64_t tokens) const;      // [tokens, inter]      compute type
-  Tensor product(int64_t tokens) const;    // [tokens, hidden]     fp32, row-parallel outputs
-  Tensor codes(int64_t tokens, int64_t k) const;        // [tokens, k]      int8
+  Tensor residual(int64_t tokens) const;          // [tokens, hidden]     compute type
+  Tensor normed(int64_t tokens) const;            // [tokens, hidden]     compute type
+  Tensor qkv(int64_t tokens) const;               // [tokens, qkv]        fp32
+  Tensor q(int64_t tokens) const;                 // [tokens, attention]  compute type
+  Tensor attention(int64_t tokens) const;         // [tokens, attention]  compute type
+  Tensor up(int64_t tokens) const;                // [tokens, up]         fp32
+  Tensor inter(int64_t tokens) const;             // [tokens, inter]      compute type
+  Tensor product(int64_t tokens) const;           // [tokens, hidden]     fp32, row-parallel outputs
+  Tensor codes(int64_t tokens, int64_t k) const;  // [tokens, k]      int8
   Tensor act_scales(int64_t tokens, int64_t groups) const;  // [tokens, groups] fp32
 
  private:
