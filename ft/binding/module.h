@@ -10,5 +10,11 @@ void bind_comm(pybind11::module_& module);
 void bind_engine(pybind11::module_& module);
 void bind_errors(pybind11::module_& module);
 void bind_kernels(pybind11::module_& module);
+void bind_model_folder(pybind11::module_& module);
+void bind_readers(pybind11::module_& module);
+
+// From a policy document; Error{kConfig} if it is none.
+struct Policy;
+Policy policy_from_python(const pybind11::dict& policy);
 
 }  // namespace flexq_ft

@@ -176,6 +176,17 @@ std::vector<WeightFile> rank_files(const ModelFolder& folder, int rank) {
   return files;
 }
 
+std::vector<WeightFile> row_parallel_files(const ModelFolder& folder, int rank) {
+  std::vector<WeightFile> files;
+  for (int64_t layer = 0; layer < folder.config.num_layers; ++layer) {
+    const LayerParts parts = layer_parts(folder, layer, rank);
+    for (const LinearPart* part : {&parts.o, &parts.down}) {
+      files.push_back({part->weight_name(rank), float_entry({part->k, part->n}, folder.dtype)});
+    }
+  }
+  return files;
+}
+
 void check_weight_files(const ModelFolder& folder, const std::vector<WeightFile>& files) {
   constexpr size_t kShown = 3;
   std::string shown;

@@ -45,6 +45,9 @@ std::string norm_name(int64_t layer, const char* norm, const char* what);
 // Every file that a rank reads.
 std::vector<WeightFile> rank_files(const ModelFolder& folder, int rank);
 
+// The float files of a rank's row-parallel weights: to quantise one, every rank reads those of all.
+std::vector<WeightFile> row_parallel_files(const ModelFolder& folder, int rank);
+
 // Throws Error{kWeight} that lists all missing, short and long files at once.
 void check_weight_files(const ModelFolder& folder, const std::vector<WeightFile>& files);
 
