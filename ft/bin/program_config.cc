@@ -253,7 +253,6 @@ ProgramConfig read_program_config(const IniFile& ini, const ProgramStyle& style)
   read_sampling(ini, style, &config.sampling);
   if (const IniSection* model = find_model_section(ini)) {
     apply_tables(*model, kModel);
-    model->ignore("end_id");
     if (model->has("end_id")) config.sampling.end_ids = {model->get_int("end_id")};
   }
   instance.refuse_unread();
@@ -272,6 +271,8 @@ void check_model_section(const IniFile& ini, const ProgramStyle& style, const Mo
   }
   const IniSection* section = find_model_section(ini);
   if (section == nullptr) return;
+  apply_tables(*section, kModel);
+  section->ignore("end_id");  // a choice of the request, not a size
   agree(*section, "head_num", model.num_heads, folder.path);
   agree(*section, "kv_head_num", model.num_kv_heads, folder.path);
   agree(*section, "size_per_head", model.head_dim, folder.path);
