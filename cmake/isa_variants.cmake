@@ -12,7 +12,7 @@ function(flexq_isa_variants target)
   set(flags_avx2 -march=x86-64-v3)
   set(flags_avx512 -march=x86-64-v4 -mprefer-vector-width=512)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
-    list(APPEND flags_avx512 -Wno-maybe-uninitialized)  # its own AVX-512 header, by mistake
+    list(APPEND flags_avx512 -Wno-uninitialized -Wno-maybe-uninitialized)  # in its own header
   endif()
   foreach(isa IN LISTS isas)
     set(objects ${target}_${isa})

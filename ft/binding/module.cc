@@ -11,4 +11,5 @@ PYBIND11_MODULE(_native, module) {
   flexq_ft::bind_kernels(module);
   flexq_ft::bind_readers(module);
   flexq_ft::bind_model_folder(module);
+  flexq_ft::bind_ops(module);
 }

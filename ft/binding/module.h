@@ -16,5 +16,7 @@ void bind_readers(pybind11::module_& module);
 // From a policy document; Error{kConfig} if it is none.
 struct Policy;
 Policy policy_from_python(const pybind11::dict& policy);
+void bind_ops(pybind11::module_& module);
+void bind_sampling(pybind11::module_& ops);
 
 }  // namespace flexq_ft
