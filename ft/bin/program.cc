@@ -79,10 +79,12 @@ void check_world(const Prepared& prepared, const ProgramStyle& style, int ranks)
   }
   if (asked == ranks) return;
   if (ranks == 1) open_mpi_library();  // without it the command below would not help
-  throw Error(ErrorKind::kConfig,
-              join("tensor_para_size is ", asked, ", but the world has ", ranks,
-                   ranks == 1 ? " rank" : " ranks"),
-              "", join("mpirun -n ", asked, " ", style.name, " ", prepared.ini_path));
+  throw Error(
+      ErrorKind::kConfig,
+      join("tensor_para_size is ", asked, ", but the world has ", ranks,
+           ranks == 1 ? " rank" : " ranks"),
+      "",
+      join(asked > 1 ? join("mpirun -n ", asked, " ") : "", style.name, " ", prepared.ini_path));
 }
 
 Prepared prepare(const ProgramStyle& style, int argc, char** argv, int ranks) {
@@ -123,22 +125,23 @@ void run(const Prepared& prepared, const ProgramStyle& style, HostBootstrap& hos
   for (const auto& prompt : prepared.request.prompts) {
     requests.push_back({prompt, prepared.request.sampling});
   }
-  GenerateReport report = generate(engine, requests);  // FT's warm-up, which gives `out`
+  const GenerateReport report = generate(engine, requests);  // FT's warm-up, which gives `out`
   if (first) {
     const TokenRows rows = output_rows(prepared.request, report);
     write_out("out", rows, style.separator);
     print_ids(rows);
   }
   host.barrier();
+  SplitTotals totals;
   const auto begin = std::chrono::steady_clock::now();
   for (int64_t i = 0; i < prepared.config.timed_iterations; ++i) {
-    report = generate(engine, requests);
+    totals.add(generate(engine, requests));
   }
   const std::chrono::duration<double, std::milli> time = std::chrono::steady_clock::now() - begin;
   host.barrier();
   print_time(prepared.request, prepared.folder.config,
              time.count() / static_cast<double>(prepared.config.timed_iterations));
-  if (first) print_split(report, engine.options().threads);
+  if (first) print_split(totals, engine.options().threads);
   print_peak_memory(host.rank());
 }
 

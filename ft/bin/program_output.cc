@@ -113,19 +113,32 @@ void print_time(const ProgramRequest& request, const ModelConfig& model, double 
   std::fflush(stdout);
 }
 
-void print_split(const GenerateReport& report, int threads) {
-  std::printf("[INFO] prefill %.2f ms, %.2f tokens/s (%ld tokens)\n", report.prefill_s * 1e3,
-              per_second(report.prefill_tokens, report.prefill_s),
-              static_cast<long>(report.prefill_tokens));
-  const double each = report.decode_tokens > 0 ? report.decode_s * 1e3 / report.decode_tokens : 0.0;
-  std::printf("[INFO] decode %.2f ms/token, %.2f tokens/s (%ld tokens), %d threads\n", each,
-              per_second(report.decode_tokens, report.decode_s),
-              static_cast<long>(report.decode_tokens), threads);
+void SplitTotals::add(const GenerateReport& report) {
+  ++iterations;
+  prompt_tokens += report.prefill_tokens;
+  decode_tokens += report.decode_tokens;
+  prefill_s += report.prefill_s;
+  decode_s += report.decode_s;
+  for (const GenerateResult& result : report.results) {
+    waits_s += result.decode_s;
+    waits += static_cast<int64_t>(result.tokens.size()) - 1;
+  }
+}
+
+void print_split(const SplitTotals& totals, int threads) {
+  std::printf("[INFO] prefill %.2f ms, %.2f tokens/s (%ld tokens)\n",
+              totals.prefill_s * 1e3 / totals.iterations,
+              per_second(totals.prompt_tokens, totals.prefill_s),
+              static_cast<long>(totals.prompt_tokens / totals.iterations));
+  std::printf("[INFO] decode %.2f ms/token, %.2f tokens/s (%ld tokens), %d threads\n",
+              totals.waits > 0 ? totals.waits_s * 1e3 / totals.waits : 0.0,
+              per_second(totals.decode_tokens, totals.decode_s),
+              static_cast<long>(totals.decode_tokens / totals.iterations), threads);
   std::fflush(stdout);
 }
 
 void print_peak_memory(int rank) {
-  std::printf("[INFO] P%d peak memory %.2f GB\n", rank, peak_resident_bytes() / kGiB);
+  std::printf("[INFO] P%d peak memory %.1f MB\n", rank, peak_resident_bytes() * 1024 / kGiB);
   std::fflush(stdout);
 }
 

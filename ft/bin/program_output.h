@@ -21,7 +21,19 @@ void print_ids(const TokenRows& rows);  // "Writing …", the first ten ids, "ze
 void print_time(const ProgramRequest& request, const ModelConfig& model, double milliseconds);
 
 // Ours, after FT's: prefill and decode apart, and memory as the operating system counted it.
-void print_split(const GenerateReport& report, int threads);
+struct SplitTotals {  // over the timed iterations
+  int64_t iterations = 0;
+  int64_t prompt_tokens = 0;
+  int64_t decode_tokens = 0;
+  double prefill_s = 0.0;
+  double decode_s = 0.0;
+  double waits_s = 0.0;  // of each request, from its first token to its last
+  int64_t waits = 0;     // tokens that were waited for so
+
+  void add(const GenerateReport& report);
+};
+
+void print_split(const SplitTotals& totals, int threads);
 void print_peak_memory(int rank);
 
 }  // namespace flexq_ft
