@@ -25,7 +25,9 @@ class Column:
     is_number: bool = True
 
 
-def _number(section: str, name: str, pattern: str, scale: float | None = None) -> Callable[[Row], str]:
+def _number(
+    section: str, name: str, pattern: str, scale: float | None = None
+) -> Callable[[Row], str]:
     def cell(row: Row) -> str:
         value = (row.get(section) or {}).get(name)
         if value is None:
@@ -134,7 +136,7 @@ def error_lines(rows: Sequence[Row]) -> list[str]:
 
 def markdown(rows: Sequence[Row], *, title: str) -> str:
     """The whole report: the table, what the quality numbers mean, commands, and machines."""
-    columns = _columns(rows)
+    columns = [*_columns(rows), *([ERROR_COLUMN] if error_lines(rows) else [])]
     lines = [
         f"# {title}",
         "",
