@@ -121,7 +121,8 @@ def screen_table(rows: Sequence[Row], *, title: str) -> Table:
     for column in columns:
         table.add_column(column.title, justify="right" if column.is_number else "left")
     for number, row in enumerate(rows, start=1):
-        table.add_row(str(number), *(column.cell(row) for column in columns))
+        # The spread stays in the report; here there is room for the numbers.
+        table.add_row(str(number), *(column.cell(row).split(" ±")[0] for column in columns))
     return table
 
 
