@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from flexq_ft import _native
 from tests.e2e.conftest import Model
-from tests.e2e.test_quantized_models import act_bits, replay
+from tests.e2e.test_quantized_models import act_bits, quantized, replay
 from tests.reference.divergence import (
     GREEDY_COMPARABLE,
     TINY_LOOSE,
@@ -19,7 +20,9 @@ from tests.reference.divergence import (
     assert_greedy_equal_or_tied,
 )
 from tests.tools.linears import layer_weights
-from tests.tools.mpi import mpi_command
+from tests.tools import mpi
+
+pytestmark = mpi.needs_mpi
 
 RUNNER = Path(__file__).parent / "tp_run.py"
 STEPS = 48
@@ -34,7 +37,8 @@ def run_ranks(
     ids.write_text(json.dumps(windows))
     options = {"mpi": tp > 1, "steps": STEPS, "trace": trace, "threads": 1}
     arguments = [str(RUNNER), str(folder), str(work / "out"), str(ids), json.dumps(options)]
-    mpi_command(tp, arguments, cwd=work)
+    done = mpi.run_ranks(tp, [sys.executable, *arguments], cwd=work, timeout=600)
+    assert done.returncode == 0, done.stderr
     return [np.load(work / f"out.rank{r}.npz") for r in range(tp)]
 
 
@@ -69,12 +73,13 @@ def test_greedy_tokens_do_not_depend_on_the_number_of_ranks(
         )
 
 
-@pytest.mark.parametrize("scheme", ["w8a8", "w6ax"])
-def test_shards_replay_as_the_whole_matrix_or_its_own_oracle(
+@pytest.mark.parametrize("scheme", ["w8a16", "w8a8", "w6ax"])
+def test_shards_replay_as_numpy_on_their_part_of_the_whole(
     model: Model, scheme: str, tmp_path: Path
 ) -> None:
-    """Each rank's linears equal NumPy's on the rank's rows (columns) and, summed, on the whole."""
+    """Weight integers are the whole matrix's, but where o_proj is cut inside a group."""
     weights = layer_weights(model.reference)
+    head_dim = model.engine(scheme).config.head_dim
     for tp in sizes(model):
         folder = model.folder(scheme, tp=tp)
         opened = _native.open_model_folder(str(folder))
@@ -82,15 +87,44 @@ def test_shards_replay_as_the_whole_matrix_or_its_own_oracle(
         for name, (w, bias) in weights.items():
             kind = name.split(".")[-1]
             for r, arrays in enumerate(ranks):
-                shard_w, shard_bias = shard(kind, w, bias, opened, r)
+                rows, columns = shard(kind, opened, r, head_dim)
+                rows = slice(None) if rows is None else rows
+                if columns is not None and scheme == "w6ax" and columns.start % 128:
+                    assert kind == "o" and opened.cut_groups, (name, tp, r)
+                if kind == "o" and opened.cut_groups:  # cut first: groups restart at the edge
+                    codes, scales = quantized(scheme, np.ascontiguousarray(w[:, columns]))
+                else:
+                    codes, scales = quantized(scheme, w)
+                    codes, scales = codes[rows], scales[rows]
+                    if columns is not None:
+                        codes = codes[:, columns]
+                        if scheme == "w6ax":
+                            scales = scales[:, columns.start // 128 : -(-columns.stop // 128)]
                 x = arrays[f"x.{name}"]
-                y = replay(scheme, x, shard_w(scheme, x), shard_bias, act_bits(scheme, kind))
+                part = None if bias is None else bias[rows]
+                y = replay(scheme, x, codes, scales, part, act_bits(scheme, kind))
                 limit = 1e-5 * max(float(np.abs(y).max()), 1e-6)
                 assert float(np.abs(arrays[f"y.{name}"] - y).max()) <= limit, (name, tp, r)
 
 
-def shard(kind: str, w: Any, bias: Any, opened: _native.ModelFolder, rank: int) -> Any:
-    raise NotImplementedError
+def shard(kind: str, opened: _native.ModelFolder, rank: int, head_dim: int) -> tuple[Any, Any]:
+    """The rows and the columns of the whole [n, k] that a rank holds; None: all."""
+    heads, kv = opened.shards.heads, opened.shards.kv_heads
+    inter = range(*opened.shards.inter[rank])
+    if kind == "o":
+        return None, slice(heads[rank][0] * head_dim, heads[rank][1] * head_dim)
+    if kind in ("down", "fc2"):
+        return None, slice(inter.start, inter.stop)
+    if kind == "fc1":
+        return list(inter), None
+    if kind == "gate_up":
+        whole = opened.config.inter_size
+        return [*inter, *(whole + i for i in inter)], None
+    q_end = opened.config.num_heads * head_dim
+    k_end = q_end + opened.config.num_kv_heads * head_dim
+    q = range(heads[rank][0] * head_dim, heads[rank][1] * head_dim)
+    k = range(q_end + kv[rank][0] * head_dim, q_end + kv[rank][1] * head_dim)
+    return [*q, *k, *(k_end - q_end + i for i in k)], None
 
 
 @pytest.mark.parametrize("scheme", ["w8a8", "w6ax"])
