@@ -57,9 +57,7 @@ class Batch:
     def read(self, cache: np.ndarray, s: int) -> np.ndarray:
         context, tokens = self.sequences[s]
         page = self.tensors["pages"][s]
-        return np.stack(
-            [cache[page[p // PAGE], :, p % PAGE] for p in range(context + tokens)]
-        )
+        return np.stack([cache[page[p // PAGE], :, p % PAGE] for p in range(context + tokens)])
 
     def attend(self, q: np.ndarray) -> np.ndarray:
         return ops.attention(q, k=self.k, v=self.v, **self.tensors)
@@ -186,7 +184,7 @@ def test_a_batch_that_contradicts_itself_touches_no_memory(rng, name, index, val
 
 def test_position_past_the_rope_table_is_refused(rng):
     batch = Batch([(5, 1)], 1, 1, 8, "fp32", rng)
-    with pytest.raises(errors.InternalError, match="5 vs 5.*position of token 0"):
+    with pytest.raises(errors.InternalError, match=r"5 vs 5.*position of token 0"):
         ops.rope_append(
             np.zeros((1, 24), np.float32),
             heads=1,

@@ -159,3 +159,12 @@ def test_w8a8_refuses_k_whose_sum_may_overflow():
     one = np.ones(1, np.float32)
     with pytest.raises(errors.InternalError, match="65538 vs 65536"):
         ops.gemm_w8a8(np.zeros((1, k), np.int8), one, panel, n=1, k=k, scale=one)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_every_16_bit_value_is_read_exactly(isa, dtype):
+    values = np.arange(65536, dtype=np.uint16).view(reference.DTYPES[dtype])
+    panel = ops.pack_panel([values.reshape(-1, 1)], dtype=dtype)
+    one = np.ones((1, 1), np.float32)
+    got = ops.gemm_float(one, panel, n=65536, k=1, dtype=dtype)[0]
+    np.testing.assert_array_equal(got, values.astype(np.float32))

@@ -47,9 +47,7 @@ def test_table_is_that_of_transformers(scaling, theta, head_dim):
     given = dict(SCALINGS[scaling])
     if "original_max_position_embeddings" in given:
         given["original_max_positions"] = given.pop("original_max_position_embeddings")
-    got = ops.rope_table(
-        head_dim=head_dim, positions=positions, theta=theta, type=scaling, **given
-    )
+    got = ops.rope_table(head_dim=head_dim, positions=positions, theta=theta, type=scaling, **given)
     want = hugging_face(scaling, theta, head_dim, positions)
     # A frequency one ulp off turns position 4095 by 2.4e-4 at most.
     assert np.abs(got[:64] - want[:64]).max() <= 8e-6

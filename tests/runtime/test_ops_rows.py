@@ -126,3 +126,20 @@ def test_a_row_does_not_depend_on_the_others_or_on_threads(isa, rng, dtype):
     whole = ops.rms_norm(x, weight, 1e-6)
     alone = np.concatenate([ops.rms_norm(x[i : i + 1], weight, 1e-6) for i in range(129)])
     np.testing.assert_array_equal(whole, alone)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_stores_round_half_to_even_at_the_edges_of_the_type(isa, rng, dtype):
+    bits = rng.integers(0, 2**32, 4096, dtype=np.uint32)
+    ties = (np.arange(65536, dtype=np.uint32) << 16) | 0x8000  # halfway between two bf16
+    half = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    halfway = (half[:-1] + half[1:]) / 2  # exact in fp32
+    edges = np.array([65504, 65519.996, 65520, 3.4e38, np.inf, -np.inf, np.nan, 2**-25, 0])
+    y = np.concatenate(
+        [bits.view(np.float32), ties.view(np.float32), halfway, -halfway, edges.astype(np.float32)]
+    )[None]
+    x = np.zeros(y.shape, reference.DTYPES[dtype])
+    ops.add_residual(x, y)
+    with np.errstate(over="ignore", invalid="ignore"):
+        want = y.astype(reference.DTYPES[dtype])
+    np.testing.assert_array_equal(x.astype(np.float32), want.astype(np.float32))
