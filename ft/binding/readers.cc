@@ -65,14 +65,13 @@ py::dict policy_to_dict(const Policy& policy) {
   return out;
 }
 
-// A dict is a policy document.
+}  // namespace
+
 Policy policy_from_python(const py::dict& policy) {
   const auto text = py::module_::import("json").attr("dumps")(policy).cast<std::string>();
   const JsonDocument document = parse_json(text, "policy", ErrorKind::kConfig);
   return read_policy(document, document.root);
 }
-
-}  // namespace
 
 void bind_readers(py::module_& module) {
   module.def("read_ini", &read_ini, py::arg("path"),

@@ -11,7 +11,6 @@ import pytest
 from flexq_ft import _native
 from tests.e2e.conftest import Model, hf_logits
 from tests.reference import fake_quant
-from tests.reference import gemm as oracle_gemm
 from tests.reference import quantization as oracle
 from tests.reference.divergence import TINY_FP32, Divergence
 from tests.tools.linears import layer_weights
@@ -60,8 +59,11 @@ def replay(scheme: str, x: Any, w: Any, bias: Any, bits: int) -> Any:
         got = _native.kernels.quantize_activations(x, act_bits=bits, group=group)
         np.testing.assert_array_equal(got[0], a_codes)
         np.testing.assert_array_equal(got[1], a_scales)
-    sums = oracle_gemm.group_sums(a_codes, codes, group=group)
-    y = np.einsum("mng,ng,mg->mn", sums, scales.astype(np.float64), a_scales.astype(np.float64))
+    a = oracle.grouped(a_codes.astype(np.float64), group)
+    w64 = oracle.grouped(codes.astype(np.float64), group)
+    y = np.zeros((x.shape[0], w.shape[0]))
+    for g in range(a.shape[1]):  # float64 holds the integer sums exactly
+        y += scales[:, g].astype(float) * a_scales[:, g, None] * (a[:, g] @ w64[:, g].T)
     return y if bias is None else y + bias
 
 
