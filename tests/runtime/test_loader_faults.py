@@ -43,7 +43,7 @@ def test_short_long_missing_and_renamed_files_are_listed_together(folder: Path) 
     up.rename(folder / "model.layers.0.mlp.up.weight.0.bin")
     norm = folder / "model.final_layernorm.weight.bin"
     norm.write_bytes(norm.read_bytes() + b"\0")
-    with pytest.raises(WeightError, match="3 of 17 weight files .* nothing was loaded") as raised:
+    with pytest.raises(WeightError, match=r"3 of 17 weight files .* nothing was loaded") as raised:
         load(folder)
     assert f"{DENSE} holds 8,190 bytes, expected 8,192" in raised.value.cause
     assert f"{UP} is missing" in raised.value.cause
@@ -56,7 +56,7 @@ def test_files_of_another_type_than_the_ini_says(folder: Path) -> None:
     """FasterTransformer reads the first half of them and goes on."""
     ini = folder / "config.ini"
     ini.write_text(ini.read_text().replace("= fp16", "= fp32"))
-    with pytest.raises(WeightError, match="17 of 17 weight files .* do not match config.ini"):
+    with pytest.raises(WeightError, match=r"17 of 17 weight files .* do not match config\.ini"):
         load(folder)
 
 

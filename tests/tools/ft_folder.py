@@ -88,9 +88,7 @@ def _write_opt(writer: _Writer, hf: Mapping[str, Array], config: Mapping[str, An
     writer.whole("lm_head.weight", embedding)  # a second full file, although tied
     writer.whole("wpe", hf["model.decoder.embed_positions.weight"][2:])
     for what in ("weight", "bias"):
-        writer.whole(
-            f"final_layernorm.{what}", hf[f"model.decoder.final_layer_norm.{what}"]
-        )
+        writer.whole(f"final_layernorm.{what}", hf[f"model.decoder.final_layer_norm.{what}"])
     for layer in range(config["num_hidden_layers"]):
         _write_opt_layer(writer, f"layers.{layer}", hf, f"model.decoder.layers.{layer}")
 
