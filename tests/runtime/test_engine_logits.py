@@ -1,4 +1,4 @@
-"""The engine against transformers in float32, and against itself where the numbers must not move."""
+"""The engine against transformers in float32, and against itself where bits must not move."""
 
 from __future__ import annotations
 
