@@ -16,13 +16,15 @@ int64_t work(const GemmProblem& problem) {
   return row_tiles(problem.n) * kTileRows * problem.k * problem.m;
 }
 
-// Kept by each calling thread, so that a decode step does not allocate once per linear.
-std::vector<int32_t>& offsets_of(const int8_t* codes, int64_t count) {
-  thread_local std::vector<int32_t> offsets;
-  offsets.resize(static_cast<size_t>(count));
+// The buffer is kept by the calling thread, so that a decode step does not allocate once per
+// linear; other threads reach it through the pointer only.
+const int32_t* offsets_of(const int8_t* codes, int64_t count) {
+  thread_local std::vector<int32_t> buffer;
+  buffer.resize(static_cast<size_t>(count));
+  int32_t* const offsets = buffer.data();
   const auto sum = FLEXQ_ISA_PICK(w6ax_offsets);
   parallel_ranges(count, count * kGroupSize / 8, [&](int64_t begin, int64_t end) {
-    sum(offsets.data() + begin, codes + begin * kGroupSize, end - begin);
+    sum(offsets + begin, codes + begin * kGroupSize, end - begin);
   });
   return offsets;
 }
@@ -41,7 +43,7 @@ void gemm_w6ax_cpu(float* y, const QuantizedActivations& a, const PackedWeight& 
   task.m = problem.m;
   task.n = problem.n;
   task.groups = group_count(problem.k);
-  task.offsets = offsets_of(a.codes, task.m * task.groups).data();
+  task.offsets = offsets_of(a.codes, task.m * task.groups);
   const auto run = FLEXQ_ISA_PICK(w6ax_row_tiles);
   parallel_ranges(row_tiles(problem.n), work(problem),
                   [&](int64_t begin, int64_t end) { run(task, begin, end); });
@@ -56,7 +58,7 @@ void group_sums_w6ax_cpu(int32_t* sums, const int8_t* a_codes, const uint8_t* w_
   task.m = problem.m;
   task.n = problem.n;
   task.groups = group_count(problem.k);
-  task.offsets = offsets_of(a_codes, task.m * task.groups).data();
+  task.offsets = offsets_of(a_codes, task.m * task.groups);
   const auto run = FLEXQ_ISA_PICK(w6ax_sums_row_tiles);
   parallel_ranges(row_tiles(problem.n), work(problem),
                   [&](int64_t begin, int64_t end) { run(task, begin, end); });

@@ -41,7 +41,7 @@ def active_isa() -> str:
 
 
 def set_isa(name: str) -> None:
-    """Use another build, for tests and comparisons. Raises ConfigError if this CPU cannot run it."""
+    """Use another build, to test or compare. Raises ConfigError if this CPU cannot run it."""
     _kernels.set_isa(name)
 
 

@@ -12,7 +12,7 @@ namespace flexq_kernels {
 
 // Calls run(begin, end) on each thread. `work` is the number of elementary steps in all; below
 // kParallelWork, starting threads costs more than they save. run must not throw.
-constexpr int64_t kParallelWork = 1 << 15;
+constexpr int64_t kParallelWork = 1 << 17;
 
 template <typename Run>
 void parallel_ranges(int64_t count, int64_t work, const Run& run) {

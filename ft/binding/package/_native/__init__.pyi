@@ -1,9 +1,8 @@
 from collections.abc import Sequence
-from typing import Any, Literal, NoReturn, TypedDict
+from typing import Any, Literal, NoReturn, TypedDict, final
 
 import numpy as np
 from numpy.typing import NDArray
-from typing import Any, final
 
 from flexq_ft._native import kernels as kernels
 from flexq_ft._native import ops as ops

@@ -1,0 +1,321 @@
+"""The conversion: plan, compare with what is there, stream unit by unit, put in place."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flexq_ft import _native
+from flexq_ft.converter.architectures import Unit
+from flexq_ft.converter.existing import Existing, examine
+from flexq_ft.converter.ini import render_ini
+from flexq_ft.converter.manifest import dump_json
+from flexq_ft.converter.options import ConvertOptions
+from flexq_ft.converter.planning import ConversionPlan, Target, make_plan
+from flexq_ft.converter.progress import ProgressSink, SilentProgress
+from flexq_ft.converter.report import Quality, quality_report
+from flexq_ft.converter.shards import ShardPlan
+from flexq_ft.converter.source import Source, hash_files, open_source
+from flexq_ft.converter.writer import FolderWriter, HashedFile, UnitRecord
+from flexq_ft.errors import ConfigError, InternalError, WeightError
+
+__all__ = ["ConvertReport", "FolderReport", "convert", "plan"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderReport:
+    """action: written | resumed | verified | repaired."""
+
+    path: Path
+    tp: int
+    action: str
+    files: int
+    total_bytes: int
+    bits_per_weight: float  # of the linears, scales included
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertReport:
+    plan: ConversionPlan
+    folders: tuple[FolderReport, ...]
+    quality: tuple[Quality, ...]  # empty for float schemes
+    seconds: float
+
+
+def plan(source: str | Path, options: ConvertOptions) -> ConversionPlan:
+    """What `convert` would do. Reads headers only and writes nothing."""
+    opened = open_source(source)
+    try:
+        return make_plan(opened, options)
+    finally:
+        opened.close()
+
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    options: ConvertOptions,
+    *,
+    progress: ProgressSink | None = None,
+) -> ConvertReport:
+    """Writes `out/<tp>-gpu` for every size in options.tp.
+
+    Resumes after a kill. A complete folder of the same source and options is verified, and
+    repaired where needed; another one is a ConfigError unless options.force. A WeightError leaves
+    no partial output.
+    """
+    begin = time.monotonic()
+    opened = open_source(source)
+    try:
+        conversion = _Conversion(opened, Path(out), options, progress or SilentProgress())
+        folders = conversion.run()
+    finally:
+        opened.close()
+    return ConvertReport(
+        plan=conversion.plan,
+        folders=folders,
+        quality=conversion.quality(),
+        seconds=time.monotonic() - begin,
+    )
+
+
+class _Job:
+    """One target folder of a conversion."""
+
+    def __init__(self, target: Target, writer: FolderWriter) -> None:
+        self.target = target
+        self.writer = writer
+        self.action = "written"
+        self.existing: Existing | None = None
+
+
+class _UnitOutputs:
+    """The open files of one unit, in the folders that lack it."""
+
+    def __init__(self, jobs: Sequence[_Job]) -> None:
+        self._jobs = {job.target.shards.size: job for job in jobs}
+        self._files: dict[int, dict[str, HashedFile]] = {size: {} for size in self._jobs}
+
+    @property
+    def plans(self) -> Sequence[ShardPlan]:
+        return [job.target.shards for job in self._jobs.values()]
+
+    def open(self, plan: ShardPlan, file: str) -> HashedFile:
+        handle = self._jobs[plan.size].writer.open(file)
+        self._files[plan.size][file] = handle
+        return handle
+
+    def close(self) -> dict[int, dict[str, tuple[int, str]]]:
+        return {
+            size: {name: handle.close() for name, handle in files.items()}
+            for size, files in self._files.items()
+        }
+
+
+class _Conversion:
+    def __init__(
+        self, source: Source, out: Path, options: ConvertOptions, progress: ProgressSink
+    ) -> None:
+        self.plan = make_plan(source, options)
+        self._source = source
+        self._out = out
+        self._options = options
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._sha256 = ""
+        identity = self._identity()
+        self._jobs = [
+            _Job(
+                target,
+                FolderWriter(out / target.folder_name, identity | {"tp": target.shards.size}),
+            )
+            for target in self.plan.targets
+        ]
+
+    def run(self) -> tuple[FolderReport, ...]:
+        if self._out.exists() and not self._out.is_dir():
+            raise ConfigError(f"{self._out} is not a folder")
+        for job in self._jobs:
+            job.writer.recover()
+        if any(job.writer.final.exists() for job in self._jobs):
+            self._sha256 = hash_files(self._source.source_files())
+            self._examine()
+        open_jobs = [job for job in self._jobs if job.action != "verified"]
+        self._check_space(open_jobs)
+        created = not self._out.exists()
+        try:
+            self._begin(open_jobs)
+            self._write(open_jobs)
+        except WeightError:
+            for job in open_jobs:
+                job.writer.discard()
+            if created:
+                with suppress(OSError):
+                    self._out.rmdir()
+            raise
+        finally:
+            for job in open_jobs:
+                job.writer.close()
+        return tuple(self._folder_report(job) for job in self._jobs)
+
+    def quality(self) -> tuple[Quality, ...]:
+        """Rows of the first folder, in the model's order."""
+        job = self._jobs[0]
+        records = job.existing.good if job.action == "verified" and job.existing else None
+        return _quality_rows(self.plan, records or job.writer.done)
+
+    def _identity(self) -> dict[str, Any]:
+        header = self.plan.header
+        stats = [(path.name, path.stat()) for path in self._source.source_files()]
+        return {
+            "tool_version": _native.__version__,
+            "model": header.config.to_manifest(),
+            "scheme": header.scheme.name,
+            "dtype": header.dtype,
+            "policy": header.policy,
+            "source": sorted([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats),
+        }
+
+    def _examine(self) -> None:
+        """Compares complete folders with what would be written; see Existing."""
+        for job in self._jobs:
+            final = job.writer.final
+            if not final.exists() or self._options.force:
+                continue
+            job.existing = examine(final, self.plan, job.target, self._sha256)
+            if job.existing.difference:
+                raise ConfigError(
+                    f"{final} is complete and came from another source or other options",
+                    cause=job.existing.difference,
+                    hint="--force converts again and replaces it; or choose another folder",
+                )
+            small = self._small_files(job, job.existing.good)
+            intact = job.existing.complete and all(
+                _content(final / name) == content for name, content in small.items()
+            )
+            job.action = "verified" if intact else "repaired"
+
+    def _check_space(self, jobs: Sequence[_Job]) -> None:
+        needed = sum(job.target.total_bytes for job in jobs)
+        for job in jobs:
+            if job.writer.partial.is_dir():
+                needed -= sum(path.stat().st_size for path in job.writer.partial.iterdir())
+        base = self._out
+        while not base.exists():
+            base = base.parent
+        free = shutil.disk_usage(base).free
+        if needed > free:
+            raise ConfigError(
+                f"{self._out} needs {needed:,} bytes, but its disk has {free:,} left",
+                hint="free space, or choose another folder",
+            )
+
+    def _begin(self, jobs: Sequence[_Job]) -> None:
+        for job in jobs:
+            keep = job.existing.good if job.existing else None
+            job.writer.begin(restart=self._options.force, keep=keep)
+            if job.writer.done and job.action == "written":
+                job.action = "resumed"
+
+    def _write(self, jobs: Sequence[_Job]) -> None:
+        work = []
+        for unit in self.plan.units:
+            lacking = [job for job in jobs if unit.stem not in job.writer.done]
+            if lacking:
+                work.append((unit, lacking))
+        self._progress.start(
+            total_bytes=sum(self._bytes_of(unit) for unit, _ in work), total_tensors=len(work)
+        )
+        with ThreadPoolExecutor(self._options.jobs + 1) as pool:
+            try:
+                # The source's hash needs a pass over its files; it runs beside the conversion.
+                hashing = None if self._sha256 else pool.submit(self._hash_source)
+                futures: list[Future[None]] = [pool.submit(self._encode, *item) for item in work]
+                finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
+                for future in finished:
+                    future.result()
+                if hashing:
+                    hashing.result()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+                self._progress.finish()
+        for job in jobs:
+            job.writer.finish(self._small_files(job, job.writer.done))
+
+    def _hash_source(self) -> None:
+        self._sha256 = hash_files(self._source.source_files())
+
+    def _encode(self, unit: Unit, jobs: Sequence[_Job]) -> None:
+        outputs = _UnitOutputs(jobs)
+        try:
+            quality = self.plan.codec(unit).encode(unit, self._source, outputs)
+        finally:
+            written = outputs.close()
+        for job in jobs:
+            files = written[job.target.shards.size]
+            expected = self.plan.codec(unit).files(unit, job.target.shards)
+            sizes = {name: size for name, (size, _) in files.items()}
+            if sizes != {name: spec.nbytes for name, spec in expected.items()}:
+                raise InternalError(f"{unit.stem}: wrote {sizes}, planned {dict(expected)}")
+            record = UnitRecord(files, quality.to_json() if quality else None)
+            with self._lock:
+                job.writer.commit(unit.stem, record)
+        with self._lock:
+            self._progress.advance(tensor=unit.stem, source_bytes=self._bytes_of(unit))
+
+    def _bytes_of(self, unit: Unit) -> int:
+        return sum(self._source.tensors[part.name].source_bytes for part in unit.parts)
+
+    def _small_files(self, job: _Job, records: dict[str, UnitRecord]) -> dict[str, bytes]:
+        header = self.plan.header
+        target = job.target
+        digests = {
+            name: digest
+            for record in records.values()
+            for name, (_, digest) in record.files.items()
+        }
+        files = {
+            name: (spec, digests[name]) for name, spec in target.files.items() if name in digests
+        }
+        rows = _quality_rows(self.plan, records)
+        ini = render_ini(
+            header.config,
+            section=self.plan.architecture.ini_section,
+            dtype=header.dtype,
+            int8_mode=header.scheme.int8_mode,
+            tp=target.shards.size,
+            group_size=header.scheme.group_size,
+        )
+        manifest = header.manifest(target.shards, source_sha256=self._sha256, files=files)
+        return {
+            **self._source.extra_files(),
+            "config.ini": ini.encode(),
+            "manifest.json": dump_json(manifest),
+            "quant_report.json": dump_json(quality_report(list(rows), scheme=header.scheme.name)),
+        }
+
+    def _folder_report(self, job: _Job) -> FolderReport:
+        return FolderReport(
+            path=job.writer.final,
+            tp=job.target.shards.size,
+            action=job.action,
+            files=len(job.target.files),
+            total_bytes=job.target.total_bytes,
+            bits_per_weight=self.plan.bits_per_weight(job.target),
+        )
+
+
+def _quality_rows(plan: ConversionPlan, records: dict[str, UnitRecord]) -> tuple[Quality, ...]:
+    rows = (records[unit.stem].quality for unit in plan.units if unit.stem in records)
+    return tuple(Quality(**row) for row in rows if row)
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None

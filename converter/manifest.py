@@ -1,0 +1,64 @@
+"""manifest.json: what a model folder holds, file by file. Same input, same bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flexq_ft import _native
+from flexq_ft.converter.model_config import ModelConfig
+from flexq_ft.converter.schemes import FileSpec, Scheme
+from flexq_ft.converter.shards import ShardPlan
+
+__all__ = ["MANIFEST_SCHEMA", "Header", "dump_json"]
+
+MANIFEST_SCHEMA = "flexq-ft/manifest/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """Everything of the manifest that is known before a weight is read."""
+
+    source_kind: str
+    config: ModelConfig
+    scheme: Scheme
+    dtype: str
+    policy: dict[str, Any] | None
+
+    def manifest(
+        self, plan: ShardPlan, *, source_sha256: str, files: Mapping[str, tuple[FileSpec, str]]
+    ) -> dict[str, Any]:
+        """files: name -> (what it holds, xxh3-128 as 32 hex digits)."""
+        return {
+            "schema": MANIFEST_SCHEMA,
+            "tool_version": _native.__version__,
+            "source": {
+                "kind": self.source_kind,
+                "name": self.config.name,
+                "sha256": source_sha256,
+            },
+            "architecture": self.config.architecture,
+            "model": self.config.to_manifest(),
+            "scheme": self.scheme.name,
+            "dtype": self.dtype,
+            "policy": self.policy,
+            "quantization": self.scheme.to_manifest(self.dtype),
+            "tensor_parallel": plan.to_manifest(),
+            "files": {
+                name: {
+                    "shape": list(spec.shape),
+                    "dtype": spec.dtype,
+                    "layout": spec.layout,
+                    "bytes": spec.nbytes,
+                    "xxh3_128": digest,
+                }
+                for name, (spec, digest) in files.items()
+            },
+        }
+
+
+def dump_json(content: Any) -> bytes:
+    """JSON with sorted keys and one line end, so that the same content is the same bytes."""
+    return (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,96 @@
+"""What a user may choose at conversion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from flexq_ft.errors import ConfigError
+
+__all__ = ["DTYPES", "SCHEME_NAMES", "ConvertOptions", "scheme_of_int8_mode"]
+
+DTYPES = ("fp16", "bf16", "fp32")
+SCHEMES = ("fp16", "w8a16", "w8a8", "w6ax")
+# Short forms: w6ax with that policy.
+POLICY_SCHEMES = ("flexq", "w6a6", "w6a8", "w6a16")
+SCHEME_NAMES = (*DTYPES, "w8a16", "w8a8", "w6ax", *POLICY_SCHEMES)
+_INT8_MODES = {0: "fp16", 1: "w8a16", 2: "w8a8", 5: "w6ax"}
+
+
+def scheme_of_int8_mode(mode: int) -> str:
+    """FasterTransformer's number for a scheme."""
+    if mode not in _INT8_MODES:
+        known = ", ".join(f"{number} ({name})" for number, name in _INT8_MODES.items())
+        raise ConfigError(f"int8_mode {mode} is not supported", hint=f"int8_mode: {known}")
+    return _INT8_MODES[mode]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """Options of `convert`.
+
+    scheme: one of SCHEME_NAMES; fp16, bf16 and fp32 also set the dtype of the float files.
+    dtype:  of the float files (norms, embeddings, biases); default fp16.
+    policy: w6ax only: a built-in name, a path to a YAML file, or a parsed mapping; default flexq.
+    tp:     one folder is written for each.
+    jobs:   tensors worked on at a time; memory grows with it.
+    force:  start again even onto a complete folder, which stays until the new one is done.
+    """
+
+    scheme: str = "fp16"
+    dtype: str | None = None
+    policy: str | dict[str, Any] | None = None
+    tp: tuple[int, ...] = (1,)
+    jobs: int = 1
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.scheme not in SCHEME_NAMES:
+            raise ConfigError(
+                f"unknown scheme {self.scheme!r}", hint=f"--scheme {' | '.join(SCHEME_NAMES)}"
+            )
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise ConfigError(f"unknown dtype {self.dtype!r}", hint=f"--dtype {' | '.join(DTYPES)}")
+        if self.scheme in DTYPES and self.dtype not in (None, self.scheme):
+            raise ConfigError(
+                f"--scheme {self.scheme} means {self.scheme} files, but --dtype {self.dtype} was"
+                " given too",
+                hint=f"--scheme {self.dtype}",
+            )
+        self._check_policy()
+        if not self.tp or any(size < 1 for size in self.tp) or len(set(self.tp)) != len(self.tp):
+            raise ConfigError(f"--tp must be distinct sizes of at least 1, not {self.tp}")
+        if self.jobs < 1:
+            raise ConfigError(f"--jobs must be at least 1, not {self.jobs}")
+
+    def _check_policy(self) -> None:
+        if self.policy is None:
+            return
+        if self.scheme in POLICY_SCHEMES:
+            raise ConfigError(
+                f"--scheme {self.scheme} names its policy, but --policy was given too",
+                hint="--scheme w6ax --policy …",
+            )
+        if self.scheme != "w6ax":
+            raise ConfigError(
+                f"--policy applies to w6ax only, not to {self.scheme}", hint="--scheme w6ax"
+            )
+
+    @property
+    def resolved_scheme(self) -> str:
+        """One of fp16 (any float type), w8a16, w8a8, w6ax."""
+        if self.scheme in DTYPES:
+            return "fp16"
+        return "w6ax" if self.scheme in POLICY_SCHEMES else self.scheme
+
+    @property
+    def resolved_dtype(self) -> str:
+        return self.scheme if self.scheme in DTYPES else self.dtype or "fp16"
+
+    @property
+    def resolved_policy(self) -> str | dict[str, Any] | None:
+        if self.resolved_scheme != "w6ax":
+            return None
+        if self.scheme in POLICY_SCHEMES:
+            return self.scheme
+        return "flexq" if self.policy is None else self.policy

@@ -1,0 +1,144 @@
+"""ConversionPlan: all that a conversion will do, computed from headers alone (--dry-run)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from flexq_ft.converter.architectures import ARCHITECTURES, Architecture, Unit
+from flexq_ft.converter.manifest import Header
+from flexq_ft.converter.options import ConvertOptions
+from flexq_ft.converter.policy import resolve_policy
+from flexq_ft.converter.schemes import SCHEMES, Codec, FileSpec, PlainCodec
+from flexq_ft.converter.shards import ShardPlan, plan_shards
+from flexq_ft.converter.source import Source
+
+__all__ = ["ConversionPlan", "Target", "make_plan"]
+
+# What the process holds before it reads a tensor: interpreter, NumPy, native module, vocabulary.
+_BASE_BYTES = 220 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One `<tp>-gpu` folder: its shards and every .bin file, in writing order."""
+
+    shards: ShardPlan
+    files: Mapping[str, FileSpec]
+
+    @property
+    def folder_name(self) -> str:
+        return f"{self.shards.size}-gpu"
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(spec.nbytes for spec in self.files.values())
+
+    def rank_bytes(self, rank: int) -> int:
+        """What a rank reads: its own files and the replicated ones."""
+        return sum(
+            spec.nbytes for name, spec in self.files.items() if _rank_of(name) in (None, rank)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionPlan:
+    header: Header
+    architecture: Architecture
+    units: tuple[Unit, ...]
+    targets: tuple[Target, ...]
+    source_bytes: int
+    jobs: int
+
+    def codec(self, unit: Unit) -> Codec:
+        return self._linear_codec if unit.linear else self._plain_codec
+
+    @cached_property
+    def _linear_codec(self) -> Codec:
+        return self.header.scheme.linear(self.header.dtype)
+
+    @cached_property
+    def _plain_codec(self) -> Codec:
+        return PlainCodec(self.header.dtype)
+
+    @property
+    def linear_elements(self) -> int:
+        return sum(unit.elements for unit in self.units if unit.linear)
+
+    @property
+    def total_elements(self) -> int:
+        return sum(unit.elements for unit in self.units)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Estimate of peak memory: the largest tensors' working sets, not the model."""
+        shards = tuple(target.shards for target in self.targets)
+        sets = sorted((self.codec(u).working_bytes(u, shards) for u in self.units), reverse=True)
+        return _BASE_BYTES + sum(sets[: self.jobs])
+
+    def linear_bytes(self, target: Target) -> int:
+        """Stored bytes of the linears' weights, scales included."""
+        names = (
+            name
+            for unit in self.units
+            if unit.linear
+            for name in self.codec(unit).files(unit, target.shards)
+        )
+        return sum(target.files[name].nbytes for name in names)
+
+    def bits_per_weight(self, target: Target) -> float:
+        return 8 * self.linear_bytes(target) / self.linear_elements
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(
+            f"tensor parallel {target.shards.size}: {name} is cut inside a group of 128, so its"
+            " integers differ slightly from those of one rank"
+            for target in self.targets
+            for name in target.shards.cut_groups
+        )
+
+
+def make_plan(source: Source, options: ConvertOptions) -> ConversionPlan:
+    """Raises WeightError for a source that does not fit its architecture, ConfigError for options
+    that do not fit the model."""
+    config = source.config
+    architecture = ARCHITECTURES[config.architecture]
+    scheme = SCHEMES[options.resolved_scheme]
+    policy = options.resolved_policy
+    header = Header(
+        source_kind=source.kind,
+        config=config,
+        scheme=scheme,
+        dtype=options.resolved_dtype,
+        policy=None
+        if policy is None
+        else resolve_policy(policy, num_layers=config.num_layers, linears=architecture.linears()),
+    )
+    shapes = {name: info.shape for name, info in source.tensors.items()}
+    units = tuple(architecture.units(config, shapes))
+    shards = [
+        plan_shards(config, size=size, group_size=scheme.group_size) for size in sorted(options.tp)
+    ]
+    linear, plain = scheme.linear(header.dtype), PlainCodec(header.dtype)
+    targets = []
+    for plan in shards:
+        files: dict[str, FileSpec] = {}
+        for unit in units:
+            files |= (linear if unit.linear else plain).files(unit, plan)
+        targets.append(Target(shards=plan, files=files))
+    used = {part.name for unit in units for part in unit.parts}
+    return ConversionPlan(
+        header=header,
+        architecture=architecture,
+        units=units,
+        targets=tuple(targets),
+        source_bytes=sum(source.tensors[name].source_bytes for name in used),
+        jobs=options.jobs,
+    )
+
+
+def _rank_of(file: str) -> int | None:
+    number = file.removesuffix(".bin").rpartition(".")[2]
+    return int(number) if number.isdecimal() else None

@@ -1,0 +1,33 @@
+"""How a conversion tells how far it is. The terminal's form lives in orchestrate/cli."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+__all__ = ["ProgressSink", "SilentProgress"]
+
+
+class ProgressSink(Protocol):
+    """Called from worker threads, one call at a time (the converter holds a lock)."""
+
+    def start(self, *, total_bytes: int, total_tensors: int) -> None:
+        """Once. Bytes are those of the source tensors that are still to be converted."""
+
+    def advance(self, *, tensor: str, source_bytes: int) -> None:
+        """A tensor is done: its files are complete."""
+
+    def finish(self) -> None:
+        """Once, also after an error."""
+
+
+class SilentProgress:
+    """Says nothing."""
+
+    def start(self, *, total_bytes: int, total_tensors: int) -> None:
+        pass
+
+    def advance(self, *, tensor: str, source_bytes: int) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass

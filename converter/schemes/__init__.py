@@ -1,0 +1,57 @@
+"""Schemes as data: what each writes for a linear, and what the manifest says about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flexq_ft.converter.schemes.codec import Codec, FileSpec
+from flexq_ft.converter.schemes.float_codec import FloatLinearCodec, PlainCodec
+from flexq_ft.converter.schemes.int6_codec import Int6Codec
+from flexq_ft.converter.schemes.int8_codec import Int8Codec
+from flexq_ft.converter.shards import GROUP_SIZE
+
+__all__ = ["SCHEMES", "Codec", "FileSpec", "PlainCodec", "Scheme"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """linear: makes the codec of linears from the dtype of float files."""
+
+    name: str
+    int8_mode: int  # FasterTransformer's number
+    linear: Callable[[str], Codec]
+    layout: str = "row_major"
+    group_size: int = 0  # along K; 0: one scale per output channel
+    quantized: bool = True
+
+    def to_manifest(self, dtype: str) -> dict[str, Any] | None:
+        if not self.quantized:
+            return None
+        return {
+            "group_size": self.group_size,
+            "layout": self.layout,
+            "layout_version": 1,
+            "k_order": "natural",
+            "row_map": "natural",
+            "smoothing": None,
+            "lm_head": dtype,
+        }
+
+
+SCHEMES = {
+    scheme.name: scheme
+    for scheme in (
+        Scheme(name="fp16", int8_mode=0, linear=FloatLinearCodec, quantized=False),
+        Scheme(name="w8a16", int8_mode=1, linear=lambda dtype: Int8Codec()),
+        Scheme(name="w8a8", int8_mode=2, linear=lambda dtype: Int8Codec()),
+        Scheme(
+            name="w6ax",
+            int8_mode=5,
+            linear=lambda dtype: Int6Codec(),
+            layout="frag16x128",
+            group_size=GROUP_SIZE,
+        ),
+    )
+}

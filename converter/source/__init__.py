@@ -1,0 +1,59 @@
+"""Checkpoints that can be converted: safetensors, pytorch_model.bin, GGUF."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flexq_ft.converter.folder import list_model_dirs
+from flexq_ft.converter.source.base import Source, TensorInfo, hash_files
+from flexq_ft.converter.source.safetensors import SafetensorsSource
+from flexq_ft.errors import ConfigError
+
+__all__ = ["Source", "TensorInfo", "hash_files", "open_source"]
+
+_FORMATS = "a Hugging Face folder (model.safetensors or pytorch_model.bin) or a GGUF file"
+
+
+def open_source(path: str | Path) -> Source:
+    """Opens a checkpoint: a Hugging Face folder, a GGUF file, or a folder with one GGUF file.
+
+    Reads headers only. Raises ConfigError for a path that is none of these, WeightError for a
+    checkpoint with faults.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist", hint=_FORMATS)
+    if path.is_file():
+        if path.suffix == ".gguf":
+            return _open_gguf(path)
+        raise ConfigError(f"{path} is no checkpoint", hint=_FORMATS)
+    for single in ("model.safetensors", "model.safetensors.index.json"):
+        if (path / single).is_file():
+            return SafetensorsSource(path)
+    for single in ("pytorch_model.bin", "pytorch_model.bin.index.json"):
+        if (path / single).is_file():
+            from flexq_ft.converter.source.pytorch import PytorchSource
+
+            return PytorchSource(path)
+    return _open_other_folder(path)
+
+
+def _open_other_folder(path: Path) -> Source:
+    if (path / "config.ini").is_file() or list_model_dirs(path):
+        raise ConfigError(
+            f"{path} is a FasterTransformer or flexq-ft folder, which cannot be converted again",
+            hint="convert the Hugging Face checkpoint it came from",
+        )
+    models = sorted(path.glob("*.gguf"))
+    if len(models) == 1:
+        return _open_gguf(models[0])
+    if models:
+        names = ", ".join(model.name for model in models)
+        raise ConfigError(f"{path} holds {len(models)} GGUF files", hint=f"name one: {names}")
+    raise ConfigError(f"{path} holds no checkpoint", hint=_FORMATS)
+
+
+def _open_gguf(path: Path) -> Source:
+    from flexq_ft.converter.source.gguf import GgufSource
+
+    return GgufSource(path)

@@ -1,0 +1,29 @@
+"""Small JSON files of a checkpoint, read with bounds and typed errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from flexq_ft.errors import WeightError
+
+__all__ = ["read_json_object"]
+
+_MAX_BYTES = 64 << 20
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises WeightError naming the file."""
+    try:
+        size = path.stat().st_size
+        if size > _MAX_BYTES:
+            raise WeightError(f"{path.name} holds {size} bytes, more than {_MAX_BYTES}")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise WeightError(f"{path} is missing", hint="a complete Hugging Face folder") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise WeightError(f"{path.name} is not valid JSON", cause=str(error)) from error
+    if not isinstance(content, dict):
+        raise WeightError(f"{path.name} holds no JSON object")
+    return content

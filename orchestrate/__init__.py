@@ -1,0 +1,1 @@
+"""Commands, Python API, launcher and sweeps: everything a user of flexq-ft touches."""

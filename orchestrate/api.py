@@ -1,0 +1,369 @@
+"""The Python API: LLM, SamplingParams, RequestOutput.
+
+with LLM("out/llama-7b", scheme="flexq", tensor_parallel_size=2) as llm:
+    for result in llm.generate(["Hello", "Bonjour"], SamplingParams(max_tokens=64, seed=7)):
+        print(result.outputs[0].text, result.metrics.decode_tok_s)
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexq_ft.errors import ConfigError, FlexQFtError
+from flexq_ft.orchestrate import world
+from flexq_ft.orchestrate.engine import (
+    EngineClient,
+    EngineInfo,
+    EngineOptions,
+    LocalEngine,
+    Request,
+    SingleRank,
+    describe,
+)
+from flexq_ft.orchestrate.models import SourceProgress, find_model
+from flexq_ft.orchestrate.outputs import (
+    CompletionOutput,
+    Metrics,
+    RequestOutput,
+    StreamPiece,
+    TextSequence,
+)
+from flexq_ft.orchestrate.sampling import SamplingParams
+from flexq_ft.orchestrate.suggest import refuse_unknown
+from flexq_ft.orchestrate.tokenizer import Tokenizer
+
+__all__ = [
+    "LLM",
+    "CompletionOutput",
+    "Metrics",
+    "RequestOutput",
+    "SamplingParams",
+    "ScoreOutput",
+    "StreamPiece",
+]
+
+Prompt = str | Sequence[int]
+
+
+@dataclass(frozen=True)
+class ScoreOutput:
+    """Of one text: log-probabilities of its tokens given those before (the first is None)."""
+
+    token_ids: list[int]
+    logprobs: list[float | None]
+    sum_logprob: float
+    argmax: list[int]  # the most likely id at each position but the first
+
+
+class LLM:
+    """One loaded model.
+
+    model: a flexq-ft folder (OUT or OUT/N-gpu), one written by FasterTransformer, a Hugging Face
+    directory or a .gguf file; the last two are converted into a cache first (cache_dir, default
+    $XDG_CACHE_HOME/flexq-ft). scheme: fp16 bf16 fp32 w8a16 w8a8 w6ax, or a policy's name (flexq
+    w6a6 w6a8 w6a16) for w6ax with it. policy: a name, a YAML file or a mapping. dtype: compute
+    type, by default the folder's. threads: per rank, by default cores / ranks. max_len: longest
+    prompt + output. max_batch: sequences decoded together. notify: called with a line of text
+    about what is being done (conversion into the cache).
+
+    Under mpirun every rank makes the same LLM; rank 0 goes on, the others serve it and then exit.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        scheme: str | None = None,
+        policy: str | Path | dict[str, Any] | None = None,
+        dtype: str | None = None,
+        tensor_parallel_size: int = 1,
+        threads: int | None = None,
+        max_len: int | None = None,
+        max_batch: int = 8,
+        cache_dir: str | Path | None = None,
+        notify: Callable[[str], None] | None = None,
+        progress: SourceProgress | None = None,
+        **unknown: Any,
+    ) -> None:
+        refuse_unknown("keyword of LLM()", unknown, _keywords(LLM.__init__))
+        _at_least_one(
+            tensor_parallel_size=tensor_parallel_size,
+            max_batch=max_batch,
+            threads=threads,
+            max_len=max_len,
+        )
+        comm = world.join(tensor_parallel_size)
+        found = find_model(
+            Path(model),
+            tensor_parallel_size=tensor_parallel_size,
+            scheme=scheme,
+            policy=policy,
+            dtype=dtype,
+            cache_dir=None if cache_dir is None else Path(cache_dir),
+            notify=notify or (lambda line: None),
+            progress=progress,
+        )
+        options = EngineOptions(
+            model_dir=str(found.folder),
+            tensor_parallel_size=tensor_parallel_size,
+            scheme=found.scheme,
+            policy=found.policy,
+            dtype=found.dtype,
+            max_len=max_len or 0,
+            max_batch=max_batch,
+            threads=threads or 0,
+        )
+        self._tokenizer = Tokenizer.load(found.folder)
+        self._engine: EngineClient | None = open_engine(options, comm)
+
+    @classmethod
+    def from_engine(cls, engine: EngineClient, tokenizer: Tokenizer | None) -> LLM:
+        """Around an engine that is already open."""
+        llm = cls.__new__(cls)
+        llm._engine = engine
+        llm._tokenizer = tokenizer
+        return llm
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the ranks and frees the model; a second time does nothing."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    @property
+    def info(self) -> EngineInfo:
+        """The model and the choices as resolved."""
+        return self._open().info
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """None where the model folder has no tokenizer: ids in, ids out."""
+        return self._tokenizer
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> list[RequestOutput]:
+        """The continuation of each prompt, in order. Prompts are texts or lists of ids.
+
+        Raises ConfigError for an empty prompt, one that does not fit, or ids not in the vocabulary,
+        before anything runs.
+        """
+        batch: list[Prompt] = [prompts] if isinstance(prompts, str) else list(prompts)  # type: ignore[arg-type]
+        sequences = self._sequences(batch, params)
+        outputs = []
+        for result in self._in_order(sequences):
+            if isinstance(result, FlexQFtError):
+                raise result
+            outputs.append(result)
+        return outputs
+
+    def generate_each(
+        self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]
+    ) -> Iterator[RequestOutput | FlexQFtError]:
+        """As generate, but each result as soon as it and those before it are there; a prompt that
+        cannot be run gives its error in its place."""
+        every = _params_for(len(prompts), params)
+        sequences: list[TextSequence | FlexQFtError] = []
+        for prompt, one in zip(prompts, every, strict=True):
+            try:
+                sequences.append(self._sequence(prompt, one))
+            except ConfigError as error:
+                sequences.append(error)
+        return self._in_order(sequences)
+
+    def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None
+    ) -> Generator[StreamPiece, None, None]:
+        """Pieces as tokens come, in whole characters; the last has `output`. Closing it stops."""
+        sequence = self._sequence(prompt, params or SamplingParams())
+        return self._pieces(sequence)
+
+    def score(self, texts: Sequence[Prompt]) -> list[ScoreOutput]:
+        """Log-probability of every token of each text (or list of ids), teacher-forced."""
+        outputs = []
+        for text in texts:
+            ids = self._ids(text)
+            scored = self._open().score(ids)
+            logprobs: list[float | None] = [None, *scored.logprobs]
+            outputs.append(ScoreOutput(ids, logprobs, float(sum(scored.logprobs)), scored.argmax))
+        return outputs
+
+    def forward_logits(
+        self, ids: Sequence[int] | Sequence[Sequence[int]]
+    ) -> NDArray[np.float32] | list[NDArray[np.float32]]:
+        """Logits [tokens, vocab] in fp32 of one list of ids, or a list of them for several."""
+        if len(ids) > 0 and isinstance(ids[0], int | np.integer):
+            return self._open().forward(self._ids(ids))  # type: ignore[arg-type]
+        return [self._open().forward(self._ids(one)) for one in ids]  # type: ignore[arg-type]
+
+    def _open(self) -> EngineClient:
+        if self._engine is None:
+            raise ConfigError("this LLM is closed.", hint="make a new one")
+        return self._engine
+
+    def _ids(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            if self._tokenizer is None:
+                raise ConfigError(
+                    "this model has no tokenizer, so it takes no text.",
+                    cause=f"{self.info.model_dir} holds no tokenizer.json.",
+                    hint="token ids: --ids 1,450,7   or, in Python, a list of ids",
+                )
+            ids = self._tokenizer.encode(prompt)
+        else:
+            ids = [int(token) for token in prompt]
+        self._check_ids(ids)
+        return ids
+
+    def _check_ids(self, ids: list[int]) -> None:
+        info = self.info
+        if not ids:
+            raise ConfigError("the prompt is empty.", hint="give at least one token")
+        wrong = [token for token in ids if not 0 <= token < info.vocab_size]
+        if wrong:
+            raise ConfigError(
+                f"token id {wrong[0]} is not in the vocabulary.",
+                cause=f"ids go from 0 to {info.vocab_size - 1:,}.",
+                hint="ids of this model's own tokenizer",
+            )
+
+    def _sequences(
+        self,
+        prompts: Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None,
+    ) -> list[TextSequence | FlexQFtError]:
+        if prompts and isinstance(prompts[0], int | np.integer):
+            raise ConfigError(
+                "generate() takes a list of prompts.",
+                cause="it was given one list of ids.",
+                hint="llm.generate([ids], params)",
+            )
+        every = _params_for(len(prompts), params or SamplingParams())
+        return [self._sequence(p, one) for p, one in zip(prompts, every, strict=True)]
+
+    def _sequence(self, prompt: Prompt, params: SamplingParams) -> TextSequence:
+        ids = self._ids(prompt)
+        if len(ids) >= self.info.max_len:
+            raise ConfigError(
+                f"the prompt has {len(ids):,} tokens; with at least one new token it does not fit "
+                f"in {self.info.max_len:,}.",
+                cause="the context of the model, or --max-len.",
+                hint="a shorter prompt, or a larger --max-len if the model allows it",
+            )
+        if params.stop and self._tokenizer is None:
+            raise ConfigError(
+                "stop texts need a tokenizer, and this model has none.",
+                hint="stop_words with token ids",
+            )
+        text = prompt if isinstance(prompt, str) else None
+        return TextSequence(text, ids, params.with_seed(), self._tokenizer)
+
+    def _pieces(self, sequence: TextSequence) -> Generator[StreamPiece, None, None]:
+        engine = self._open()
+        request = Request(0, sequence.prompt_ids, sequence.params.engine_fields())
+        with closing(engine.generate([request])) as steps:
+            for event in (event for step in steps for event in step):
+                piece = sequence.push(event)
+                if sequence.done:
+                    break
+                yield piece
+        if sequence.error is not None:
+            raise sequence.error
+        output = sequence.output()
+        yield StreamPiece(piece.text, piece.token_ids, sequence.finish, output)
+
+    def _in_order(
+        self, sequences: Sequence[TextSequence | FlexQFtError]
+    ) -> Iterator[RequestOutput | FlexQFtError]:
+        engine = self._open()
+        running = {i: s for i, s in enumerate(sequences) if isinstance(s, TextSequence)}
+        requests = [Request(i, s.prompt_ids, s.params.engine_fields()) for i, s in running.items()]
+        ready: dict[int, RequestOutput | FlexQFtError] = {
+            i: s for i, s in enumerate(sequences) if isinstance(s, FlexQFtError)
+        }
+        given = 0
+        with closing(engine.generate(requests)) as steps:
+            for step in steps:
+                for event in step:
+                    sequence = running.get(event.id)
+                    if sequence is None:
+                        continue  # cancelled; the engine had gone on a little
+                    sequence.push(event)
+                    if sequence.done:
+                        del running[event.id]
+                        ready[event.id] = _result(sequence)
+                        if event.finish is None and event.error is None:
+                            engine.cancel(event.id)
+                while given in ready:
+                    yield ready.pop(given)
+                    given += 1
+        while given in ready:
+            yield ready.pop(given)
+            given += 1
+
+
+def _result(sequence: TextSequence) -> RequestOutput | FlexQFtError:
+    if sequence.error is not None:
+        return sequence.error
+    return sequence.output()
+
+
+def open_engine(options: EngineOptions, comm: Any = None) -> EngineClient:
+    """On the ranks of a world that was joined, on ranks of our own, or in this process."""
+    if comm is not None:
+        from flexq_ft.orchestrate.worker import Leader
+
+        leader = Leader(options, comm)
+        return LocalEngine(leader, describe(leader.engine, options))
+    if options.tensor_parallel_size > 1:
+        from flexq_ft.orchestrate.launcher import RemoteEngine
+
+        return RemoteEngine(options)
+    single = SingleRank(options)
+    return LocalEngine(single, describe(single.engine, options))
+
+
+def _params_for(
+    count: int, params: SamplingParams | Sequence[SamplingParams]
+) -> list[SamplingParams]:
+    if isinstance(params, SamplingParams):
+        return [params] * count
+    if len(params) != count:
+        raise ConfigError(
+            f"{count} prompts, but {len(params)} SamplingParams.",
+            hint="one SamplingParams for all, or one for each prompt",
+        )
+    return list(params)
+
+
+def _keywords(function: Callable[..., Any]) -> list[str]:
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+
+
+def _at_least_one(**values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} is {value}; it must be at least 1.", hint=f"change {name}")

@@ -1,0 +1,117 @@
+"""Progress on stderr: a rich bar on a terminal, one plain line at each 10 % elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Protocol
+
+from flexq_ft.orchestrate.cli.console import console
+
+
+class ProgressBar(Protocol):
+    """What a long job calls as it goes."""
+
+    def advance(self, amount: int, label: str = "") -> None:
+        """amount more of the total are done; label: what is being worked on."""
+
+
+class _NoProgress:
+    def advance(self, amount: int, label: str = "") -> None:
+        pass
+
+
+class _PlainLines:
+    def __init__(self, description: str, total: int, *, is_bytes: bool) -> None:
+        self._description = description
+        self._total = max(total, 1)
+        self._is_bytes = is_bytes
+        self._done = 0
+        self._shown = 0
+        self._start = time.monotonic()
+
+    def advance(self, amount: int, label: str = "") -> None:
+        self._done += amount
+        tenth = min(10, 10 * self._done // self._total)
+        if tenth > self._shown:
+            self._shown = tenth
+            seconds = max(time.monotonic() - self._start, 1e-9)
+            left = seconds * max(self._total - self._done, 0) / max(self._done, 1)
+            console.info(
+                f"{self._description}: {10 * tenth} % ({self._amount(self._done)} of "
+                f"{self._amount(self._total)}, {self._amount(int(self._done / seconds))}/s, "
+                f"{left:.0f} s left)"
+            )
+
+    def _amount(self, value: int) -> str:
+        return f"{value / 1e6:,.1f} MB" if self._is_bytes else f"{value:,}"
+
+
+@contextmanager
+def progress(description: str, total: int, *, is_bytes: bool = False) -> Iterator[ProgressBar]:
+    """`with progress("writing", total=size, is_bytes=True) as bar: bar.advance(n, name)`."""
+    rich_console = console.rich()
+    if console.quiet or not console.show_progress or total <= 0:
+        yield _NoProgress()
+    elif not rich_console.is_terminal:
+        yield _PlainLines(description, total, is_bytes=is_bytes)
+    else:
+        with _rich_progress(description, total, is_bytes=is_bytes) as bar:
+            yield bar
+
+
+@contextmanager
+def _rich_progress(description: str, total: int, *, is_bytes: bool) -> Iterator[ProgressBar]:
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    amount: list[ProgressColumn] = (
+        [DownloadColumn(), TransferSpeedColumn()] if is_bytes else [MofNCompleteColumn()]
+    )
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *amount,
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[label]}"),
+        console=console.rich(),
+        transient=True,
+    )
+    task = bar.add_task(description, total=total, label="")
+
+    class Bar:
+        def advance(self, amount: int, label: str = "") -> None:
+            bar.update(task, advance=amount, label=label)
+
+    with bar:
+        yield Bar()
+
+
+class ConversionProgress:
+    """A conversion (converter.progress.ProgressSink) shown as a bar of bytes."""
+
+    def __init__(self, description: str) -> None:
+        self._description = description
+        self._stack = ExitStack()
+        self._bar: ProgressBar | None = None
+
+    def start(self, *, total_bytes: int, total_tensors: int) -> None:
+        self._bar = self._stack.enter_context(
+            progress(self._description, total_bytes, is_bytes=True)
+        )
+
+    def advance(self, *, tensor: str, source_bytes: int) -> None:
+        if self._bar is not None:
+            self._bar.advance(source_bytes, tensor)
+
+    def finish(self) -> None:
+        self._stack.close()

@@ -1,0 +1,124 @@
+"""`flexq-ft sweep FILE.yaml`: a matrix of cases, one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+from flexq_ft.orchestrate.cli.console import common_options, console
+from flexq_ft.orchestrate.cli.options import SCHEME_TABLE
+
+SCHEMA = "flexq-ft/sweep-result/1"
+
+EPILOG = f"""\
+Example: flexq-ft sweep configs/sweeps/quick.yaml --dry-run
+
+A finished case is not run again: an interrupted sweep goes on where it stopped. A case that fails
+is a row with its error; the exit code is then 1, at the end.
+
+\b
+{SCHEME_TABLE}
+"""
+
+
+@click.command("sweep", epilog=EPILOG)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for rows.jsonl and report.md.  [default: sweeps/NAME of the file]",
+)
+@click.option("--dry-run", is_flag=True, help="List the cases, and run none.")
+@click.option("--force", is_flag=True, help="Measure finished cases again too.")
+@click.option(
+    "--cache-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where models converted on the fly are kept.",
+)
+@common_options
+def command(
+    file: Path, *, out: Path | None, dry_run: bool, force: bool, cache_dir: Path | None
+) -> int:
+    """Measure a matrix of models, schemes and sizes; one table of speed, memory and quality.
+
+    FILE is a YAML file (schema flexq-ft/sweep/1). Each case runs in its own process. The result is
+    rows.jsonl, one row a case with the command that repeats it, and report.md, made from it.
+    """
+    from flexq_ft.orchestrate.sweep.plan import plan_cases
+    from flexq_ft.orchestrate.sweep.run import SweepRun
+    from flexq_ft.orchestrate.sweep.spec import load_spec
+
+    spec = load_spec(file)
+    cases = plan_cases(spec, base=file.parent)
+    folder = out or Path("sweeps") / file.stem
+    run = SweepRun(cases, folder, title=f"Sweep {file.stem}", cache_dir=cache_dir)
+    config = {"file": str(file), "out": str(folder), **spec.model_dump(mode="json", by_alias=True)}
+    pending = run.pending(force=force)
+    if dry_run:
+        return _list_cases(run, pending, config=config)
+
+    total = len(pending)
+    if total < len(cases):
+        console.info(f"{len(cases) - total} of {len(cases)} cases are finished already.")
+
+    def observe(number: int, case: Any, row: dict[str, Any] | None) -> None:
+        console.info(f"[{number}/{total}] {case.label()}" + ("" if row is None else _outcome(row)))
+
+    rows = run.run(force=force, observe=observe)
+    return _show(run, rows, config=config)
+
+
+def _list_cases(run: Any, pending: list[Any], *, config: dict[str, Any]) -> int:
+    from flexq_ft.orchestrate.sweep.command import reproduce_command
+
+    waiting = {case.case_id for case in pending}
+    if not console.json_mode:
+        for case in run.cases:
+            state = "to run" if case.case_id in waiting else "finished"
+            console.out(f"{case.case_id}  {state:8}  {case.label()}")
+        console.out(f"{len(run.cases)} cases, {len(waiting)} to run.")
+    console.emit(
+        SCHEMA,
+        config=config,
+        results=[
+            {
+                "case_id": case.case_id,
+                "config": case.model_dump(mode="json"),
+                "to_run": case.case_id in waiting,
+                "command": reproduce_command(case),
+            }
+            for case in run.cases
+        ],
+    )
+    return 0
+
+
+def _outcome(row: dict[str, Any]) -> str:
+    if row["error"] is not None:
+        return f": {row['error']['kind']}: {row['error']['message']}"
+    metrics, quality = row["metrics"], row["quality"] or {}
+    parts = [f"prefill {metrics['prefill_tok_s']:.1f} tok/s"]
+    if metrics["decode_tok_s"] is not None:
+        parts.append(f"decode {metrics['decode_tok_s']:.1f} tok/s")
+    if quality.get("ppl"):
+        parts.append(f"perplexity {quality['ppl']['perplexity']:.3f}")
+    return f": {', '.join(parts)} ({row['seconds']:.0f} s)"
+
+
+def _show(run: Any, rows: list[dict[str, Any]], *, config: dict[str, Any]) -> int:
+    from flexq_ft.orchestrate.sweep.report import error_lines, markdown, screen_table
+
+    if not console.json_mode:
+        console.show(screen_table(rows, title=run.title))
+    console.emit(SCHEMA, config=config, results=rows, markdown=markdown(rows, title=run.title))
+    for row in rows:
+        if row["quality"] and row["quality"]["ppl"]:
+            console.info(row["quality"]["ppl"]["description"])
+            break
+    console.info(f"report: {run.report_path}   rows, with commands: {run.store.path}")
+    failed = error_lines(rows)
+    for line in failed:
+        console.info(line)
+    return 1 if failed else 0

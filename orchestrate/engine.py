@@ -1,0 +1,245 @@
+"""One engine to the layers above, wherever its ranks are: requests in, token events out.
+
+`LocalEngine` drives `_native.Engine` in this process; `RemoteEngine` (launcher.py) has the same
+face over a socket. Which sequences run together is decided here: as many as fit, in order.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexq_ft.errors import ConfigError, FlexQFtError
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt; params are the engine's sampling fields. id is the caller's."""
+
+    id: int
+    prompt: list[int]
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """One token of one request, or the error that ended it. Times in seconds, monotonic clock."""
+
+    id: int
+    token: int
+    logprob: float
+    finish: str | None
+    started: float  # when the prompt was handed to the engine
+    time: float  # when the token was on the host
+    # Of all ranks together, so far; with the first and the last token of a request.
+    peak_memory_bytes: int = 0
+    error: FlexQFtError | None = None
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What was loaded, as resolved."""
+
+    model_dir: str
+    name: str
+    architecture: str
+    vocab_size: int
+    eos_ids: list[int]
+    max_len: int
+    max_batch: int
+    scheme: str
+    dtype: str
+    policy: Any
+    tensor_parallel_size: int
+    threads: int
+    memory_bytes: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Of one sequence: log-probability of each token but the first, and the most likely id."""
+
+    logprobs: list[float]
+    argmax: list[int]
+
+
+class EngineClient(Protocol):
+    """What the API needs of an engine."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    def generate(self, requests: Sequence[Request]) -> Generator[list[TokenEvent], None, None]:
+        """Events of all requests, step by step. Closing the generator stops them all."""
+
+    def cancel(self, request_id: int) -> None:
+        """Stop one request of the running generate; later events of it may be ignored."""
+
+    def score(self, ids: Sequence[int]) -> Score: ...
+
+    def forward(self, ids: Sequence[int]) -> NDArray[np.float32]: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class _Running:
+    request: Request
+    started: float
+    is_first: bool = True
+
+
+class LocalEngine:
+    """Drives one `_native.Engine` (or what stands for the ranks of a group: worker.Leader)."""
+
+    def __init__(self, native: Any, info: EngineInfo) -> None:
+        self._native = native
+        self._info = info
+        self._waiting: deque[Request] = deque()
+        self._running: dict[int, _Running] = {}  # by slot
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._info
+
+    def generate(self, requests: Sequence[Request]) -> Generator[list[TokenEvent], None, None]:
+        self._waiting.extend(requests)
+        try:
+            while self._waiting or self._running:
+                refused = self._admit()
+                if refused:
+                    yield refused
+                if self._running:
+                    yield self._step()
+        finally:
+            self._waiting.clear()
+            for slot in list(self._running):
+                self._release(slot)
+
+    def _admit(self) -> list[TokenEvent]:
+        """Hand over what fits; when nothing runs the next one must fit or fail."""
+        refused = []
+        while self._waiting:
+            request = self._waiting[0]
+            room = self._native.can_admit(len(request.prompt), request.params["max_tokens"])
+            if self._running and not room:
+                break
+            self._waiting.popleft()
+            now = time.monotonic()
+            try:
+                slot = self._native.admit(request.prompt, **request.params)
+            except ConfigError as error:
+                refused.append(TokenEvent(request.id, -1, 0.0, None, now, now, error=error))
+            else:
+                self._running[slot] = _Running(request, now)
+        return refused
+
+    def _step(self) -> list[TokenEvent]:
+        outputs = self._native.step()
+        now = time.monotonic()
+        peak: int | None = None
+        events = []
+        for slot, token, logprob, finish in outputs:
+            running = self._running[slot]
+            first, running.is_first = running.is_first, False
+            if peak is None and (first or finish is not None):
+                peak = int(self._native.peak_memory_bytes())
+            events.append(
+                TokenEvent(
+                    running.request.id,
+                    token,
+                    logprob,
+                    finish,
+                    running.started,
+                    now,
+                    peak_memory_bytes=peak or 0,
+                )
+            )
+            if finish is not None:
+                self._release(slot)
+        return events
+
+    def cancel(self, request_id: int) -> None:
+        for slot, running in list(self._running.items()):
+            if running.request.id == request_id:
+                self._release(slot)
+        self._waiting = deque(r for r in self._waiting if r.id != request_id)
+
+    def _release(self, slot: int) -> None:
+        del self._running[slot]
+        self._native.release(slot)
+
+    def score(self, ids: Sequence[int]) -> Score:
+        logprobs, argmax = self._native.score(list(ids))
+        return Score(np.asarray(logprobs).tolist(), np.asarray(argmax).tolist())
+
+    def forward(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        return np.asarray(self._native.forward(list(ids)), dtype=np.float32)
+
+    def close(self) -> None:
+        self._native = None
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What `_native.Engine` is made with; 0 and None mean its defaults."""
+
+    model_dir: str
+    tensor_parallel_size: int = 1
+    scheme: str | None = None
+    policy: Any = None
+    dtype: str | None = None
+    max_len: int = 0
+    max_batch: int = 8
+    threads: int = 0
+
+
+class SingleRank:
+    """`_native.Engine` on one rank, with the process's peak memory beside."""
+
+    def __init__(self, options: EngineOptions, comm: Any = None) -> None:
+        from flexq_ft import _native
+
+        self._peak = _native.peak_resident_bytes
+        self.engine = _native.Engine(
+            options.model_dir,
+            dtype=options.dtype,
+            scheme=options.scheme,
+            policy=options.policy,
+            max_len=options.max_len,
+            max_batch=options.max_batch,
+            threads=options.threads,
+            comm=comm,
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+    def peak_memory_bytes(self) -> int:
+        return int(self._peak())
+
+
+def describe(engine: Any, options: EngineOptions) -> EngineInfo:
+    """What a loaded `_native.Engine` says about itself."""
+    config = engine.config
+    return EngineInfo(
+        model_dir=options.model_dir,
+        name=config.name,
+        architecture=str(config.architecture),
+        vocab_size=config.vocab_size,
+        eos_ids=list(config.eos_ids),
+        max_len=engine.max_len,
+        max_batch=engine.max_batch,
+        scheme=engine.scheme,
+        dtype=engine.dtype,
+        policy=engine.policy,
+        tensor_parallel_size=options.tensor_parallel_size,
+        threads=engine.threads,
+        memory_bytes=dict(engine.memory()),
+    )

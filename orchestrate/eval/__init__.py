@@ -1,0 +1,1 @@
+"""Quality of a model on given text: perplexity by named protocols, and token agreement."""

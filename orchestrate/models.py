@@ -1,0 +1,145 @@
+"""MODEL on a command line or in LLM(): the folder it means, converted into a cache if need be.
+
+The cache's key is made of the source files' names, sizes and times and of what was chosen, so that
+no run reads a whole checkpoint only to find out that it is known.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flexq_ft.errors import ConfigError
+from flexq_ft.orchestrate.cli.options import POLICY_SCHEMES
+
+if TYPE_CHECKING:
+    from flexq_ft.converter.options import ConvertOptions
+    from flexq_ft.converter.progress import ProgressSink as SourceProgress
+else:
+    SourceProgress = Any
+
+# A new number makes every cached model be converted again: the layout or its numbers changed.
+CACHE_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A model folder, and the choices as the engine takes them."""
+
+    folder: Path
+    scheme: str | None
+    policy: dict[str, Any] | None
+    dtype: str | None
+
+
+def find_model(
+    model: Path,
+    *,
+    tensor_parallel_size: int,
+    scheme: str | None,
+    policy: str | Path | dict[str, Any] | None,
+    dtype: str | None,
+    cache_dir: Path | None,
+    notify: Callable[[str], None],
+    progress: SourceProgress | None,
+) -> FoundModel:
+    """Raises ConfigError if the path is nothing that holds a model, or the choices contradict."""
+    from flexq_ft.converter.folder import list_model_dirs, resolve_model_dir
+    from flexq_ft.converter.options import DTYPES, ConvertOptions
+
+    if not model.exists():
+        raise ConfigError(f"{model} does not exist.", hint="flexq-ft run PATH_OF_A_MODEL …")
+    is_folder = model.is_dir() and (
+        (model / "config.ini").is_file() or bool(list_model_dirs(model))
+    )
+    if scheme is None and not is_folder:
+        scheme = "w6ax" if policy is not None else dtype or "fp16"
+    if scheme is not None:  # checked here, so that the cache and the engine get what makes sense
+        options = ConvertOptions(
+            scheme=scheme,
+            dtype=None if scheme in DTYPES else dtype,
+            policy=str(policy) if isinstance(policy, Path) else policy,
+            tp=(tensor_parallel_size,),
+        )
+        policy = options.resolved_policy if policy or scheme in POLICY_SCHEMES else None
+        if not is_folder:
+            folder = _from_cache(model, options, cache_dir, notify, progress)
+        scheme = "w6ax" if scheme in POLICY_SCHEMES else scheme
+    if is_folder:
+        folder = resolve_model_dir(model, tensor_parallel_size)
+    return FoundModel(folder, scheme, _checked_policy(folder, policy), dtype)
+
+
+def _checked_policy(
+    folder: Path, policy: str | Path | dict[str, Any] | None
+) -> dict[str, Any] | None:
+    if policy is None:
+        return None
+    from flexq_ft import _native
+    from flexq_ft.converter.policy import resolve_policy
+
+    config = _native.open_model_folder(str(folder)).config
+    block = ("gate_up", "down") if config.gated_ffn else ("fc1", "fc2")
+    return resolve_policy(policy, num_layers=config.num_layers, linears=("qkv", "o", *block))
+
+
+def cache_root(cache_dir: Path | None) -> Path:
+    """Where converted models are kept."""
+    if cache_dir is not None:
+        return cache_dir
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "flexq-ft"
+
+
+def _from_cache(
+    model: Path,
+    options: ConvertOptions,
+    cache_dir: Path | None,
+    notify: Callable[[str], None],
+    progress: SourceProgress | None,
+) -> Path:
+    from flexq_ft.converter import convert
+
+    out = cache_root(cache_dir) / f"{model.resolve().stem}-{_cache_key(model, options)}"
+    folder = out / f"{options.tp[0]}-gpu"
+    if folder.is_dir():
+        notify(f"using {folder}")
+        return folder
+    with _locked(out):
+        if not folder.is_dir():  # another process may have made it meanwhile
+            notify(f"converting {model} to {options.scheme} into {out} (kept for later runs)")
+            convert(model, out, options, progress=progress)
+    return folder
+
+
+def _cache_key(model: Path, options: ConvertOptions) -> str:
+    files = [model] if model.is_file() else sorted(p for p in model.iterdir() if p.is_file())
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    # Neither the policy nor the ranks: weights do not depend on the one, and folders of several
+    # sizes lie beside each other.
+    chosen = [CACHE_FORMAT, options.resolved_scheme, options.resolved_dtype]
+    return hashlib.sha256(json.dumps([stats, chosen]).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Two runs must not convert into one folder at the same time."""
+    lock = out.with_name(out.name + ".lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with lock.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+    except PermissionError as error:
+        raise ConfigError(
+            f"the cache {out.parent} cannot be written.",
+            cause=str(error),
+            hint="--cache-dir FOLDER, or convert the model first: flexq-ft convert",
+        ) from error

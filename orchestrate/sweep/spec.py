@@ -1,0 +1,252 @@
+"""The sweep file, schema `flexq-ft/sweep/1`: what may stand in it, and errors with their lines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import pydantic
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from flexq_ft.errors import ConfigError
+from flexq_ft.orchestrate.cli.options import DTYPES, POLICY_SCHEMES, SCHEMES
+from flexq_ft.orchestrate.eval.perplexity import TextProtocol
+from flexq_ft.orchestrate.sweep.marks import Location, MarkedYaml, unknown_key
+
+SCHEMA = "flexq-ft/sweep/1"
+MAX_AXIS_VALUES = 1000
+
+_NUMBER = r"(\d+[kM]?)"
+_RANGE = re.compile(rf"{_NUMBER}-{_NUMBER}(?:([*+]){_NUMBER})?")
+_FACTORS = {"k": 1 << 10, "M": 1 << 20}
+
+
+def expand_numbers(value: object) -> object:
+    """`8`, `"2k"`, `"1,2,4"`, `"1-64*2"`, `"128-1024+128"`, or a list of such, as numbers.
+
+    A range without a step counts by 1; its end is included when a step lands on it. Anything else
+    is returned as it is, for pydantic to refuse.
+    """
+    numbers: list[object] = []
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, str):
+            for part in item.split(","):
+                numbers.extend(_expand_text(part.strip()))
+        else:
+            numbers.append(item)
+    return numbers
+
+
+def _expand_text(part: str) -> Iterable[object]:
+    if re.fullmatch(_NUMBER, part):
+        return [_whole(part)]
+    if match := _RANGE.fullmatch(part):
+        step = 1 if match[4] is None else _whole(match[4])
+        return _range(_whole(match[1]), _whole(match[2]), match[3] or "+", step)
+    return [part]
+
+
+def _whole(text: str) -> int:
+    return int(text.rstrip("kM")) * _FACTORS.get(text[-1], 1)
+
+
+def _range(first: int, last: int, operator: str, step: int) -> Iterable[int]:
+    grows = step >= 1 if operator == "+" else (step >= 2 and first >= 1)
+    if first > last or not grows:
+        raise ValueError(f"the range {first}-{last}{operator}{step} never reaches its end")
+    value = first
+    for _ in range(MAX_AXIS_VALUES + 1):
+        if value > last:
+            return
+        yield value
+        value = value + step if operator == "+" else value * step
+    raise ValueError(f"the range {first}-{last} has more than {MAX_AXIS_VALUES} values")
+
+
+def _as_list(value: object) -> object:
+    return value if isinstance(value, list) else [value]
+
+
+def _known_scheme(value: str) -> str:
+    known = (*SCHEMES, *POLICY_SCHEMES)
+    if value not in known:
+        raise ValueError(f"unknown scheme '{value}'; known: {', '.join(known)}")
+    return value
+
+
+Count = Annotated[int, Field(ge=1, strict=True)]
+Numbers = Annotated[list[Count], BeforeValidator(expand_numbers), Field(min_length=1)]
+SchemeName = Annotated[str, pydantic.AfterValidator(_known_scheme)]
+Texts = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
+Schemes = Annotated[list[SchemeName], BeforeValidator(_as_list), Field(min_length=1)]
+Dtype = Literal["fp16", "bf16", "fp32"]
+Dtypes = Annotated[list[Dtype], BeforeValidator(_as_list), Field(min_length=1)]
+assert get_args(Dtype) == DTYPES
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Matrix(_Strict):
+    """Axes of the product. An axis that is absent has one value, the default."""
+
+    model: Texts | None = None
+    scheme: Schemes | None = None
+    policy: Texts | None = None
+    dtype: Dtypes | None = None
+    tp: Numbers = [1]
+    batch: Numbers = [1]
+    prompt_tokens: Numbers = [128]
+    output_tokens: Numbers = [128]
+
+
+class IncludedCase(_Strict):
+    """One whole case beside the matrix; what is absent has the matrix's default."""
+
+    model: str | None = None
+    scheme: SchemeName | None = None
+    policy: str | None = None
+    dtype: Dtype | None = None
+    tp: Count = 1
+    batch: Count = 1
+    prompt_tokens: Count = 128
+    output_tokens: Count = 128
+
+
+class ExcludedCases(_Strict):
+    """Cases to leave out: those that agree in every axis given."""
+
+    model: Texts | None = None
+    scheme: Schemes | None = None
+    policy: Texts | None = None
+    dtype: Dtypes | None = None
+    tp: Numbers | None = None
+    batch: Numbers | None = None
+    prompt_tokens: Numbers | None = None
+    output_tokens: Numbers | None = None
+
+
+class Repeat(_Strict):
+    """Timed requests of a case, after one that warms up: at least `min`; then until the
+    coefficient of variation of the decode rate is at most `until_cv`, or `max` is reached."""
+
+    min: Count = 3
+    max: Count = 3
+    until_cv: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _min_alone_is_max_too(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "min" in data and "max" not in data:
+            return {**data, "max": data["min"]}
+        return data
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Repeat:
+        if self.max < self.min:
+            raise ValueError(f"max ({self.max}) is less than min ({self.min})")
+        return self
+
+
+class PerplexitySpec(_Strict):
+    """A text, and how perplexity over it is taken (docs/numerics.md)."""
+
+    text: str
+    protocol: TextProtocol = "paper"
+    window: Annotated[int, Field(ge=2, strict=True)] | None = None
+    max_windows: Count | None = None
+
+
+class Quality(_Strict):
+    """What is measured besides speed. agreement_with: a scheme, run at tp 1 over the same text."""
+
+    ppl: PerplexitySpec | None = None
+    agreement_with: SchemeName | None = None
+
+    @model_validator(mode="after")
+    def _agreement_needs_a_text(self) -> Quality:
+        if self.agreement_with is not None and self.ppl is None:
+            raise ValueError("agreement_with needs a text: give quality.ppl as well")
+        return self
+
+
+class SweepSpec(_Strict):
+    """A sweep file. Paths in it are relative to its own folder."""
+
+    schema_: Literal["flexq-ft/sweep/1"] = Field(alias="schema")
+    model: str | None = None
+    matrix: Matrix | None = None
+    include: list[IncludedCase] = []
+    exclude: list[ExcludedCases] = []
+    repeat: Repeat = Repeat()
+    quality: Quality = Quality()
+    seed: Annotated[int, Field(ge=0, strict=True)] = 0
+
+    @model_validator(mode="after")
+    def _has_cases(self) -> SweepSpec:
+        if self.matrix is None and not self.include:
+            raise ValueError("no cases: give a matrix, or include")
+        return self
+
+
+_KEYS: dict[tuple[str, ...], type[BaseModel]] = {
+    (): SweepSpec,
+    ("matrix",): Matrix,
+    ("include",): IncludedCase,
+    ("exclude",): ExcludedCases,
+    ("repeat",): Repeat,
+    ("quality",): Quality,
+    ("quality", "ppl"): PerplexitySpec,
+}
+
+
+def load_spec(path: Path) -> SweepSpec:
+    """Read and check a sweep file. Raises ConfigError with the line of each fault."""
+    document = MarkedYaml(path)
+    if not isinstance(document.data, dict):
+        raise ConfigError(document.fault((), f"a sweep file is a mapping with schema: {SCHEMA}"))
+    try:
+        return SweepSpec.model_validate(document.data)
+    except pydantic.ValidationError as error:
+        faults = [
+            document.fault(_in_document(item["loc"], document.data), _describe(item))
+            for item in error.errors()
+        ]
+    faults = list(dict.fromkeys(faults))
+    if len(faults) == 1:
+        raise ConfigError(faults[0])
+    raise ConfigError(
+        f"{len(faults)} faults in {path}; nothing was run.", cause="\n    ".join(faults)
+    )
+
+
+def _in_document(location: Location, data: Any) -> Location:
+    """The part of pydantic's location that exists in the file (it adds names of its own)."""
+    found: list[str | int] = []
+    for part in location:
+        in_mapping = isinstance(data, dict) and part in data
+        in_list = isinstance(data, list) and isinstance(part, int) and part < len(data)
+        if not (in_mapping or in_list):
+            break
+        data = data[part]
+        found.append(part)
+    return found
+
+
+def _describe(item: Any) -> str:
+    location = item["loc"]
+    names = tuple(part for part in location if isinstance(part, str))
+    if item["type"] == "extra_forbidden":
+        fields = _KEYS[names[:-1]].model_fields
+        return unknown_key(str(location[-1]), (f.alias or name for name, f in fields.items()))
+    where = ".".join(names)
+    if item["type"] == "missing":
+        return f"'{where}' is missing"
+    text = str(item["msg"]).removeprefix("Value error, ")
+    given = item["input"]
+    if item["type"] == "value_error" or isinstance(given, dict | list):
+        return f"{where}: {text}" if where else text
+    return f"{where}: {text}, not {given!r}"

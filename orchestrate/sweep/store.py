@@ -1,0 +1,60 @@
+"""Rows of a sweep as JSON lines: appended one by one, so that an interruption loses none."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flexq_ft.errors import ConfigError
+
+ROWS_NAME = "rows.jsonl"
+Row = dict[str, Any]
+
+
+class RowStore:
+    """The JSON lines of one output folder. The last row of a case_id is the one that counts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / ROWS_NAME
+
+    def load(self) -> list[Row]:
+        """All rows, in the order of their cases' first appearance; none if there is no file yet.
+
+        A last line without its end is what a killed process left: it is skipped, and the next
+        append replaces it. Any other broken line raises ConfigError.
+        """
+        rows: dict[str, Row] = {}
+        for number, line in enumerate(self._complete_lines(), start=1):
+            try:
+                row = json.loads(line)
+                rows[row["case_id"]] = row
+            except (ValueError, TypeError, KeyError) as error:
+                raise ConfigError(
+                    f"{self.path}:{number}: not a row of a sweep.",
+                    cause=f"{type(error).__name__}: {error}",
+                    hint="remove that line, or name another --out",
+                ) from error
+        return list(rows.values())
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add one row, on disk when this returns."""
+        text = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = sum(len(line) + 1 for line in self._complete_lines())
+        with self.path.open("ab") as file:
+            file.truncate(kept)
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def finished(self) -> set[str]:
+        """The case_ids whose row has no error."""
+        return {row["case_id"] for row in self.load() if row.get("error") is None}
+
+    def _complete_lines(self) -> list[bytes]:
+        if not self.path.exists():
+            return []
+        return self.path.read_bytes().split(b"\n")[:-1]

@@ -1,0 +1,187 @@
+"""Texts to ids and back: tokenizer.json through the `tokenizers` library, chat templates in a
+sandbox, and a detokeniser that gives whole UTF-8 characters as tokens come.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flexq_ft.errors import ConfigError, WeightError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as HfTokenizer
+
+_REPLACEMENT = "\ufffd"
+
+
+class Tokenizer:
+    """The tokenizer files of one model folder. `Tokenizer.load` gives None where there are none."""
+
+    def __init__(
+        self, tokenizer: HfTokenizer, config: Mapping[str, Any], chat_template: str | None
+    ):
+        self._tokenizer = tokenizer
+        self._config = config
+        self._chat_template = chat_template
+
+    @classmethod
+    def load(cls, folder: Path) -> Tokenizer | None:
+        """Raises WeightError if the files are there but cannot be read."""
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            return None
+        from tokenizers import Tokenizer as HfTokenizer
+
+        try:
+            tokenizer = HfTokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise WeightError(
+                f"{path} cannot be read.", cause=str(error), hint="convert the model again"
+            ) from error
+        config = _read_config(folder / "tokenizer_config.json")
+        return cls(tokenizer, config, _find_template(folder, config))
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids that the tokenizer knows, added ones included."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self._chat_template is not None
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Special tokens as the model's own post-processor adds them (BOS, for most)."""
+        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Special tokens are left out; bytes that are no UTF-8 become U+FFFD."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def apply_chat_template(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """The conversation as the model was trained to see it, open for the assistant's reply.
+
+        Raises ConfigError if there is no template, or the template refuses these messages.
+        """
+        if self._chat_template is None:
+            raise ConfigError(
+                "this model has no chat template.",
+                cause="neither chat_template.jinja nor tokenizer_config.json holds one.",
+                hint="flexq-ft run MODEL PROMPT  (raw text), or use an instruction-tuned model",
+            )
+        import jinja2
+
+        try:
+            return _jinja_template(self._chat_template).render(
+                messages=[dict(message) for message in messages],
+                add_generation_prompt=True,
+                tools=None,
+                documents=None,
+                **self._special_tokens(),
+            )
+        except jinja2.TemplateSyntaxError as error:
+            raise WeightError(
+                "the model's chat template has a syntax error.",
+                cause=f"line {error.lineno}: {error.message}",
+                hint="mend chat_template.jinja in the model folder",
+            ) from error
+        except jinja2.TemplateError as error:
+            raise ConfigError(
+                "the model's chat template refused the conversation.",
+                cause=str(error),
+                hint="some templates take no system message, or want user and assistant in turn",
+            ) from error
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Ids of the conversation; the template itself holds the special tokens."""
+        return self.encode(self.apply_chat_template(messages), add_special_tokens=False)
+
+    def _special_tokens(self) -> dict[str, str]:
+        tokens = {}
+        for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
+            value = self._config.get(name)
+            if isinstance(value, Mapping):
+                value = value.get("content")
+            tokens[name] = value if isinstance(value, str) else ""
+        return tokens
+
+
+class Detokenizer:
+    """Tokens in, text out, in whole characters.
+
+    A token's text depends on its neighbours (spaces, bytes of one character), so each step decodes
+    a short window twice, without and with the new tokens, and gives what was added.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._prefix = 0  # the window starts here …
+        self._read = 0  # … and its text up to here has been given
+
+    def push(self, token: int) -> str:
+        """The text that this token completes; often empty within a character."""
+        self._ids.append(token)
+        text = self._added()
+        if not text or text.endswith(_REPLACEMENT):
+            return ""
+        self._prefix, self._read = self._read, len(self._ids)
+        return text
+
+    def flush(self) -> str:
+        """What is left at the end: an unfinished character, as U+FFFD."""
+        text = self._added()
+        self._prefix = self._read = len(self._ids)
+        return text
+
+    def _added(self) -> str:
+        before = self._tokenizer.decode(self._ids[self._prefix : self._read])
+        after = self._tokenizer.decode(self._ids[self._prefix :])
+        return after[len(before) :]
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightError(
+            f"{path} cannot be read.", cause=str(error), hint="convert the model again"
+        ) from error
+    return config if isinstance(config, dict) else {}
+
+
+def _find_template(folder: Path, config: Mapping[str, Any]) -> str | None:
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    template = config.get("chat_template")
+    if isinstance(template, list):  # several named ones
+        named = {entry.get("name"): entry.get("template") for entry in template}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
+
+
+def _jinja_template(source: str) -> Any:
+    """Compiled in a sandbox: a template comes with the weights and is not trusted."""
+    import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def raise_exception(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    def to_json(value: Any, indent: int | None = None) -> str:
+        return json.dumps(value, ensure_ascii=False, indent=indent)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = to_json
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = lambda layout: datetime.now().strftime(layout)
+    return environment.from_string(source)

@@ -1,0 +1,218 @@
+"""Sweep files: ranges, unknown keys with their line, exclusions and inclusions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flexq_ft.errors import ConfigError
+from flexq_ft.orchestrate.sweep.plan import Case, plan_cases
+from flexq_ft.orchestrate.sweep.spec import SCHEMA, expand_numbers, load_spec
+
+ROOT = Path(__file__).parents[2]
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def cases_of(tmp_path: Path, **content: Any) -> list[Case]:
+    path = write(tmp_path, yaml.safe_dump({"schema": SCHEMA, "model": "m", **content}))
+    return plan_cases(load_spec(path), base=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (8, [8]),
+        ("8", [8]),
+        ("1,2,4", [1, 2, 4]),
+        ("1-4", [1, 2, 3, 4]),
+        ("1-64*2", [1, 2, 4, 8, 16, 32, 64]),
+        ("1-100*3", [1, 3, 9, 27, 81]),
+        ("128-1024+128", [128, 256, 384, 512, 640, 768, 896, 1024]),
+        ("5-5", [5]),
+        ("2k", [2048]),
+        ("1k-4k*2", [1024, 2048, 4096]),
+        (["1-4*2", 15, "20,30"], [1, 2, 4, 15, 20, 30]),
+    ],
+)
+def test_ranges_of_numbers(text: object, expected: list[int]) -> None:
+    assert expand_numbers(text) == expected
+
+
+@pytest.mark.parametrize("text", ["8-1", "1-8*1", "0-8*2", "1-8+0", "1-1000000"])
+def test_range_that_never_ends_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"sweep\.yaml:\d+: matrix\.batch: the range"):
+        cases_of(tmp_path, matrix={"batch": text})
+
+
+def test_unknown_key_names_line_and_nearest(tmp_path: Path) -> None:
+    text = "schema: flexq-ft/sweep/1\nmodel: m\n\n# sizes\nmatrix:\n  scheme: fp16\n  batchs: 3\n"
+    with pytest.raises(ConfigError) as caught:
+        load_spec(write(tmp_path, text))
+    assert caught.value.message.endswith(
+        "sweep.yaml:7: unknown key 'batchs'; did you mean 'batch'?"
+    )
+    assert caught.value.exit_code == 2
+
+
+def test_unknown_key_inside_flow_style_list(tmp_path: Path) -> None:
+    text = (
+        "schema: flexq-ft/sweep/1\nmodel: m\nmatrix: {scheme: fp16}\n"
+        "include:\n  - {scheme: fp16}\n  - {scheme: fp16,\n     promt_tokens: 3}\n"
+    )
+    with pytest.raises(ConfigError, match=r":7: unknown key 'promt_tokens'; did you mean 'prompt_"):
+        load_spec(write(tmp_path, text))
+
+
+def test_unknown_key_without_a_near_name_lists_the_known(tmp_path: Path) -> None:
+    text = "schema: flexq-ft/sweep/1\nmodel: m\nmatrix: {}\nquality: {ppl: {text: t, zzz: 1}}\n"
+    with pytest.raises(ConfigError, match="known: text, protocol, window, max_windows"):
+        load_spec(write(tmp_path, text))
+
+
+def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
+    text = "schema: flexq-ft/sweep/1\nmodle: m\nmatrix:\n  batch: 0\n  scheme: [fp16, int4]\n"
+    with pytest.raises(ConfigError, match="3 faults") as caught:
+        load_spec(write(tmp_path, text))
+    for fragment in (":2: unknown key 'modle'", ":4: matrix.batch", ":5: matrix.scheme: unknown s"):
+        assert fragment in caught.value.cause
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("schema: flexq-ft/sweep/2\nmodel: m\nmatrix: {}\n", ":1: schema"),
+        ("model: m\nmatrix: {}\n", ":1: 'schema' is missing"),
+        ("schema: flexq-ft/sweep/1\nmodel: m\n", "no cases"),
+        (
+            "schema: flexq-ft/sweep/1\nmodel: m\nmodel: n\nmatrix: {}\n",
+            ":3: key 'model' st",
+        ),
+        ("schema: [flexq\nmodel: m", r"sweep\.yaml:2"),
+        ("- 1\n", "a sweep file is a mapping"),
+        ("", "a sweep file is a mapping"),
+        ("schema: flexq-ft/sweep/1\nmatrix: {batch: 1.5}\n", ":2: matrix.batch"),
+        ("schema: flexq-ft/sweep/1\nmatrix: {tp: true}\n", ":2: matrix.tp"),
+        ("schema: flexq-ft/sweep/1\nmatrix: {batch: []}\n", ":2: matrix.batch"),
+        ("schema: flexq-ft/sweep/1\nmatrix: {}\nrepeat: {min: 5, max: 2}\n", ":3: repeat: max"),
+        ("schema: flexq-ft/sweep/1\nmatrix: {}\nquality: {agreement_with: fp16}\n", ":3: quality"),
+    ],
+)
+def test_faulty_file_names_its_line(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        load_spec(write(tmp_path, text))
+
+
+def test_product_in_the_order_of_the_axes(tmp_path: Path) -> None:
+    cases = cases_of(tmp_path, matrix={"scheme": ["fp16", "flexq"], "batch": "1-4*2", "tp": [1, 2]})
+    assert len(cases) == 12
+    assert [(c.scheme, c.policy, c.tp, c.batch) for c in cases][:4] == [
+        ("fp16", None, 1, 1),
+        ("fp16", None, 1, 2),
+        ("fp16", None, 1, 4),
+        ("fp16", None, 2, 1),
+    ]
+    assert (cases[-1].scheme, cases[-1].policy) == ("w6ax", "flexq")
+    assert len({case.case_id for case in cases}) == 12
+
+
+def test_exclude_is_a_partial_match_and_spares_include(tmp_path: Path) -> None:
+    cases = cases_of(
+        tmp_path,
+        matrix={"scheme": ["fp16", "w8a8"], "tp": [1, 2], "batch": [1, 2, 4]},
+        exclude=[{"scheme": "w8a8", "tp": 2}, {"batch": "2-4*2", "scheme": "fp16"}],
+        include=[{"scheme": "w8a8", "tp": 2, "batch": 7}],
+    )
+    assert [(c.scheme, c.tp, c.batch) for c in cases] == [
+        ("fp16", 1, 1),
+        ("fp16", 2, 1),
+        ("w8a8", 1, 1),
+        ("w8a8", 1, 2),
+        ("w8a8", 1, 4),
+        ("w8a8", 2, 7),
+    ]
+
+
+def test_exclude_short_form_is_one_policy_and_w6ax_is_all(tmp_path: Path) -> None:
+    matrix = {"scheme": ["fp16", "w6a6", "w6a8"]}
+    one = cases_of(tmp_path, matrix=matrix, exclude=[{"scheme": "w6a6"}])
+    assert [(c.scheme, c.policy) for c in one] == [("fp16", None), ("w6ax", "w6a8")]
+    none = cases_of(tmp_path, matrix=matrix, exclude=[{"scheme": "w6ax"}])
+    assert [c.scheme for c in none] == ["fp16"]
+
+
+def test_exclude_of_everything_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no case left"):
+        cases_of(tmp_path, matrix={"scheme": "fp16"}, exclude=[{"scheme": "fp16"}])
+
+
+def test_policy_axis_makes_no_duplicates_of_other_schemes(tmp_path: Path) -> None:
+    cases = cases_of(tmp_path, matrix={"scheme": ["fp16", "w6ax"], "policy": ["w6a6", "w6a16"]})
+    assert [(c.scheme, c.policy) for c in cases] == [
+        ("fp16", None),
+        ("w6ax", "w6a6"),
+        ("w6ax", "w6a16"),
+    ]
+
+
+def test_policy_alone_means_w6ax(tmp_path: Path) -> None:
+    (case,) = cases_of(tmp_path, matrix={"policy": "w6a8"})
+    assert (case.scheme, case.policy) == ("w6ax", "w6a8")
+
+
+def test_scheme_and_policy_that_contradict(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="already names a policy"):
+        cases_of(tmp_path, include=[{"scheme": "w6a6", "policy": "w6a8"}])
+
+
+def test_policy_that_is_neither_name_nor_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no policy 'flexqq'"):
+        cases_of(tmp_path, matrix={"policy": "flexqq"})
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "text.txt").write_text("a text", encoding="utf-8")
+    quality = {"ppl": {"text": "text.txt"}}
+    (case,) = cases_of(tmp_path, matrix={"model": "../m"}, quality=quality)
+    assert Path(case.model) == tmp_path.parent / "m"
+    assert case.quality.ppl is not None
+    assert Path(case.quality.ppl.text) == tmp_path / "text.txt"
+
+
+def test_missing_text_is_known_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        cases_of(tmp_path, matrix={}, quality={"ppl": {"text": "none.txt"}})
+
+
+def test_replaced_model_or_text_is_a_new_case(tmp_path: Path) -> None:
+    model, text = tmp_path / "m", tmp_path / "text.txt"
+    model.write_bytes(b"old")
+    text.write_text("old", encoding="utf-8")
+
+    def case_id() -> str:
+        (case,) = cases_of(tmp_path, matrix={}, quality={"ppl": {"text": "text.txt"}})
+        return case.case_id
+
+    first = case_id()
+    assert case_id() == first
+    text.write_text("new", encoding="utf-8")
+    second = case_id()
+    model.write_bytes(b"longer")
+    assert len({first, second, case_id()}) == 3
+
+
+@pytest.mark.parametrize("name", ["demo", "quick"])
+def test_shipped_sweeps_are_valid(name: str) -> None:
+    path = ROOT / "configs" / "sweeps" / f"{name}.yaml"
+    cases = plan_cases(load_spec(path), base=path.parent)
+    assert {case.scheme for case in cases} >= {"fp16", "w6ax"}
+    assert all(case.quality.agreement_with == "fp16" for case in cases)

@@ -1,0 +1,1 @@
+"""Oracles: what the C++ side must compute, written from docs/numerics.md and docs/formats.md."""
