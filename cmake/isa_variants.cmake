@@ -5,9 +5,8 @@ function(flexq_isa_variants target)
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
     list(APPEND isas avx2 avx512)
   endif()
-  # GCC: 64-byte vectors never cross a file, so their ABI note says nothing; and some of its own
-  # AVX-512 intrinsics read a value that they leave undefined on purpose.
-  set(quiet -Wno-psabi $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
+  # GCC's note on the ABI of 64-byte vectors: they never cross a file.
+  set(quiet -Wno-psabi)
   set(flags_portable "")
   set(flags_avx2 -march=x86-64-v3)
   set(flags_avx512 -march=x86-64-v4 -mprefer-vector-width=512)

@@ -47,7 +47,7 @@ class ModelConfig:
     dense_bias: bool
     ffn_bias: bool
     sliding_window: int | None
-    bos_id: int  # -1: the model has none
+    bos_id: int
     eos_ids: tuple[int, ...]
 
     def dims(self) -> dict[str, int]:

@@ -16,8 +16,8 @@ from flexq_ft.converter.source import Source
 
 __all__ = ["ConversionPlan", "Target", "make_plan"]
 
-# What the process holds before it reads a tensor: interpreter, NumPy, native module, lists.
-_BASE_BYTES = 160 << 20
+# What the process holds before it reads a tensor: interpreter, NumPy, native module, vocabulary.
+_BASE_BYTES = 220 << 20
 
 
 @dataclass(frozen=True, kw_only=True)

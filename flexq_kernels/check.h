@@ -1,5 +1,5 @@
-// Argument checks of the library: std::invalid_argument with the expression, both values and the
-// message. Only for the ISA-independent files; it uses the standard library.
+// Argument checks of the library: std::invalid_argument with a message that names the thing and all
+// its numbers. Not for *_simd.cc files: it uses the standard library (flexq_kernels/cpu/isa.h).
 #pragma once
 
 #include <sstream>
@@ -17,7 +17,6 @@ std::string join(const Args&... args) {
 
 }  // namespace flexq_kernels::detail
 
-// FLEXQ_CHECK(k >= 1, "k ", k, " of …"): the message names the thing and the numbers.
 #define FLEXQ_CHECK(cond, ...)                                                            \
   do {                                                                                    \
     if (!(cond)) throw std::invalid_argument(::flexq_kernels::detail::join(__VA_ARGS__)); \

@@ -47,7 +47,7 @@ def check_world(world: World | None, tensor_parallel_size: int) -> None:
     if world is None or world.size == tensor_parallel_size:
         return
     tp = tensor_parallel_size
-    command = shlex.join([Path(sys.argv[0]).name or "flexq-ft", *sys.argv[1:]])
+    command = _own_command()
     if world.size == 1 or tp > 1:
         hint = f"{world.launcher} -n {tp} {command}"
         hint += f"         or, without {world.launcher}:  {command}"
@@ -61,6 +61,13 @@ def check_world(world: World | None, tensor_parallel_size: int) -> None:
         world_size=world.size,
         tensor_parallel_size=tp,
     )
+
+
+def _own_command() -> str:
+    program = Path(sys.argv[0])
+    if program.suffix == ".py" and program.name != "__main__.py":
+        return shlex.join(["python", *sys.argv])
+    return shlex.join(["flexq-ft", *sys.argv[1:]])
 
 
 _joined: Any = None

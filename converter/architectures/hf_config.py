@@ -270,8 +270,12 @@ def _sliding_window(config: _Config, model_type: str) -> int | None:
 
 
 def _bos(config: _Config) -> int:
+    """The start token; of a model without one, its first end token, as FasterTransformer has it
+    for GPT-2 (0 where there is neither: nothing can need it then)."""
     value = config.get("bos_token_id")
-    return -1 if value is None else _token_id(config, "bos_token_id", value)
+    if value is not None:
+        return _token_id(config, "bos_token_id", value)
+    return next(iter(_eos(config, config.get("eos_token_id"))), 0)
 
 
 def _eos(config: _Config, value: Any) -> tuple[int, ...]:

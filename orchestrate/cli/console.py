@@ -20,6 +20,7 @@ from rich.console import Console as RichConsole
 from rich.console import RenderableType
 
 from flexq_ft.errors import ConfigError, FlexQFtError
+from flexq_ft.orchestrate.world import world_from_environment
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -35,6 +36,8 @@ class Console:
     def reset(self, argv: list[str]) -> None:
         """Back to the defaults, for a new command line."""
         self.argv = argv
+        world = world_from_environment()
+        self.muted = world is not None and world.rank > 0  # under mpirun only rank 0 speaks
         self.quiet = False
         self.verbose = False
         self.debug = False
@@ -52,13 +55,15 @@ class Console:
 
     def out(self, text: str, *, end: str = "\n") -> None:
         """A result, as it is, flushed at once (streamed tokens)."""
-        sys.stdout.write(text + end)
-        sys.stdout.flush()
+        if not self.muted:
+            sys.stdout.write(text + end)
+            sys.stdout.flush()
 
     def show(self, renderable: RenderableType) -> None:
         """A result that rich lays out: a table, a panel."""
-        self.rich(stderr=False).print(renderable)
-        sys.stdout.flush()
+        if not self.muted:
+            self.rich(stderr=False).print(renderable)
+            sys.stdout.flush()
 
     def info(self, text: RenderableType) -> None:
         """Something about the run; silent under -q."""
@@ -75,14 +80,23 @@ class Console:
         self.warnings.append(text)
         self.info(f"warning: {text}")
 
+    def prompt(self, text: str) -> None:
+        """An invitation to type; on stderr, so that stdout holds the answers only."""
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
     def error(self, error: BaseException) -> None:
         """The report of an error; with --debug its traceback first."""
+        if self.muted:
+            return
         if self.debug:
             sys.stderr.write("".join(traceback.format_exception(error)))
         sys.stderr.write(describe_error(error, debug=self.debug) + "\n")
         sys.stderr.flush()
 
     def _to_stderr(self, renderable: RenderableType) -> None:
+        if self.muted:
+            return
         if isinstance(renderable, str):
             sys.stderr.write(renderable + "\n")
             sys.stderr.flush()

@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import rich_click as click
 
@@ -32,19 +33,16 @@ VERBS = {
 }
 
 EPILOG = """\
-Example: flexq-ft run ./llama-7b-hf "The sky is" --scheme flexq --max-tokens 32
+Example:
+  flexq-ft run ./llama-7b-hf "The sky is" --scheme flexq --max-tokens 32
 
-Results go to stdout, everything else to stderr. Exit codes: 0 ok, 1 failure, 2 usage or
-configuration, 3 model or weights, 4 device, MPI or launch, 5 out of memory, 130 interrupted.
-Options are also read from the environment: FLEXQ_FT_RUN_MAX_TOKENS is run's --max-tokens.
+Results go to stdout, everything else to stderr. Options are also read from
+the environment: FLEXQ_FT_RUN_MAX_TOKENS is run's --max-tokens.
+Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 model or weights,
+4 device, MPI or launch, 5 out of memory, 130 interrupted.
 """
 
-RICH_HELP = click.RichHelpConfiguration(
-    use_markdown=False,
-    text_markup=False,
-    show_arguments=True,
-    options_panel_title="Other options",
-)
+RICH_HELP = click.RichHelpConfiguration(show_arguments=True, options_panel_title="Other options")
 
 
 class VerbGroup(click.RichGroup):
@@ -59,16 +57,29 @@ class VerbGroup(click.RichGroup):
         if cmd_name not in self.list_commands(ctx):
             return None
         if self._for_help:
-            return click.RichCommand(cmd_name, short_help=VERBS[cmd_name])
+            return click.RichCommand(name=cmd_name, short_help=VERBS[cmd_name])
         command: click.Command = importlib.import_module(f"{__package__}.{cmd_name}").command
+        _keep_lines(command)
         return command
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_options(self, ctx: Any, formatter: Any) -> None:
         self._for_help = True
         try:
             super().format_options(ctx, formatter)
         finally:
             self._for_help = False
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        _keep_lines(self)
+        super().format_epilog(ctx, formatter)
+
+
+def _keep_lines(command: click.Command) -> None:
+    """Examples and tables of an epilog must not be wrapped as prose."""
+    from rich.text import Text
+
+    if isinstance(command.epilog, str):
+        command.epilog = Text(command.epilog.replace("\b\n", ""))  # type: ignore[assignment]
 
 
 def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:

@@ -1,10 +1,15 @@
-"""Parameter types that several verbs share, and the table of schemes for their help."""
+"""Options and parameter types that several verbs share, and the table of schemes for their help."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
 
 import rich_click as click
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 SCHEMES = ("fp16", "bf16", "fp32", "w8a16", "w8a8", "w6ax")
 # One word for `w6ax` with that policy.
@@ -12,18 +17,18 @@ POLICY_SCHEMES = ("flexq", "w6a6", "w6a8", "w6a16")
 DTYPES = ("fp16", "bf16", "fp32")
 
 SCHEME_TABLE = """\
-scheme  int8_mode  weights                   activations                     bits per weight
-fp16    0          16 bit (bf16, fp32 too)   16 bit                          16
-w8a16   1          INT8 per output channel   16 bit                          8 + scale
-w8a8    2          INT8 per output channel   INT8 per token                  8 + scale
-w6ax    5          INT6, groups of 128       by --policy, INT6 or INT8       6.125
-        policies:  flexq (default: INT8 into down_proj / fc2, else INT6), w6a6, w6a8, w6a16, FILE
-        short:     --scheme flexq | w6a6 | w6a8 | w6a16 is w6ax with that policy"""
+scheme  int8_mode  weights                  activations       bits per weight
+fp16    0          16 bit (bf16 and fp32 likewise)            16
+w8a16   1          INT8 per output channel  16 bit            8 + scale
+w8a8    2          INT8 per output channel  INT8 per token    8 + scale
+w6ax    5          INT6 in groups of 128    by --policy       6.125
+Policies of w6ax: flexq (default; INT8 into down_proj / fc2, else INT6),
+w6a6, w6a8, w6a16, or a YAML file. --scheme flexq is w6ax with that policy."""
 
 _SUFFIXES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
-class SizeType(click.ParamType):
+class SizeType(click.ParamType[int]):
     """A whole number, with k, M, G or T for powers of 1024: 32k, 4G."""
 
     name = "number"
@@ -39,7 +44,7 @@ class SizeType(click.ParamType):
         return int(match[1]) * _SUFFIXES[match[2].lower()]
 
 
-class IntListType(click.ParamType):
+class IntListType(click.ParamType[list[int]]):
     """Whole numbers, comma-separated: 1,2,4."""
 
     name = "list"
@@ -57,3 +62,99 @@ class IntListType(click.ParamType):
 
 SIZE = SizeType()
 INT_LIST = IntListType()
+
+
+def model_options(function: _F) -> _F:
+    """How a model is loaded: groups `Model`, `Precision` and `Parallel`."""
+    options = [
+        click.option(
+            "--max-len", type=SIZE, metavar="N", panel="Model",
+            help="Longest prompt + output in tokens.  [default: the model's positions]",
+        ),
+        click.option(
+            "--cache-dir", type=click.Path(file_okay=False, path_type=Path), panel="Model",
+            help="Where models converted on the fly are kept.  [default: ~/.cache/flexq-ft]",
+        ),
+        click.option(
+            "--scheme", type=click.Choice([*SCHEMES, *POLICY_SCHEMES]), panel="Precision",
+            help="Weights and activations; see the table below.  [default: as converted, or fp16]",
+        ),
+        click.option(
+            "--int8-mode", type=click.Choice(["0", "1", "2", "5"]), panel="Precision",
+            help="FasterTransformer's number for --scheme.",
+        ),
+        click.option(
+            "--policy", metavar="NAME|FILE", panel="Precision",
+            help="Activation bits of w6ax.  [default: as converted]",
+        ),
+        click.option(
+            "--dtype", type=click.Choice(DTYPES), panel="Precision",
+            help="Compute type.  [default: that of the model folder]",
+        ),
+        click.option(
+            "--tp", type=click.IntRange(min=1), default=1, metavar="N", panel="Parallel",
+            help="Ranks that share the model; started with mpirun unless under it already.",
+        ),
+        click.option(
+            "--threads", type=click.IntRange(min=1), metavar="N", panel="Parallel",
+            help="Threads of each rank.  [default: cores / ranks]",
+        ),
+    ]  # fmt: skip
+    return _apply(options, function)
+
+
+def sampling_options(function: _F) -> _F:
+    """How tokens are chosen; the names of SamplingParams."""
+    options = [
+        click.option(
+            "--max-tokens", type=SIZE, default=128, metavar="N", panel="Sampling",
+            help="Most tokens of the output.",
+        ),
+        click.option(
+            "--temperature", type=float, default=0.0, panel="Sampling",
+            help="0 is greedy: always the likeliest token.",
+        ),
+        click.option(
+            "--top-k", type=int, default=0, panel="Sampling",
+            help="Only the K likeliest tokens; 0: all.",
+        ),
+        click.option(
+            "--top-p", type=float, default=1.0, panel="Sampling",
+            help="Only the likeliest tokens that make up this mass.",
+        ),
+        click.option(
+            "--min-p", type=float, default=0.0, panel="Sampling",
+            help="Only tokens at least this likely, as a share of the likeliest.",
+        ),
+        click.option(
+            "--repetition-penalty", type=float, default=1.0, panel="Sampling",
+            help="Above 1: tokens seen before are less likely.",
+        ),
+        click.option(
+            "--presence-penalty", type=float, default=0.0, panel="Sampling",
+            help="Taken off the logits of tokens seen before.",
+        ),
+        click.option(
+            "--min-tokens", type=int, default=0, metavar="N", panel="Sampling",
+            help="No end before so many tokens.",
+        ),
+        click.option(
+            "--stop", multiple=True, metavar="TEXT", panel="Sampling",
+            help="End before this text. Repeatable.",
+        ),
+        click.option(
+            "--ignore-eos", is_flag=True, panel="Sampling",
+            help="Go on after the end token.",
+        ),
+        click.option(
+            "--seed", type=int, panel="Sampling",
+            help="Same seed, same tokens.  [default: drawn, and recorded in the result]",
+        ),
+    ]  # fmt: skip
+    return _apply(options, function)
+
+
+def _apply(options: list[Callable[[_F], _F]], function: _F) -> _F:
+    for option in reversed(options):
+        function = option(function)
+    return function

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 from flexq_ft.orchestrate.cli.console import console
@@ -94,3 +94,24 @@ def _rich_progress(description: str, total: int, *, is_bytes: bool) -> Iterator[
 
     with bar:
         yield Bar()
+
+
+class ConversionProgress:
+    """A conversion (converter.progress.ProgressSink) shown as a bar of bytes."""
+
+    def __init__(self, description: str) -> None:
+        self._description = description
+        self._stack = ExitStack()
+        self._bar: ProgressBar | None = None
+
+    def start(self, *, total_bytes: int, total_tensors: int) -> None:
+        self._bar = self._stack.enter_context(
+            progress(self._description, total_bytes, is_bytes=True)
+        )
+
+    def advance(self, *, tensor: str, source_bytes: int) -> None:
+        if self._bar is not None:
+            self._bar.advance(source_bytes, tensor)
+
+    def finish(self) -> None:
+        self._stack.close()

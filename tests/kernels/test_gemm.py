@@ -151,7 +151,7 @@ def test_scales_at_both_ends_of_their_types(isa: str) -> None:
     p = problem(17, 192, 8)
     w_scales = np.where(np.arange(17)[:, None] % 2, np.float16(1e-5), np.float16(65504))
     w_scales = np.repeat(w_scales, 2, axis=1)
-    a_scales = np.repeat(np.float32([2.0**-100 / 127, 6e4 / 127, 1e-38])[:, None], 2, axis=1)
+    a_scales = np.repeat(np.array([2.0**-100 / 127, 6e4 / 127, 1e-38], np.float32)[:, None], 2, 1)
     y = kernels.gemm_w6ax(
         p.a_codes[:3], a_scales, p.packed, np.ascontiguousarray(w_scales.T), n=17, k=192
     )

@@ -107,6 +107,6 @@ def test_a_packed_buffer_of_another_size_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"packed has shape \[1536\], expected \[3072\]"):
         kernels.unpack_int6(np.zeros(1536, np.uint8), n=17, k=128)
     with pytest.raises(ConfigError, match="packed is int8"):
-        kernels.unpack_int6(np.zeros(1536, np.int8), n=16, k=128)  # type: ignore[arg-type]
+        kernels.unpack_int6(np.zeros(1536, np.int8), n=16, k=128)
     with pytest.raises(ConfigError, match=r"weight \[1, 2147483648\]"):
         kernels.packed_bytes(1, 2**31)

@@ -224,6 +224,6 @@ def test_wrong_arguments_name_the_numbers() -> None:
     with pytest.raises(ConfigError, match="x is float64"):
         kernels.quantize_activations(x.astype(np.float64), act_bits=8)
     with pytest.raises(ConfigError, match="w is float16"):
-        kernels.quantize_weight_int6(x.astype(np.float16))  # type: ignore[arg-type]
+        kernels.quantize_weight_int6(x.astype(np.float16))
     with pytest.raises(ConfigError, match=r"w has shape \[256\], expected \[\*, \*\]"):
         kernels.quantize_weight_int8(x.reshape(-1))

@@ -34,9 +34,10 @@ def w6ax(
 def w6ax_float64(
     sums: NDArray[np.int32], a_scales: NDArray[np.float32], w_scales: NDArray[np.float16]
 ) -> NDArray[np.float64]:
-    return np.einsum(
+    y: NDArray[np.float64] = np.einsum(
         "mng,ng,mg->mn", sums.astype(float), w_scales.astype(float), a_scales.astype(float)
     )
+    return y
 
 
 def w6a16_float64(
@@ -45,4 +46,5 @@ def w6a16_float64(
     """x [m, k], w_codes [n, k], w_scales [n, groups] -> y [m, n]."""
     k = w_codes.shape[1]
     scales = np.repeat(w_scales.astype(float), GROUP, axis=1)[:, :k]
-    return x.astype(float) @ (w_codes * scales).T
+    y: NDArray[np.float64] = x.astype(float) @ (w_codes * scales).T
+    return y

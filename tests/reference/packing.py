@@ -24,7 +24,8 @@ def _tile_bit_addresses() -> NDArray[np.int64]:
     whole = register < 3  # R0..R2 have a word each; R3 is spread over the low bits of all three
     word = np.where(whole, 3 * step + register, 3 * step + 2 - bit // 2)
     position = np.where(whole, 8 * byte + 2 + bit, 8 * byte + (bit & 1))
-    return ((word // 4) * 128 + 4 * lane + word % 4) * 32 + position
+    address: NDArray[np.int64] = ((word // 4) * 128 + 4 * lane + word % 4) * 32 + position
+    return address
 
 
 ADDRESSES = _tile_bit_addresses()

@@ -1,4 +1,7 @@
 // W6Ax GEMM: y = dequant(q_a · q_wᵀ), int32 sums inside a group of 128, fp32 across groups.
+//
+// All functions work on the packed codes, validate the problem first and return at once for m == 0.
+// They run on OpenMP's threads, and may be called from several threads at a time.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +36,8 @@ struct QuantizedActivations {
 };
 
 // y [m, n] fp32 = sum_g float(s_w[g, n]) * s_a[m, g] * float(sum_{k in g} q_a q_w) + bias[n].
-// bias [n] fp32 or null. Groups are added in order, so a row does not depend on m or on threads.
+// bias [n] fp32 or null. Groups are added in order and nothing is fused, so a row does not depend
+// on m, on threads or on the instruction set. act_bits 6 and 8 differ in the codes only.
 void gemm_w6ax(float* y, const QuantizedActivations& a, const PackedWeight& w, const float* bias,
                const GemmProblem& problem);
 
@@ -41,7 +45,9 @@ void gemm_w6ax(float* y, const QuantizedActivations& a, const PackedWeight& w, c
 void group_sums_w6ax(int32_t* sums, const int8_t* a_codes, const uint8_t* w_codes,
                      const GemmProblem& problem);
 
-// Weight-only: float activations x [m, k] of `type`, fp32 products with the dequantised weight.
+// Weight-only (act_bits 16): float activations x [m, k] of `type`,
+// y = sum_g float(s_w[g, n]) * sum_{k in g} x * q_w + bias[n], all in fp32. A row does not depend
+// on m or on threads; its last bits may depend on the instruction set, because products are fused.
 void gemm_w6a16(float* y, const void* x, FloatType type, const PackedWeight& w, const float* bias,
                 const GemmProblem& problem);
 

@@ -1,5 +1,6 @@
 // Round-to-nearest quantisers, symmetric, calibration-free; exactly docs/numerics.md.
-// Every step is one IEEE operation, so that NumPy, the CPU and a GPU agree bit for bit.
+// Every step is one IEEE operation, so that NumPy, the CPU and a GPU agree bit for bit. Wrong sizes
+// throw std::invalid_argument; wrong values of a weight are returned as a WeightFault.
 #pragma once
 
 #include <cstdint>
@@ -20,12 +21,12 @@ struct WeightFault {
 //   codes  [n, k]               -32 … 31
 //   scales [n, group_count(k)]  fp16 bits: fp16(max(max|w| / 31, 1e-5))
 //   w      [n, k]               fp32
-// Returns the first fault; then codes and scales are unspecified.
+// Returns the first fault, row by row; then codes and scales are unspecified.
 [[nodiscard]] WeightFault quantize_weight_int6(int8_t* codes, uint16_t* scales, const float* w,
                                                int64_t n, int64_t k);
 
 // One fp32 scale per output channel: codes [n, k] in -127 … 127, scales [n] = max|w| / 127, or 1
-// where the row is zero.
+// where that is zero (a row of zeros). Faults are NaN and infinity.
 [[nodiscard]] WeightFault quantize_weight_int8(int8_t* codes, float* scales, const float* w,
                                                int64_t n, int64_t k);
 
@@ -33,7 +34,8 @@ struct WeightFault {
 //   codes  [m, ceil(k / group) * group]  the last group padded with zero codes
 //   scales [m, ceil(k / group)]          fp32; 0 for a group below 2^-100, NaN if not finite
 //   x      [m, k]                        of `type`
-// act_bits is 6 (-32 … 31) or 8 (-128 … 127).
+// act_bits is 6 (-32 … 31) or 8 (-128 … 127). A group with NaN or infinity has zero codes; its NaN
+// scale makes the output row NaN. m == 0 is a no-op.
 void quantize_activations(int8_t* codes, float* scales, const void* x, FloatType type, int64_t m,
                           int64_t k, int64_t group, int act_bits);
 

@@ -1,0 +1,322 @@
+"""`flexq-ft convert`: a checkpoint becomes model folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+from rich.table import Table
+
+from flexq_ft.errors import ConfigError
+from flexq_ft.orchestrate.cli.console import common_options, console
+from flexq_ft.orchestrate.cli.options import (
+    DTYPES,
+    INT_LIST,
+    POLICY_SCHEMES,
+    SCHEME_TABLE,
+    SCHEMES,
+)
+from flexq_ft.orchestrate.cli.progress import ProgressBar, progress
+
+if TYPE_CHECKING:
+    from flexq_ft.converter.conversion import ConvertReport, FolderReport
+    from flexq_ft.converter.options import ConvertOptions
+    from flexq_ft.converter.planning import ConversionPlan
+    from flexq_ft.converter.report import Quality
+
+SCHEMA = "flexq-ft/convert/1"
+_WORST = 10  # tensors of the quality report that are shown
+
+EPILOG = f"""\
+Examples:
+  flexq-ft convert ./llama-7b-hf out/llama-7b --scheme flexq --tp 1,2
+  flexq-ft convert model.gguf out/model --dry-run
+
+{SCHEME_TABLE}
+"""
+
+
+@click.command("convert", epilog=EPILOG)
+@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+@click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
+@click.option(
+    "--scheme",
+    type=click.Choice((*SCHEMES, *POLICY_SCHEMES)),
+    default=None,
+    panel="Precision",
+    help="How linears are stored; see the table below.  [default: fp16]",
+)
+@click.option(
+    "--int8-mode",
+    type=int,
+    default=None,
+    panel="Precision",
+    help="FasterTransformer's number instead of --scheme: 0, 1, 2 or 5.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    default=None,
+    panel="Precision",
+    help="Of norms, embeddings, biases and float weights.  [default: fp16]",
+)
+@click.option(
+    "--policy",
+    default=None,
+    metavar="NAME|FILE",
+    panel="Precision",
+    help="w6ax: bits of activations. A default, which run can override.  [default: flexq]",
+)
+@click.option(
+    "--tp",
+    type=INT_LIST,
+    default="1",
+    metavar="N,…",
+    panel="Parallel",
+    help="Tensor-parallel sizes; a folder N-gpu is written for each.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    panel="Parallel",
+    help="Tensors worked on at a time; memory grows with it.",
+)
+@click.option("--force", is_flag=True, help="Start again, and replace a folder that is complete.")
+@click.option("--dry-run", is_flag=True, help="Show what would be written, and write nothing.")
+@common_options
+def command(
+    source: Path,
+    out: Path,
+    scheme: str | None,
+    int8_mode: int | None,
+    dtype: str | None,
+    policy: str | None,
+    tp: Sequence[int],
+    jobs: int,
+    force: bool,
+    dry_run: bool,
+) -> None:
+    """Convert SRC, a Hugging Face folder or GGUF file, into FasterTransformer folders under OUT.
+
+    A conversion that was interrupted goes on where it stopped. Onto a complete folder of the same
+    source and options, convert verifies every file and repairs those that differ.
+    """
+    from flexq_ft.converter.conversion import convert, plan
+    from flexq_ft.converter.options import ConvertOptions
+
+    options = ConvertOptions(
+        scheme=_scheme(scheme, int8_mode),
+        dtype=dtype,
+        policy=policy,
+        tp=tuple(tp),
+        jobs=jobs,
+        force=force,
+    )
+    if dry_run:
+        _show_plan(plan(source, options), source, out, options)
+        return
+    with _ConvertProgress() as sink:
+        report = convert(source, out, options, progress=sink)
+    _show_report(report, source, out, options)
+
+
+def _scheme(scheme: str | None, int8_mode: int | None) -> str:
+    if int8_mode is None:
+        return scheme or "fp16"
+    if scheme is not None:
+        raise ConfigError(
+            f"--scheme {scheme} and --int8-mode {int8_mode} were both given",
+            hint="one of them: --int8-mode is FasterTransformer's number for a scheme",
+        )
+    from flexq_ft.converter.options import scheme_of_int8_mode
+
+    return scheme_of_int8_mode(int8_mode)
+
+
+class _ConvertProgress:
+    """The converter's ProgressSink, on the terminal."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._bar: ProgressBar | None = None
+
+    def __enter__(self) -> _ConvertProgress:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def start(self, *, total_bytes: int, total_tensors: int) -> None:
+        bar = progress("converting", total_bytes, is_bytes=True)
+        self._bar = self._stack.enter_context(bar)
+
+    def advance(self, *, tensor: str, source_bytes: int) -> None:
+        if self._bar:
+            self._bar.advance(source_bytes, tensor)
+
+    def finish(self) -> None:
+        self._stack.close()
+
+
+def _config(source: Path, out: Path, options: ConvertOptions) -> dict[str, Any]:
+    return {
+        "source": str(source),
+        "out": str(out),
+        "scheme": options.resolved_scheme,
+        "dtype": options.resolved_dtype,
+        "policy": options.resolved_policy,
+        "tp": list(options.tp),
+        "jobs": options.jobs,
+        "force": options.force,
+    }
+
+
+def _show_plan(plan: ConversionPlan, source: Path, out: Path, options: ConvertOptions) -> None:
+    targets = [
+        {
+            "path": str(out / target.folder_name),
+            "tp": target.shards.size,
+            "files": len(target.files),
+            "total_bytes": target.total_bytes,
+            "rank_bytes": [target.rank_bytes(rank) for rank in range(target.shards.size)],
+            "bits_per_weight": plan.bits_per_weight(target),
+        }
+        for target in plan.targets
+    ]
+    first = plan.targets[0]
+    tensors = [
+        {
+            "tensor": unit.stem,
+            "shape": [unit.rows, unit.columns] if unit.columns else [unit.rows],
+            "scheme": plan.header.scheme.name if unit.linear else plan.header.dtype,
+            "split": unit.split.value,
+            "bytes": sum(
+                first.files[name].nbytes for name in plan.codec(unit).files(unit, first.shards)
+            ),
+        }
+        for unit in plan.units
+    ]
+    for warning in plan.warnings:
+        console.warn(warning)
+    results = {
+        "dry_run": True,
+        "layers": plan.header.config.num_layers,
+        "weights": plan.total_elements,
+        "source_bytes": plan.source_bytes,
+        "peak_memory_bytes": plan.peak_bytes,
+        "folders": targets,
+        "tensors": tensors,
+    }
+    if not console.json_mode:
+        console.show(_tensor_table(plan, tensors))
+        console.show(_folder_table(targets))
+        config = plan.header.config
+        console.out(
+            f"{config.name}: {config.num_layers} layers, {plan.total_elements:,} weights;"
+            f" about {plan.peak_bytes / 1e6:,.0f} MB of memory at most. Nothing was written."
+        )
+    console.emit(SCHEMA, config=_config(source, out, options), results=results)
+
+
+def _tensor_table(plan: ConversionPlan, tensors: list[dict[str, Any]]) -> Table:
+    """Layer 0 stands for all layers: they are alike."""
+    table = Table(title="Tensors (each of the layers like layer 0)")
+    table.add_column("tensor")
+    table.add_column("shape", justify="right")
+    table.add_column("stored as")
+    table.add_column("split")
+    table.add_column("MB", justify="right")
+    for row in tensors:
+        parts = row["tensor"].split(".")
+        if parts[1] == "layers" and parts[2] != "0":
+            continue
+        shape = " x ".join(str(n) for n in row["shape"])
+        megabytes = f"{row['bytes'] / 1e6:,.2f}"
+        table.add_row(row["tensor"], shape, row["scheme"], row["split"], megabytes)
+    return table
+
+
+def _folder_table(targets: list[dict[str, Any]]) -> Table:
+    table = Table(title="Folders")
+    table.add_column("folder")
+    for name in ("files", "MB", "MB per rank", "bits per weight"):
+        table.add_column(name, justify="right")
+    for row in targets:
+        ranks = ", ".join(f"{size / 1e6:,.1f}" for size in row["rank_bytes"])
+        table.add_row(
+            row["path"],
+            str(row["files"]),
+            f"{row['total_bytes'] / 1e6:,.1f}",
+            ranks,
+            f"{row['bits_per_weight']:.3f}",
+        )
+    return table
+
+
+def _show_report(report: ConvertReport, source: Path, out: Path, options: ConvertOptions) -> None:
+    for warning in report.plan.warnings:
+        console.warn(warning)
+    worst = sorted(
+        (row for row in report.quality if row.sqnr_db is not None),
+        key=lambda row: row.sqnr_db or 0.0,
+    )[:_WORST]
+    if not console.json_mode:
+        console.show(_report_table(report.folders))
+        if worst:
+            console.show(_quality_table(worst, len(report.quality)))
+        console.info(f"done in {report.seconds:.1f} s")
+    results = {
+        "dry_run": False,
+        "weights": report.plan.total_elements,
+        "source_bytes": report.plan.source_bytes,
+        "folders": [
+            {
+                "path": str(folder.path),
+                "tp": folder.tp,
+                "action": folder.action,
+                "files": folder.files,
+                "total_bytes": folder.total_bytes,
+                "bits_per_weight": folder.bits_per_weight,
+            }
+            for folder in report.folders
+        ],
+        "worst_tensors": [row.to_json() for row in worst],
+        "duration_ms": round(1000 * report.seconds, 1),
+    }
+    console.emit(SCHEMA, config=_config(source, out, options), results=results)
+
+
+def _report_table(folders: Sequence[FolderReport]) -> Table:
+    table = Table()
+    table.add_column("folder")
+    table.add_column("was")
+    for name in ("files", "MB", "bits per weight"):
+        table.add_column(name, justify="right")
+    for folder in folders:
+        table.add_row(
+            str(folder.path),
+            folder.action,
+            str(folder.files),
+            f"{folder.total_bytes / 1e6:,.1f}",
+            f"{folder.bits_per_weight:.3f}",
+        )
+    return table
+
+
+def _quality_table(worst: Sequence[Quality], total: int) -> Table:
+    table = Table(title=f"Lowest signal to noise, of {total} tensors")
+    table.add_column("tensor")
+    for name in ("SQNR dB", "largest error", "saturated %"):
+        table.add_column(name, justify="right")
+    for row in worst:
+        table.add_row(
+            row.tensor,
+            f"{row.sqnr_db:.2f}",
+            f"{row.max_abs_error:.3g}",
+            f"{100 * row.saturated_share:.2f}",
+        )
+    return table

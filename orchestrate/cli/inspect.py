@@ -1,0 +1,256 @@
+"""`flexq-ft inspect`: what a model folder or a checkpoint holds, down to single weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+from rich.table import Table
+
+from flexq_ft.errors import ConfigError, WeightError
+from flexq_ft.orchestrate.cli.console import common_options, console
+
+if TYPE_CHECKING:
+    from flexq_ft.converter.inspection import FolderSummary, TensorValues
+
+SCHEMA = "flexq-ft/inspect/1"
+_ROWS, _COLUMNS = 4, 8  # of the corner that is shown
+
+
+@click.command(
+    "inspect",
+    epilog="Example: flexq-ft inspect out/llama-7b layers.0.down --at 16,256",
+)
+@click.argument("model", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("tensor", required=False)
+@click.option("--verify", is_flag=True, help="Check the size and the hash of every file.")
+@click.option("--tp", type=int, default=None, help="Which folder of several.")
+@click.option("--rank", type=click.IntRange(min=0), default=0, help="Whose shard of TENSOR.")
+@click.option(
+    "--at", default="0,0", metavar="ROW,COLUMN", help="Corner of the values that are shown."
+)
+@common_options
+def command(
+    model: Path, tensor: str | None, verify: bool, tp: int | None, rank: int, at: str
+) -> None:
+    """Show the configuration, sizes and schemes of DIR, or statistics and values of one TENSOR.
+
+    DIR is a folder made by convert, or a checkpoint (Hugging Face folder, GGUF file). TENSOR is a
+    linear (layers.0.qkv), or a file's name with or without its end.
+    """
+    from flexq_ft.converter.folder import list_model_dirs, resolve_model_dir
+
+    is_folder = (model / "config.ini").is_file() or bool(list_model_dirs(model))
+    if not is_folder:
+        if tensor or verify:
+            raise ConfigError(
+                f"{model} is not a model folder: only its configuration can be shown",
+                hint=f"flexq-ft inspect {model}",
+            )
+        _show_source(model)
+        return
+    folder = resolve_model_dir(model, tp)
+    if verify:
+        _verify(folder)
+    elif tensor:
+        _show_tensor(folder, tensor, rank, _corner(at))
+    else:
+        _show_folder(folder)
+
+
+def _corner(at: str) -> tuple[int, int]:
+    row, comma, column = at.partition(",")
+    if not (comma and row.strip().isdecimal() and column.strip().isdecimal()):
+        raise ConfigError(f"--at {at!r} is not ROW,COLUMN", hint="--at 16,256")
+    return int(row), int(column)
+
+
+def _verify(folder: Path) -> None:
+    from flexq_ft.converter.verification import load_manifest, verify
+
+    faults = verify(folder)
+    count = len(load_manifest(folder)["files"])
+    rows = [{"file": fault.file, "problem": fault.problem} for fault in faults]
+    if faults:
+        raise WeightError(
+            f"{len(faults)} faults in the {count} weight files of {folder}.",
+            cause="; ".join(str(fault) for fault in faults),
+            hint="flexq-ft convert SRC OUT (verifies, and repairs the files that differ)",
+            faults=rows,
+        )
+    if not console.json_mode:
+        console.out(f"{folder}: all {count} files are as the manifest says")
+    console.emit(SCHEMA, config={"model": str(folder), "verify": True}, results={"files": count})
+
+
+def _show_source(path: Path) -> None:
+    from flexq_ft.converter.source import open_source
+
+    source = open_source(path)
+    try:
+        model = source.config.to_manifest()
+        tensors = {
+            name: {"shape": list(info.shape), "bytes": info.source_bytes}
+            for name, info in source.tensors.items()
+        }
+        total = sum(info.source_bytes for info in source.tensors.values())
+    finally:
+        source.close()
+    if not console.json_mode:
+        console.show(_pairs(f"{source.name} ({source.kind}, not converted)", model))
+        console.out(f"{len(tensors)} tensors, {total / 1e6:,.1f} MB")
+    console.emit(
+        SCHEMA,
+        config={"model": str(path)},
+        results={"kind": source.kind, "model": model, "total_bytes": total, "tensors": tensors},
+    )
+
+
+def _show_folder(folder: Path) -> None:
+    if not (folder / "manifest.json").is_file():
+        _show_ft_folder(folder)
+        return
+    from flexq_ft.converter.inspection import summarize
+
+    summary = summarize(folder)
+    if not console.json_mode:
+        console.show(_pairs(str(folder), summary.manifest["model"]))
+        console.show(_pairs("Precision and sizes", _precision(summary)))
+        console.show(_file_table(summary.manifest["files"]))
+    console.emit(
+        SCHEMA,
+        config={"model": str(folder)},
+        results={
+            "manifest": summary.manifest,
+            "total_bytes": summary.total_bytes,
+            "rank_bytes": list(summary.rank_bytes),
+            "bits_per_weight": summary.bits_per_weight,
+        },
+    )
+
+
+def _show_ft_folder(folder: Path) -> None:
+    """A folder without a manifest: FasterTransformer's own."""
+    from flexq_ft import _native
+
+    opened = _native.open_model_folder(str(folder))
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.glob("*.bin"))}
+    total = sum(sizes.values())
+    results = {"files": sizes, "total_bytes": total, "config": repr(opened.config)}
+    if not console.json_mode:
+        console.out(f"{folder}: no manifest (FasterTransformer's own format)")
+        console.out(repr(opened.config))
+        console.out(f"{len(sizes)} files, {total / 1e6:,.1f} MB")
+    console.emit(SCHEMA, config={"model": str(folder)}, results=results)
+
+
+def _precision(summary: FolderSummary) -> dict[str, Any]:
+    manifest = summary.manifest
+    policy = manifest["policy"]
+    return {
+        "scheme": manifest["scheme"],
+        "float files": manifest["dtype"],
+        "policy": policy["name"] if policy else "-",
+        "tensor parallel": manifest["tensor_parallel"]["size"],
+        "cut inside groups": ", ".join(manifest["tensor_parallel"]["cut_groups"]) or "-",
+        "total": f"{summary.total_bytes / 1e6:,.1f} MB",
+        "per rank": ", ".join(f"{size / 1e6:,.1f} MB" for size in summary.rank_bytes),
+        "linears": f"{summary.linear_weights:,} weights, {summary.bits_per_weight:.3f} bits each",
+        "source": f"{manifest['source']['name']} ({manifest['source']['kind']})",
+    }
+
+
+def _pairs(title: str, values: Mapping[str, Any]) -> Table:
+    table = Table(title=title, show_header=False)
+    table.add_column("key")
+    table.add_column("value")
+    for key, value in values.items():
+        table.add_row(key, "-" if value is None else str(value))
+    return table
+
+
+def _file_table(files: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Files outside layers, and those of layer 0: the others are alike."""
+    table = Table(title=f"{len(files)} files (each of the layers like layer 0)")
+    for name in ("file", "shape", "type", "layout"):
+        table.add_column(name)
+    table.add_column("bytes", justify="right")
+    for name, entry in sorted(files.items()):
+        parts = name.split(".")
+        if parts[1] == "layers" and parts[2] != "0":
+            continue
+        shape = " x ".join(str(n) for n in entry["shape"])
+        table.add_row(name, shape, entry["dtype"], entry["layout"], f"{entry['bytes']:,}")
+    return table
+
+
+def _show_tensor(folder: Path, name: str, rank: int, corner: tuple[int, int]) -> None:
+    from flexq_ft.converter.inspection import read_tensor
+
+    results = []
+    for tensor in read_tensor(folder, name, rank=rank):
+        statistics = tensor.statistics()
+        shown = _cut(tensor, corner)
+        results.append(
+            {
+                "file": tensor.file,
+                "shape": list(tensor.shape),
+                "dtype": tensor.dtype,
+                "layout": tensor.layout,
+                "statistics": statistics,
+                "at": list(corner),
+                **shown,
+            }
+        )
+        if not console.json_mode:
+            counts = statistics.pop("code_counts", None)
+            title = f"{tensor.file}: {' x '.join(map(str, tensor.shape))} {tensor.dtype}"
+            console.show(_pairs(title, {k: f"{v:.6g}" for k, v in statistics.items()}))
+            if counts:
+                statistics["code_counts"] = counts
+                console.show(_histogram(counts))
+            for kind, rows in shown.items():
+                console.show(_matrix(f"{kind} at {corner[0]},{corner[1]}", rows))
+    config = {"model": str(folder), "tensor": name, "rank": rank}
+    console.emit(SCHEMA, config=config, results=results)
+
+
+def _cut(tensor: TensorValues, corner: tuple[int, int]) -> dict[str, list[list[float]]]:
+    """The corner's values; with codes and the scales of its rows and groups where quantised."""
+    row, column = corner
+    if tensor.values.ndim == 1:
+        return {"values": [tensor.values[column : column + _COLUMNS].tolist()]}
+    rows, columns = slice(row, row + _ROWS), slice(column, column + _COLUMNS)
+    shown: dict[str, list[list[float]]] = {}
+    if tensor.codes is not None and tensor.scales is not None:
+        shown["codes"] = tensor.codes[rows, columns].tolist()
+        last = max(column, min(column + _COLUMNS, tensor.shape[1]) - 1)
+        groups = slice(column // tensor.group_size, last // tensor.group_size + 1)
+        shown["scales"] = tensor.scales[rows, groups].tolist()
+    shown["values"] = tensor.values[rows, columns].tolist()
+    return shown
+
+
+def _matrix(title: str, rows: list[list[float]]) -> Table:
+    table = Table(title=title, show_header=False)
+    for row in rows:
+        table.add_row(*(str(v) if isinstance(v, int) else f"{v:.4g}" for v in row))
+    return table
+
+
+def _histogram(counts: Mapping[int, int]) -> Table:
+    """How often each code occurs, in eight bins of equal width."""
+    low, high = min(counts), max(counts)
+    width = max(1, -(-(high - low + 1) // 8))
+    bins: dict[int, int] = {}
+    for code, count in counts.items():
+        bins[(code - low) // width] = bins.get((code - low) // width, 0) + count
+    most = max(bins.values())
+    table = Table(title="codes", show_header=False)
+    for index in sorted(bins):
+        first = low + index * width
+        bar = "#" * max(1, round(40 * bins[index] / most))
+        table.add_row(f"{first} … {min(first + width - 1, high)}", f"{bins[index]:,}", bar)
+    return table

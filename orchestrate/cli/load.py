@@ -1,0 +1,66 @@
+"""From the options of a verb to a loaded model and its sampling, for `run` and `chat`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from flexq_ft.errors import ConfigError
+from flexq_ft.orchestrate.api import LLM
+from flexq_ft.orchestrate.cli.console import console
+from flexq_ft.orchestrate.cli.progress import ConversionProgress
+from flexq_ft.orchestrate.sampling import FIELDS, SamplingParams
+
+
+def load_model(model: Path, options: Mapping[str, Any], *, max_batch: int = 1) -> LLM:
+    """Open MODEL as `options.model_options` describe; says what it costs under -v or --max-len."""
+    llm = LLM(
+        model,
+        scheme=_scheme(options),
+        policy=options["policy"],
+        dtype=options["dtype"],
+        tensor_parallel_size=options["tp"],
+        threads=options["threads"],
+        max_len=options["max_len"],
+        max_batch=max_batch,
+        cache_dir=options["cache_dir"],
+        notify=console.info,
+        progress=ConversionProgress("converting"),
+    )
+    info = llm.info
+    say = console.info if options["max_len"] else console.detail
+    memory = ", ".join(f"{kind} {size / 1e6:,.1f} MB" for kind, size in info.memory_bytes.items())
+    say(
+        f"{info.name}: {info.scheme} in {info.dtype}, {info.tensor_parallel_size} rank(s) of "
+        f"{info.threads} thread(s), up to {info.max_len:,} tokens; of each rank: {memory}"
+    )
+    return llm
+
+
+def sampling_from(options: Mapping[str, Any]) -> SamplingParams:
+    """The sampling flags as SamplingParams."""
+    return SamplingParams(**{name: options[name] for name in FIELDS if name in options})
+
+
+def resolved_config(llm: LLM, model: Path, params: SamplingParams) -> dict[str, Any]:
+    """The envelope's `config`: every choice with its value."""
+    sampling = {name: getattr(params, name) for name in FIELDS}
+    return {"model": str(model), **asdict(llm.info), "sampling": sampling}
+
+
+def _scheme(options: Mapping[str, Any]) -> str | None:
+    scheme: str | None = options["scheme"]
+    mode: str | None = options["int8_mode"]
+    if mode is None:
+        return scheme
+    if scheme is not None:
+        raise ConfigError(
+            "--scheme and --int8-mode say the same thing; both were given.",
+            cause=f"--scheme {scheme}, --int8-mode {mode}.",
+            hint="leave --int8-mode out",
+        )
+    from flexq_ft.converter.options import scheme_of_int8_mode
+
+    return scheme_of_int8_mode(int(mode))

@@ -1,0 +1,85 @@
+"""One small GEMM per scheme against NumPy: does the arithmetic of this build hold on this machine?
+
+NumPy multiplies the same integer codes with their scales in double precision; what is left is
+the rounding of fp32 sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float = NDArray[np.float64]
+_M, _N, _K, _GROUP = 5, 48, 192, 128  # a partial tile and a partial group
+_LIMIT = 1e-5  # of the largest output
+
+
+def self_test(scheme: str) -> float:
+    """The largest error as a share of the largest output. Raises AssertionError above the limit."""
+    random = np.random.default_rng(7)
+    x = random.standard_normal((_M, _K)).astype(np.float32)
+    w = random.standard_normal((_N, _K)).astype(np.float32)
+    got, expected = _TESTS[scheme](x, w)
+    error = float(np.abs(got - expected).max() / np.abs(expected).max())
+    if not error <= _LIMIT:  # NaN fails too
+        raise AssertionError(f"off by {error:.2e} of the largest value; at most {_LIMIT:.0e}")
+    return error
+
+
+def _float(dtype: str) -> Callable[[Any, Any], tuple[Any, Float]]:
+    def run(x: NDArray[np.float32], w: NDArray[np.float32]) -> tuple[Any, Float]:
+        import ml_dtypes
+
+        from flexq_ft._native import ops
+
+        kinds = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
+        xt, wt = x.astype(kinds[dtype]), w.astype(kinds[dtype])
+        panel = ops.pack_panel([wt], dtype=dtype)
+        got = ops.gemm_float(xt, panel, n=_N, k=_K, dtype=dtype)
+        return got, xt.astype(np.float64) @ wt.astype(np.float64).T
+
+    return run
+
+
+def _w8a16(x: NDArray[np.float32], w: NDArray[np.float32]) -> tuple[Any, Float]:
+    from flexq_ft._native import kernels, ops
+
+    codes, scales = kernels.quantize_weight_int8(w)
+    panel = ops.pack_panel([codes], dtype="int8")
+    got = ops.gemm_w8a16(x, panel, n=_N, k=_K, scale=scales)
+    return got, x.astype(np.float64) @ (codes * scales[:, None].astype(np.float64)).T
+
+
+def _w8a8(x: NDArray[np.float32], w: NDArray[np.float32]) -> tuple[Any, Float]:
+    from flexq_ft._native import kernels, ops
+
+    codes, scales = kernels.quantize_weight_int8(w)
+    act, act_scales = kernels.quantize_weight_int8(x)  # per row: per token
+    got = ops.gemm_w8a8(act, act_scales, ops.pack_panel_pairs([codes]), n=_N, k=_K, scale=scales)
+    sums = act.astype(np.float64) @ codes.astype(np.float64).T
+    return got, sums * act_scales[:, None].astype(np.float64) * scales.astype(np.float64)
+
+
+def _w6ax(x: NDArray[np.float32], w: NDArray[np.float32]) -> tuple[Any, Float]:
+    from flexq_ft._native import kernels
+
+    codes, scales = kernels.quantize_weight_int6(w)
+    act, act_scales = kernels.quantize_activations(x, act_bits=6)
+    by_group = np.ascontiguousarray(scales.T)  # [groups, n]
+    got = kernels.gemm_w6ax(act, act_scales, kernels.pack_int6(codes), by_group, _N, _K)
+    weights = codes * np.repeat(scales.astype(np.float64), _GROUP, axis=1)[:, :_K]
+    inputs = act * np.repeat(act_scales.astype(np.float64), _GROUP, axis=1)
+    return got, inputs[:, :_K] @ weights.T
+
+
+_TESTS: dict[str, Callable[[Any, Any], tuple[Any, Float]]] = {
+    "fp32": _float("fp32"),
+    "fp16": _float("fp16"),
+    "bf16": _float("bf16"),
+    "w8a16": _w8a16,
+    "w8a8": _w8a8,
+    "w6ax": _w6ax,
+}
