@@ -9,10 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import flexq_ft
 import pytest
-from flexq_ft import _native
 
+import flexq_ft
+from flexq_ft import _native
 from tests.tools.mpi import needs_mpi
 from tests.tools.programs import installed, program
 

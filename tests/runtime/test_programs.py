@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
 from flexq_ft import _native
 from flexq_ft.converter import ConvertOptions, convert
-
 from tests.tools.checkpoints import make_checkpoint
 from tests.tools.mpi import needs_mpi, run_ranks
 from tests.tools.programs import program
@@ -75,7 +75,7 @@ class Case:
             lines += [f"[{section}]", *(f"{key} = {value}" for key, value in keys.items())]
         (self.cwd / "x.ini").write_text("\n".join(lines) + "\n")
         (self.cwd / "start_ids.csv").write_text(self.start_ids + "\n")
-        command = [program(self.name), "x.ini"]
+        command: list[str | Path] = [program(self.name), "x.ini"]
         if self.ranks > 1:
             return run_ranks(self.ranks, command, cwd=self.cwd, env=env)
         return subprocess.run(

@@ -48,7 +48,10 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama_mha": ("Llama", {}),
     "llama_gqa": ("Llama", {"num_key_value_heads": 2}),
     "llama_mqa_tied": ("Llama", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
-    "llama_rope_theta": ("Llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 77.0}}),
+    "llama_rope_theta": (
+        "Llama",
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 77.0}},
+    ),
     "llama_rope_linear": (
         "Llama",
         {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.5}},
@@ -100,7 +103,10 @@ def make_model(kind: str, *, seed: int = 0, **changes: Any) -> Any:
 
 def _rope_keys(config: Any) -> dict[str, Any]:
     rope = config.rope_parameters
-    keys: dict[str, Any] = {"rope_theta": rope["rope_theta"], "rope_scaling_type": rope["rope_type"]}
+    keys: dict[str, Any] = {
+        "rope_theta": rope["rope_theta"],
+        "rope_scaling_type": rope["rope_type"],
+    }
     if rope["rope_type"] != "default":
         keys["rope_scaling_factor"] = rope["factor"]
     if rope["rope_type"] == "llama3":
