@@ -1,4 +1,4 @@
-"""Small random Hugging Face checkpoints for tests, and a large synthetic one written without torch."""
+"""Small random Hugging Face checkpoints for tests, and a large one written without torch."""
 
 from __future__ import annotations
 
