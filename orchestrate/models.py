@@ -21,9 +21,7 @@ from flexq_ft.orchestrate.cli.options import POLICY_SCHEMES
 
 if TYPE_CHECKING:
     from flexq_ft.converter.options import ConvertOptions
-    from flexq_ft.converter.progress import ProgressSink as SourceProgress
-else:
-    SourceProgress = Any
+    from flexq_ft.converter.progress import ProgressSink
 
 # A new number makes every cached model be converted again: the layout or its numbers changed.
 CACHE_FORMAT = 1
@@ -48,7 +46,7 @@ def find_model(
     dtype: str | None,
     cache_dir: Path | None,
     notify: Callable[[str], None],
-    progress: SourceProgress | None,
+    progress: ProgressSink | None,
 ) -> FoundModel:
     """Raises ConfigError if the path is nothing that holds a model, or the choices contradict."""
     from flexq_ft.converter.folder import list_model_dirs, resolve_model_dir
@@ -103,7 +101,7 @@ def _from_cache(
     options: ConvertOptions,
     cache_dir: Path | None,
     notify: Callable[[str], None],
-    progress: SourceProgress | None,
+    progress: ProgressSink | None,
 ) -> Path:
     from flexq_ft.converter import convert
 

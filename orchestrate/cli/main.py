@@ -129,6 +129,9 @@ def run_cli(args: Sequence[str]) -> int:
         silence_stdout()
         return 0
     except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # click met it before us
+            silence_stdout()
+            return 0
         return error.code if isinstance(error.code, int) else 1
     except BaseException as error:
         return _report(error)

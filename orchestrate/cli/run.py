@@ -242,14 +242,14 @@ def _row_prompt(row: dict[str, Any], place: str) -> str | list[int]:
         raise ConfigError(
             f"{place}: a row needs one of prompt and prompt_token_ids.", hint='{"prompt": "…"}'
         )
-    if text is not None and not isinstance(text, str):
-        raise ConfigError(f"{place}: prompt must be a text.", hint='{"prompt": "…"}')
-    if ids is not None and not (isinstance(ids, list) and all(type(token) is int for token in ids)):
-        raise ConfigError(
-            f"{place}: prompt_token_ids must be a list of whole numbers.",
-            hint='{"prompt_token_ids": [1, 450]}',
-        )
-    return text if ids is None else ids
+    if isinstance(text, str):
+        return text
+    if isinstance(ids, list) and all(type(token) is int for token in ids):
+        return ids
+    raise ConfigError(
+        f"{place}: prompt must be a text, prompt_token_ids a list of whole numbers.",
+        hint='{"prompt": "…"} or {"prompt_token_ids": [1, 450]}',
+    )
 
 
 def _run_rows(llm: LLM, rows: Sequence[Row], config: dict[str, Any]) -> int:
