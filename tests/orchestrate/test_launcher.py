@@ -285,7 +285,7 @@ def served() -> Any:
     group = RankGroup.__new__(RankGroup)
     group._channel, group._process, group._folder = left, None, Path("/nonexistent")
     remote = RemoteEngine.__new__(RemoteEngine)
-    remote._group, remote._info = group, fake_info()
+    remote._group, remote._info, remote._is_busy = group, fake_info(), False
     yield remote, native, right
     remote.close()
     thread.join(timeout=10)
@@ -325,6 +325,16 @@ def test_closing_a_remote_stream_stops_it_and_the_next_one_is_clean(served: Any)
     assert not native.running and native.steps == 2
     again = [e for step in remote.generate([Request(1, [97], _params())]) for e in step]
     assert {event.id for event in again} == {1} and len(again) == 5
+
+
+def test_a_second_stream_beside_an_open_one_is_refused(served: Any) -> None:
+    remote, _, _ = served
+    steps = remote.generate([Request(0, [97], _params())])
+    next(steps)
+    for call in (lambda: next(remote.generate([])), lambda: remote.score([1, 2])):
+        with pytest.raises(ConfigError, match="still open"):
+            call()
+    assert sum(len(step) for step in steps) == 4
 
 
 def test_remote_cancel_ends_one_request(served: Any) -> None:

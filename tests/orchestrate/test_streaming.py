@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.api import SamplingParams
 from flexq_ft.orchestrate.outputs import StopTexts
 from flexq_ft.orchestrate.tokenizer import Detokenizer
@@ -133,3 +134,13 @@ def test_stream_and_generate_give_the_same_result() -> None:
         return {k: v for k, v in result.to_json().items() if k != "metrics"}
 
     assert without_times(whole) == without_times(last.output)
+
+
+def test_a_second_stream_beside_an_open_one_is_refused() -> None:
+    llm = fake_llm(says("some text"))
+    stream = llm.stream("x", SamplingParams(max_tokens=20))
+    next(stream)
+    with pytest.raises(ConfigError, match="still open"):
+        llm.generate("y")
+    assert "".join(piece.text for piece in stream) == "ome text"
+    assert len(llm.generate("y", SamplingParams(max_tokens=1))) == 1
