@@ -112,7 +112,6 @@ def _from_cache(
     out = cache_root(cache_dir) / f"{model.resolve().stem}-{_cache_key(model, options)}"
     folder = out / f"{options.tp[0]}-gpu"
     if folder.is_dir():
-        notify(f"using {folder}")
         return folder
     with _locked(out):
         if not folder.is_dir():  # another process may have made it meanwhile

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -153,4 +154,6 @@ def _report(error: BaseException) -> int:
 
 def main() -> None:
     """Console script `flexq-ft`."""
+    # Ended from outside, too, it ends its ranks and removes its temporary files.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sys.exit(run_cli(sys.argv[1:]))

@@ -270,7 +270,7 @@ def _run_rows(llm: LLM, rows: Sequence[Row], config: dict[str, Any]) -> int:
             console.out(json.dumps(entry, ensure_ascii=False))
     if failed:
         console.warn(f"{failed} of {len(rows)} rows failed; each carries its error.")
-    console.emit(SCHEMA, config=config, results=document)
+    console.emit(SCHEMA, config=config, results=document, markdown=_rows_markdown(document))
     return 1 if failed else 0
 
 
@@ -279,3 +279,15 @@ def _markdown(output: RequestOutput) -> str:
     text = output.outputs[0].text
     body = text if text is not None else str(output.outputs[0].token_ids)
     return f"{body}\n\n| metric | value |\n|---|---|\n{rows}\n"
+
+
+def _rows_markdown(rows: Sequence[dict[str, Any]]) -> str:
+    lines = ["| row | id | finish | tokens | text |", "|---|---|---|---|---|"]
+    for number, row in enumerate(rows):
+        error = row.get("error")
+        text = error["message"] if error else row["text"]
+        cell = json.dumps(text, ensure_ascii=False).replace("|", "\\|")
+        finish = "error" if error else row["finish_reason"]
+        tokens = "" if error else len(row["token_ids"])
+        lines.append(f"| {number} | {row.get('id', '')} | {finish} | {tokens} | {cell} |")
+    return "\n".join(lines) + "\n"

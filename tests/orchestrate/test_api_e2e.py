@@ -342,26 +342,38 @@ def test_under_mpirun_a_fault_met_in_a_step_ends_all(damaged: Path, under_mpirun
 
 
 @needs_mpi
-def test_ctrl_c_ends_the_ranks_too(model: Path) -> None:
-    args = ["run", str(model), "A", "--tp", "2", "--max-tokens", "120", "--ignore-eos"]
-    jsonl = "\n".join(['{"prompt": "A"}'] * 500)
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)],
+)
+def test_ranks_end_with_their_command_however_it_ends(
+    model: Path, number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "A"}\n' * 500)
+    flags = ["--tp", "2", "--max-tokens", "120", "--ignore-eos", "--jsonl", str(rows)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "flexq_ft.orchestrate", *args[:2], *args[3:], "--jsonl", "-"],
-        stdin=subprocess.PIPE,
+        [sys.executable, "-m", "flexq_ft.orchestrate", "run", str(model), *flags],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdin is not None and process.stdout is not None
-    process.stdin.write(jsonl)
-    process.stdin.close()
+    assert process.stdout is not None
     assert process.stdout.readline()  # the first row is done, the others run
     pids = children(process.pid)
     assert len(pids) >= 3  # mpirun and two ranks
-    process.send_signal(signal.SIGINT)
-    process.stdout.read()
-    assert process.wait(timeout=60) == 130
-    assert all_gone(pids)
+    private = socket_folder(pids)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    assert all_gone(pids) and not private.exists()
+
+
+def socket_folder(pids: list[int]) -> Path:
+    """From the command line of a rank."""
+    lines = [Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in pids]
+    (path, *_) = [line[line.index(b"--socket") + 1] for line in lines if b"--socket" in line]
+    return Path(path.decode()).parent
 
 
 def children(pid: int) -> list[int]:

@@ -186,7 +186,9 @@ def test_jsonl_under_json_is_one_document(use_model: Use, capsys: Capture, tmp_p
     use_model(says("hi"))
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
-    assert run_cli(["run", "m", "--jsonl", str(path), "--json"]) == 0
+    markdown = tmp_path / "rows.md"
+    assert run_cli(["run", "m", "--jsonl", str(path), "--json", "--save", str(markdown)]) == 0
+    assert markdown.read_text().count('"hi"') == 2
     document = json.loads(capsys.readouterr().out)
     validate(document, "run.json")
     assert len(document["results"]) == 2
