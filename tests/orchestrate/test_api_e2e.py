@@ -384,6 +384,49 @@ def children(pid: int) -> list[int]:
     return found
 
 
+@pytest.fixture(scope="module")
+def ft_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As FasterTransformer's script writes it, for one rank and for two: no manifest, no tokenizer,
+    an INI that says nothing of ranks."""
+    from tests.tools.ft_folder import random_llama, write_ft_folder
+
+    config = {
+        "vocab_size": 131,
+        "hidden_size": 72,
+        "intermediate_size": 100,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 6,
+        "max_position_embeddings": 96,
+        "rms_norm_eps": 1e-5,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    tensors = random_llama(np.random.default_rng(3), config, scale=0.2)
+    out = tmp_path_factory.mktemp("ft")
+    for tp in (1, 2):
+        write_ft_folder(out, tensors, config, style="llama", dtype="fp32", tp=tp)
+    return out
+
+
+def test_a_folder_of_fastertransformer_runs_on_ids(ft_model: Path, capsys: Capture) -> None:
+    args = ["run", str(ft_model), "5,6,7", "--ids", "--max-tokens", "6", "--ignore-eos", "-q"]
+    assert run_cli(args) == 0
+    ids = capsys.readouterr().out
+    assert len(ids.split(",")) == 6
+    assert run_cli([*args, "--scheme", "w8a16"]) == 0
+    assert run_cli(["run", str(ft_model), "text"]) == 2
+    assert "no tokenizer" in capsys.readouterr().err
+
+
+@needs_mpi
+def test_a_folder_of_fastertransformer_runs_on_two_ranks(ft_model: Path) -> None:
+    with LLM(ft_model, tensor_parallel_size=1) as llm:
+        one = continuation(llm.generate([[5, 6, 7]], GREEDY)[0])
+    with LLM(ft_model, tensor_parallel_size=2) as llm:
+        assert continuation(llm.generate([[5, 6, 7]], GREEDY)[0]) == one
+
+
 def test_a_missing_model_and_a_missing_size_are_configuration_errors(model: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         LLM(model / "nothing")

@@ -420,3 +420,23 @@ def test_ranks_inherit_what_root_needs(mpirun: Mpirun, tmp_path: Path) -> None:
     """)
     RankGroup(2).close()
     assert (tmp_path / "env").read_text() == "11"
+
+
+def test_ranks_without_mpi_say_so_where_the_launcher_hears_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flexq_ft import _native
+    from flexq_ft.errors import DeviceError
+    from flexq_ft.orchestrate import worker
+
+    def no_mpi() -> None:
+        raise DeviceError("MPI cannot be opened", hint=launcher.INSTALL_HINT)
+
+    monkeypatch.setattr(_native, "mpi_comm", no_mpi)
+    with pytest.raises(SystemExit) as caught:
+        worker._start_comm()
+    assert caught.value.code == 4
+    line = capsys.readouterr().err
+    assert line.startswith(ERROR_MARK)
+    error = error_from_wire(json.loads(line.removeprefix(ERROR_MARK)))
+    assert type(error) is DeviceError and error.hint == "pip install 'flexq-ft[mpi]'"
