@@ -10,7 +10,15 @@ cache=demo/cache
 schemes=(fp16 w8a16 w8a8 w6ax)
 
 say() { printf '\n== %s\n' "$*"; }
-show() { printf '\n$ %s\n' "$*"; "$@"; }
+# Print a command as one would type it, then run it.
+show() {
+  local word line='$'
+  for word in "$@"; do
+    if [[ $word == *' '* ]]; then line+=" \"$word\""; else line+=" $word"; fi
+  done
+  printf '\n%s\n' "$line"
+  "$@"
+}
 
 mkdir -p demo
 flexq-ft --version
