@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from flexq_ft.orchestrate.engine import (
     SingleRank,
     describe,
 )
-from flexq_ft.orchestrate.models import SourceProgress, find_model
+from flexq_ft.orchestrate.models import find_model
 from flexq_ft.orchestrate.outputs import (
     CompletionOutput,
     Metrics,
@@ -40,6 +40,9 @@ from flexq_ft.orchestrate.outputs import (
 from flexq_ft.orchestrate.sampling import SamplingParams
 from flexq_ft.orchestrate.suggest import refuse_unknown
 from flexq_ft.orchestrate.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from flexq_ft.converter.progress import ProgressSink
 
 __all__ = [
     "LLM",
@@ -91,7 +94,7 @@ class LLM:
         max_batch: int = 8,
         cache_dir: str | Path | None = None,
         notify: Callable[[str], None] | None = None,
-        progress: SourceProgress | None = None,
+        progress: ProgressSink | None = None,
         **unknown: Any,
     ) -> None:
         refuse_unknown("keyword of LLM()", unknown, _keywords(LLM.__init__))

@@ -88,6 +88,16 @@ class EngineClient(Protocol):
     def close(self) -> None: ...
 
 
+def refuse_if_busy(is_busy: bool) -> None:
+    """An engine serves one generate at a time: events of two would be mixed up."""
+    if is_busy:
+        raise ConfigError(
+            "a stream of this LLM is still open.",
+            cause="one LLM runs one generate or stream at a time.",
+            hint="read the stream to its end, close it, or give all prompts to one generate",
+        )
+
+
 @dataclass
 class _Running:
     request: Request
@@ -103,12 +113,15 @@ class LocalEngine:
         self._info = info
         self._waiting: deque[Request] = deque()
         self._running: dict[int, _Running] = {}  # by slot
+        self._is_busy = False
 
     @property
     def info(self) -> EngineInfo:
         return self._info
 
     def generate(self, requests: Sequence[Request]) -> Generator[list[TokenEvent], None, None]:
+        refuse_if_busy(self._is_busy)
+        self._is_busy = True
         self._waiting.extend(requests)
         try:
             while self._waiting or self._running:
@@ -118,6 +131,7 @@ class LocalEngine:
                 if self._running:
                     yield self._step()
         finally:
+            self._is_busy = False
             self._waiting.clear()
             for slot in list(self._running):
                 self._release(slot)

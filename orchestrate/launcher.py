@@ -27,7 +27,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexq_ft.errors import DeviceError, FlexQFtError, LaunchError
-from flexq_ft.orchestrate.engine import EngineInfo, EngineOptions, Request, Score, TokenEvent
+from flexq_ft.orchestrate.engine import (
+    EngineInfo,
+    EngineOptions,
+    Request,
+    Score,
+    TokenEvent,
+    refuse_if_busy,
+)
 from flexq_ft.orchestrate.wire import Channel, ConnectionLostError, error_from_wire
 from flexq_ft.orchestrate.worker import ERROR_MARK
 
@@ -96,6 +103,11 @@ class RankGroup:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    @property
+    def is_open(self) -> bool:
+        """False once the run has ended, for whatever reason."""
+        return self._channel is not None
 
     def send(self, message: dict[str, Any]) -> None:
         """Raises the failed rank's error if the run is over."""
@@ -237,13 +249,22 @@ class RemoteEngine:
             self._group.close()
             raise
         self._info = EngineInfo(**info)
+        self._is_busy = False
 
     @property
     def info(self) -> EngineInfo:
         return self._info
 
     def generate(self, requests: Sequence[Request]) -> Generator[list[TokenEvent], None, None]:
-        self._group.send({"call": "generate", "requests": [asdict(r) for r in requests]})
+        refuse_if_busy(self._is_busy)
+        self._is_busy = True
+        try:
+            self._group.send({"call": "generate", "requests": [asdict(r) for r in requests]})
+            yield from self._events()
+        finally:
+            self._is_busy = False
+
+    def _events(self) -> Generator[list[TokenEvent], None, None]:
         try:
             while True:
                 message, _ = self._group.receive()
@@ -251,18 +272,21 @@ class RemoteEngine:
                     return
                 yield [_event_from_wire(event) for event in message["events"]]
         except GeneratorExit:
-            self._group.send({"call": "cancel_all"})
-            while "done" not in self._group.receive()[0]:
-                pass
+            if self._group.is_open:
+                self._group.send({"call": "cancel_all"})
+                while "done" not in self._group.receive()[0]:
+                    pass
             raise
 
     def cancel(self, request_id: int) -> None:
         self._group.send({"call": "cancel", "id": request_id})
 
     def score(self, ids: Sequence[int]) -> Score:
+        refuse_if_busy(self._is_busy)
         return Score(**self._group.call({"call": "score", "ids": list(ids)}))
 
     def forward(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        refuse_if_busy(self._is_busy)
         self._group.send({"call": "forward", "ids": list(ids)})
         message, payload = self._group.receive()
         return np.frombuffer(payload, dtype=np.float32).reshape(message["result"]).copy()

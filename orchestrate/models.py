@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +21,7 @@ from flexq_ft.orchestrate.cli.options import POLICY_SCHEMES
 
 if TYPE_CHECKING:
     from flexq_ft.converter.options import ConvertOptions
-    from flexq_ft.converter.progress import ProgressSink as SourceProgress
-else:
-    SourceProgress = Any
+    from flexq_ft.converter.progress import ProgressSink
 
 # A new number makes every cached model be converted again: the layout or its numbers changed.
 CACHE_FORMAT = 1
@@ -48,7 +46,7 @@ def find_model(
     dtype: str | None,
     cache_dir: Path | None,
     notify: Callable[[str], None],
-    progress: SourceProgress | None,
+    progress: ProgressSink | None,
 ) -> FoundModel:
     """Raises ConfigError if the path is nothing that holds a model, or the choices contradict."""
     from flexq_ft.converter.folder import list_model_dirs, resolve_model_dir
@@ -68,10 +66,11 @@ def find_model(
             policy=str(policy) if isinstance(policy, Path) else policy,
             tp=(tensor_parallel_size,),
         )
-        policy = options.resolved_policy if policy or scheme in POLICY_SCHEMES else None
         if not is_folder:
             folder = _from_cache(model, options, cache_dir, notify, progress)
-        scheme = "w6ax" if scheme in POLICY_SCHEMES else scheme
+        if not is_folder or scheme in POLICY_SCHEMES or policy is not None:
+            policy = options.resolved_policy
+        scheme = scheme if scheme in DTYPES else options.resolved_scheme
     if is_folder:
         folder = resolve_model_dir(model, tensor_parallel_size)
     return FoundModel(folder, scheme, _checked_policy(folder, policy), dtype)
@@ -103,19 +102,21 @@ def _from_cache(
     options: ConvertOptions,
     cache_dir: Path | None,
     notify: Callable[[str], None],
-    progress: SourceProgress | None,
+    progress: ProgressSink | None,
 ) -> Path:
     from flexq_ft.converter import convert
 
+    # The policy is given at each run; the folder holds the default one, whoever made it.
+    is_w6ax = options.resolved_scheme == "w6ax"
+    stored = replace(options, scheme="w6ax", policy=None) if is_w6ax else options
     out = cache_root(cache_dir) / f"{model.resolve().stem}-{_cache_key(model, options)}"
     folder = out / f"{options.tp[0]}-gpu"
     if folder.is_dir():
-        notify(f"using {folder}")
         return folder
     with _locked(out):
         if not folder.is_dir():  # another process may have made it meanwhile
             notify(f"converting {model} to {options.scheme} into {out} (kept for later runs)")
-            convert(model, out, options, progress=progress)
+            convert(model, out, stored, progress=progress)
     return folder
 
 

@@ -57,7 +57,7 @@ class RequestOutput:
     def to_json(self) -> dict[str, Any]:
         """The result object of `run`."""
         output = self.outputs[0]
-        result = {
+        result: dict[str, Any] = {
             "prompt_token_ids": self.prompt_token_ids,
             "token_ids": output.token_ids,
             "text": output.text,

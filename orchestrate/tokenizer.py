@@ -76,7 +76,7 @@ class Tokenizer:
         import jinja2
 
         try:
-            return _jinja_template(self._chat_template).render(
+            text = _jinja_template(self._chat_template).render(
                 messages=[dict(message) for message in messages],
                 add_generation_prompt=True,
                 tools=None,
@@ -95,6 +95,7 @@ class Tokenizer:
                 cause=str(error),
                 hint="some templates take no system message, or want user and assistant in turn",
             ) from error
+        return str(text)
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Ids of the conversation; the template itself holds the special tokens."""

@@ -16,6 +16,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -247,6 +248,9 @@ def main(argv: list[str] | None = None) -> int:
         else:
             _serve(path, comm)
     except ConnectionLostError:  # the launcher is gone: there is nobody to tell
+        with contextlib.suppress(OSError):  # nor to remove its private folder
+            Path(path).unlink()
+            Path(path).parent.rmdir()
         comm.abort(FlexQFtError.exit_code)
     except BaseException as error:
         fail(comm, error, marked=True)

@@ -12,7 +12,6 @@
 #include "ft/binding/module.h"
 #include "ft/core/buffer.h"
 #include "ft/core/check.h"
-#include "ft/weights/json.h"
 
 namespace py = pybind11;
 
@@ -60,30 +59,9 @@ void set_scheme(const std::string& name, EngineOptions* options) {
          "use fp16, bf16, fp32, w8a16, w8a8 or w6ax");
 }
 
-// The same reader as for the manifest's policy: a dict is a policy document.
-Policy to_policy(const py::dict& document) {
-  const std::string text = py::module_::import("json").attr("dumps")(document).cast<std::string>();
-  const JsonDocument json = parse_json(text, "policy", ErrorKind::kConfig);
-  return read_policy(json, json.root);
-}
-
-py::object from_policy(const Engine& engine) {
+py::object policy(const Engine& engine) {
   if (engine.options().scheme != Scheme::kW6Ax) return py::none();
-  const Policy& policy = *engine.options().policy;
-  py::list rules;
-  for (const Policy::Rule& rule : policy.rules) {
-    py::dict entry;
-    entry["layers"] = rule.layers.empty() ? py::object(py::str("*")) : py::cast(rule.layers);
-    entry["linear"] = rule.linear;
-    entry["act_bits"] = rule.act_bits;
-    rules.append(entry);
-  }
-  py::dict out;
-  out["schema"] = "flexq-ft/policy/1";
-  out["name"] = policy.name;
-  out["default"] = policy.default_bits;
-  out["rules"] = rules;
-  return out;
+  return py::cast(*engine.options().policy).attr("to_dict")();
 }
 
 std::unique_ptr<Engine> make_engine(const std::string& model_dir,
@@ -101,7 +79,7 @@ std::unique_ptr<Engine> make_engine(const std::string& model_dir,
     options.dtype = type;
   }
   if (scheme) set_scheme(*scheme, &options);
-  if (policy) options.policy = to_policy(*policy);
+  if (policy) options.policy = policy_from_python(*policy);
   options.max_len = max_len;
   options.max_batch = max_batch;
   options.prefill_tokens = prefill_tokens;
@@ -216,7 +194,7 @@ void bind_properties(py::class_<Engine>& engine) {
       .def_property_readonly("dtype", [](const Engine& e) { return to_string(*e.options().dtype); })
       .def_property_readonly("scheme",
                              [](const Engine& e) { return to_string(*e.options().scheme); })
-      .def_property_readonly("policy", &from_policy)
+      .def_property_readonly("policy", &policy)
       .def_property_readonly("max_len", [](const Engine& e) { return e.options().max_len; })
       .def_property_readonly("max_batch", [](const Engine& e) { return e.options().max_batch; })
       .def_property_readonly("threads", [](const Engine& e) { return e.options().threads; })

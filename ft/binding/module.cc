@@ -9,7 +9,7 @@ PYBIND11_MODULE(_native, module) {
   flexq_ft::bind_comm(module);
   flexq_ft::bind_engine(module);
   flexq_ft::bind_kernels(module);
-  flexq_ft::bind_ops(module);
   flexq_ft::bind_readers(module);
   flexq_ft::bind_model_folder(module);
+  flexq_ft::bind_ops(module);
 }

@@ -10,13 +10,13 @@ void bind_comm(pybind11::module_& module);
 void bind_engine(pybind11::module_& module);
 void bind_errors(pybind11::module_& module);
 void bind_kernels(pybind11::module_& module);
-void bind_ops(pybind11::module_& module);
-void bind_sampling(pybind11::module_& ops);
 void bind_model_folder(pybind11::module_& module);
 void bind_readers(pybind11::module_& module);
 
 // From a policy document; Error{kConfig} if it is none.
 struct Policy;
 Policy policy_from_python(const pybind11::dict& policy);
+void bind_ops(pybind11::module_& module);
+void bind_sampling(pybind11::module_& ops);
 
 }  // namespace flexq_ft

@@ -114,12 +114,12 @@ void check_memory(const MemoryPlan& plan, const EngineOptions& options, int rank
   if (available == 0 || plan.total() <= share) return;
   const size_t kv = plan[MemoryKind::kKvCache];
   const size_t fixed = plan.total() - kv;
-  std::string hint = "a smaller model, a scheme of fewer bits, or more ranks on other hosts";
+  std::string hint = options.max_batch > 1 ? "a smaller --max-batch" : "a scheme of fewer bits";
   if (fixed < share) {
     const double part = static_cast<double>(share - fixed) / static_cast<double>(kv);
     const int64_t fits = static_cast<int64_t>(part * static_cast<double>(options.max_len)) /
                          kPageTokens * kPageTokens;
-    if (fits > 0) hint = detail::join("--max-len ", fits, ", or a smaller --max-batch");
+    if (fits > 0) hint = detail::join("--max-len ", fits, ", or ", hint);
   }
   throw Error(
       ErrorKind::kOutOfMemory,

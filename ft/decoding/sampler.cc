@@ -7,12 +7,6 @@ namespace flexq_ft {
 
 namespace {
 
-[[noreturn]] void fail_not_finite(const std::string& where) {
-  throw Error(ErrorKind::kWeight, detail::join("the logits of ", where, " are not finite"),
-              "the weights are damaged, or a value passed the range of the compute type",
-              "--dtype fp32 or --dtype bf16, or flexq-ft inspect MODEL --verify");
-}
-
 // Calls f(row) for every row on all threads; the first exception is thrown again here.
 template <typename F>
 void for_each_row(int64_t rows, F&& f) {
@@ -48,22 +42,32 @@ std::vector<Sampled> sample_rows(Tensor logits, const std::vector<SampleRow>& ro
   std::vector<Sampled> sampled(rows.size());
   for_each_row(logits.dim(0), [&](int64_t row) {
     const SampleRow& with = rows[static_cast<size_t>(row)];
-    const Sampled token = sample_token(logits.data<float>() + row * vocab, vocab, *with.params,
-                                       *with.end_ids, *with.history, with.generated);
-    if (!std::isfinite(token.logprob)) fail_not_finite(detail::join("slot ", with.slot));
-    sampled[static_cast<size_t>(row)] = token;
+    try {
+      sampled[static_cast<size_t>(row)] =
+          sample_token(logits.data<float>() + row * vocab, vocab, *with.params, *with.end_ids,
+                       *with.history, with.generated);
+    } catch (const Error& error) {
+      throw Error(error.kind(), detail::join("slot ", with.slot, ": ", error.what()), error.cause(),
+                  error.hint());
+    }
   });
   return sampled;
 }
 
-std::vector<TokenScore> score_rows(ConstTensor logits, const std::vector<int64_t>& targets) {
+std::vector<TokenScore> score_rows(ConstTensor logits, const std::vector<int64_t>& targets,
+                                   int64_t first) {
   FLEXQ_FT_CHECK_EQ(logits.dim(0), static_cast<int64_t>(targets.size()), "rows to score");
   const int64_t vocab = logits.dim(1);
   std::vector<TokenScore> scores(targets.size());
   for_each_row(logits.dim(0), [&](int64_t row) {
     const size_t i = static_cast<size_t>(row);
     scores[i] = score_row(logits.data<float>() + row * vocab, vocab, targets[i]);
-    if (!std::isfinite(scores[i].logprob)) fail_not_finite(detail::join("row ", row));
+    if (!std::isfinite(scores[i].logprob)) {
+      throw Error(ErrorKind::kWeight,
+                  detail::join("the logits of token ", first + row, " are not finite"),
+                  "a weight is damaged, or a value left the range of the compute type",
+                  "verify the model folder's hashes, or run with --dtype fp32");
+    }
   });
   return scores;
 }

@@ -19,7 +19,7 @@ struct SampleRow {
 };
 
 // One token per row of logits [rows, vocab] fp32, which are changed in place. Throws Error{kWeight}
-// if a row is not finite: a token of it would be plausible and meaningless.
+// naming the slot if a row is not finite.
 std::vector<Sampled> sample_rows(Tensor logits, const std::vector<SampleRow>& rows);
 
 struct TokenScore {
@@ -27,7 +27,9 @@ struct TokenScore {
   int64_t argmax = 0;    // lowest id among ties
 };
 
-// targets [rows]: the token whose log-probability is asked for. Throws as sample_rows.
-std::vector<TokenScore> score_rows(ConstTensor logits, const std::vector<int64_t>& targets);
+// targets [rows]: the token whose log-probability is asked for. first: position of the first row,
+// named in errors. Throws as sample_rows.
+std::vector<TokenScore> score_rows(ConstTensor logits, const std::vector<int64_t>& targets,
+                                   int64_t first);
 
 }  // namespace flexq_ft

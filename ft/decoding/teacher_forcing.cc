@@ -96,7 +96,7 @@ Engine::Score Engine::score(const std::vector<int64_t>& ids) {
   impl_->run_alone(
       ids, static_cast<int64_t>(ids.size()) - 1, nullptr, [&](int64_t first, ConstTensor logits) {
         const auto begin = ids.begin() + first + 1;
-        for (const TokenScore& token : score_rows(logits, {begin, begin + logits.dim(0)})) {
+        for (const TokenScore& token : score_rows(logits, {begin, begin + logits.dim(0)}, first)) {
           score.logprobs.push_back(token.logprob);
           score.argmax.push_back(token.argmax);
         }

@@ -1,4 +1,5 @@
-// Feed-forward activations: fp32 in, rounded once to the activation type on the store.
+// Feed-forward activations: fp32 in, rounded once to the activation type on the store. Gelu is the
+// tanh approximation, as in FasterTransformer ("gelu_new", "gelu_pytorch_tanh" in Hugging Face).
 #pragma once
 
 #include "ft/core/model_config.h"

@@ -1,6 +1,6 @@
 // out[t] = round(table[ids[t]] (+ positional[positions[t]])).
 //   out        [tokens, hidden]  the compute type
-//   ids, positions [tokens] int32, checked by the caller
+//   ids, positions [tokens] int32; outside the tables: Error{kInternal}
 //   table      [vocab, hidden], positional [max_positions, hidden] (or undefined)  dtype of out
 #pragma once
 

@@ -1,6 +1,6 @@
 #include <cstring>
 
-#include "ft/kernels/parallel.h"
+#include "flexq_kernels/cpu/parallel.h"
 #include "ft/kernels/twins.h"
 
 namespace flexq_ft::cpu {
@@ -18,7 +18,7 @@ void embedding(Tensor out, ConstTensor ids, ConstTensor table, ConstTensor posit
                ConstTensor positional) {
   const int64_t hidden = out.dim(1);
   const int32_t* id = ids.data<int32_t>();
-  parallel_ranges(out.dim(0), hidden, [&](int64_t begin, int64_t end) {
+  flexq_kernels::parallel_ranges(out.dim(0), out.count(), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       void* to = out.rows(t, t + 1).raw();
       const void* row = table.rows(id[t], id[t] + 1).raw();

@@ -3,6 +3,9 @@
 // Weights are in the CPU's runtime layouts (core/data_format.h, Layout), made once by the repack
 // functions below, N padded to 16 with zeros. y is fp32 [m, n]; bias fp32 [n] or undefined. k is
 // added in one order per output, so a row does not depend on m or on the number of threads.
+//
+// On the CPU the calling thread keeps a packed copy of x (at most 1536 rows) between calls: nothing
+// is allocated once the largest x was seen.
 #pragma once
 
 #include "ft/core/stream.h"

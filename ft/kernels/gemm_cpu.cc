@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "flexq_kernels/cpu/parallel.h"
 #include "ft/kernels/gemm_simd.h"
-#include "ft/kernels/parallel.h"
 #include "ft/kernels/twins.h"
 
 namespace flexq_ft::cpu {
@@ -19,10 +19,10 @@ template <typename Pack, typename Run>
 void pack_and_run(const GemmTask& task, Pack&& pack, Run&& run) {
   const int64_t block = FLEXQ_ISA_PICK(gemm_row_block)();
   const int64_t blocks = (task.m + block - 1) / block;
-  parallel_ranges(blocks, block * task.k, [&](int64_t begin, int64_t end) {
+  flexq_kernels::parallel_ranges(blocks, task.m * task.k, [&](int64_t begin, int64_t end) {
     pack(begin * block, std::min(end * block, task.m));
   });
-  parallel_ranges((task.n + 15) / 16, task.m * task.k, run);
+  flexq_kernels::parallel_ranges((task.n + 15) / 16, task.m * task.n * task.k, run);
 }
 
 void multiply_floats(Tensor y, ConstTensor x, ConstTensor w, ConstTensor scale, ConstTensor bias) {

@@ -1,9 +1,9 @@
 // Weights of a file into the panels of gemm.h.
 #include <algorithm>
 
+#include "flexq_kernels/cpu/parallel.h"
 #include "ft/kernels/gemm.h"
 #include "ft/kernels/gemm_simd.h"
-#include "ft/kernels/parallel.h"
 
 namespace flexq_ft {
 
@@ -18,7 +18,7 @@ template <typename Copy>
 void for_panels(int64_t row, int64_t rows, int64_t k, Copy&& copy) {
   const int64_t first_panel = row / kPanelRows;
   const int64_t panels = panel_count(row + rows) - first_panel;
-  parallel_ranges(panels, k * kPanelRows, [&](int64_t begin, int64_t end) {
+  flexq_kernels::parallel_ranges(panels, panels * k * kPanelRows, [&](int64_t begin, int64_t end) {
     for (int64_t p = first_panel + begin; p < first_panel + end; ++p) {
       copy(p, std::max<int64_t>(row - p * kPanelRows, 0),
            std::min(row + rows - p * kPanelRows, kPanelRows));
@@ -73,7 +73,8 @@ void repack_panel(Tensor panel, ConstTensor w, int64_t row, bool row_major_nk) {
   if (w.empty()) return;
   const RepackTask task{panel.raw(), panel.dtype(), w.raw(), w.dtype(), row, rows, k, row_major_nk};
   const int64_t first = row / kPanelRows;
-  parallel_ranges(panel_count(row + rows) - first, k * kPanelRows, [&](int64_t begin, int64_t end) {
+  const int64_t panels = panel_count(row + rows) - first;
+  flexq_kernels::parallel_ranges(panels, w.count(), [&](int64_t begin, int64_t end) {
     FLEXQ_ISA_PICK(repack_float_panels)(task, first + begin, first + end);
   });
 }

@@ -13,7 +13,7 @@ void check_norm(Tensor out, ConstTensor x, ConstTensor weight, float eps) {
   FLEXQ_FT_CHECK_EQ(out.dtype(), x.dtype(), "norm: out and x");
   FLEXQ_FT_CHECK_EQ(weight.shape(), (Shape{x.dim(1)}), "norm: weight of x ", x.shape());
   FLEXQ_FT_CHECK_EQ(weight.dtype(), x.dtype(), "norm: weight and x");
-  FLEXQ_FT_CHECK_LT(0.0f, eps, "norm: eps");
+  FLEXQ_FT_CHECK_LE(0.0f, eps, "norm: eps");
 }
 
 }  // namespace

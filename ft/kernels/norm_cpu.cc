@@ -1,4 +1,4 @@
-#include "ft/kernels/parallel.h"
+#include "flexq_kernels/cpu/parallel.h"
 #include "ft/kernels/rows_simd.h"
 #include "ft/kernels/twins.h"
 
@@ -8,7 +8,7 @@ namespace {
 
 void run(Tensor out, ConstTensor x, ConstTensor weight, const void* bias, float eps, bool layer) {
   const int64_t hidden = x.dim(1);
-  parallel_ranges(x.dim(0), hidden, [&](int64_t begin, int64_t end) {
+  flexq_kernels::parallel_ranges(x.dim(0), x.count(), [&](int64_t begin, int64_t end) {
     FLEXQ_ISA_PICK(norm_rows)
     ({out.rows(begin, end).raw(), x.rows(begin, end).raw(), weight.raw(), bias, end - begin, hidden,
       eps, layer, x.dtype()});

@@ -1,4 +1,4 @@
-// x = round(x + y + bias): the residual stream after a row-parallel linear and its all-reduce.
+// x = round(x + (y + bias)): the residual stream after a row-parallel linear and its all-reduce.
 //   x    [tokens, hidden]  fp32 | fp16 | bf16, updated in place
 //   y    [tokens, hidden]  fp32
 //   bias [hidden]          fp32, or undefined

@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "ft/kernels/parallel.h"
+#include "flexq_kernels/cpu/parallel.h"
 #include "ft/kernels/rows_simd.h"
 #include "ft/kernels/twins.h"
 
@@ -18,7 +18,7 @@ void rope_append(Tensor q, KvPages kv, ConstTensor qkv, ConstTensor rope,
   char* k_data = static_cast<char*>(kv.k.raw());
   char* v_data = static_cast<char*>(kv.v.raw());
 
-  parallel_ranges(q.dim(0), qkv.dim(1) * 2, [&](int64_t begin, int64_t end) {
+  flexq_kernels::parallel_ranges(q.dim(0), qkv.count() * 2, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const int64_t position = positions[t];
       const float* x = qkv.data<float>() + t * qkv.dim(1);

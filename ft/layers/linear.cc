@@ -16,9 +16,9 @@ flexq_kernels::FloatType float_type(DataType dtype) {
   return flexq_kernels::FloatType::kFp32;
 }
 
+// Named by its own rows; the layout pads them to 16 behind.
 Tensor panel(const LinearWeight& weight) {
-  const int64_t padded_n = (weight.n + 15) / 16 * 16;
-  return weight.codes.tensor(weight.format.storage, {padded_n, weight.k});
+  return weight.codes.tensor(weight.format.storage, {weight.n, weight.k});
 }
 
 ConstTensor vector_of(const Buffer& buffer, int64_t n) {

@@ -27,11 +27,22 @@ std::string show_number(double value) {
   return text;
 }
 
+// With the bounds of a manifest, so that no product of two sizes can overflow.
+int64_t read_integer(const IniSection& section, const char* key, int64_t ModelConfig::* field) {
+  const int64_t value = section.get_int(key);
+  for (const ConfigInteger& integer : config_integers()) {
+    if (integer.field == field && (value < integer.min || value > integer.max)) {
+      section.fail(key, join("is ", value, ", allowed are ", integer.min, " to ", integer.max));
+    }
+  }
+  return value;
+}
+
 template <int64_t ModelConfig::* kField>
 constexpr IniKey integer(const char* name, Owner owner, bool required) {
   return {name, owner, required,
           [](const IniSection& section, const char* key, ModelFolder* folder) {
-            folder->config.*kField = section.get_int(key);
+            folder->config.*kField = read_integer(section, key, kField);
           },
           [](const ModelFolder& folder) { return std::to_string(folder.config.*kField); }};
 }
@@ -335,13 +346,8 @@ ModelFolder read_folder_ini(const IniFile& ini) {
     section.fail(key->name, "contradicts another key that says " + key->show(folder));
   }
   if (!section.has("kv_head_num")) config.num_kv_heads = config.num_heads;
-  if (__builtin_mul_overflow(config.num_heads, config.head_dim, &config.hidden_size)) {
-    config.hidden_size = -1;
-  }
-  // The bound keeps the product in range; validate() refuses what lies beyond it.
-  if (!section.has("inter_size") && config.hidden_size <= (int64_t{1} << 20)) {
-    config.inter_size = 4 * config.hidden_size;
-  }
+  config.hidden_size = config.num_heads * config.head_dim;
+  if (!section.has("inter_size")) config.inter_size = 4 * config.hidden_size;
   return folder;
 }
 

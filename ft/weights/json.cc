@@ -37,10 +37,8 @@ class Parser {
 
   void run() {
     const size_t bad = find_invalid_utf8(text_);
+    if (bad != std::string_view::npos) fail_at(bad, "invalid UTF-8");
     skip_blanks();
-    if (bad != std::string_view::npos) {
-      fail_at(bad, "invalid UTF-8");
-    }
     document_->root = value(0);
     skip_blanks();
     if (pos_ < text_.size()) fail("text after the end of the document");

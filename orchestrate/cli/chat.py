@@ -66,10 +66,13 @@ def command(model: Path, system: str | None, **options: Any) -> None:
         chat = Chat(llm, Conversation(llm.tokenizer, llm.info.max_len, system), params)
         console.info("Ctrl-C stops a reply, Ctrl-D leaves, /help lists commands.")
         chat.loop()
-        results = [
-            {"messages": chat.conversation.messages(), "replies": [r.to_json() for r in chat.done]}
-        ]
-        console.emit(SCHEMA, config=resolved_config(llm, model, params), results=results)
+        messages = chat.conversation.messages()
+        console.emit(
+            SCHEMA,
+            config=resolved_config(llm, model, params),
+            results=[{"messages": messages, "replies": [r.to_json() for r in chat.done]}],
+            markdown="".join(f"**{m['role']}**: {m['content']}\n\n" for m in messages),
+        )
 
 
 class Chat:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -129,6 +130,9 @@ def run_cli(args: Sequence[str]) -> int:
         silence_stdout()
         return 0
     except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # click met it before us
+            silence_stdout()
+            return 0
         return error.code if isinstance(error.code, int) else 1
     except BaseException as error:
         return _report(error)
@@ -150,4 +154,6 @@ def _report(error: BaseException) -> int:
 
 def main() -> None:
     """Console script `flexq-ft`."""
+    # Ended from outside, too, it ends its ranks and removes its temporary files.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sys.exit(run_cli(sys.argv[1:]))

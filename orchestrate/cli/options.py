@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -154,7 +154,7 @@ def sampling_options(function: _F) -> _F:
     return _apply(options, function)
 
 
-def _apply(options: list[Callable[[_F], _F]], function: _F) -> _F:
+def _apply(options: Sequence[Callable[[Any], Any]], function: _F) -> _F:
     for option in reversed(options):
         function = option(function)
     return function

@@ -242,14 +242,14 @@ def _row_prompt(row: dict[str, Any], place: str) -> str | list[int]:
         raise ConfigError(
             f"{place}: a row needs one of prompt and prompt_token_ids.", hint='{"prompt": "…"}'
         )
-    if text is not None and not isinstance(text, str):
-        raise ConfigError(f"{place}: prompt must be a text.", hint='{"prompt": "…"}')
-    if ids is not None and not (isinstance(ids, list) and all(type(token) is int for token in ids)):
-        raise ConfigError(
-            f"{place}: prompt_token_ids must be a list of whole numbers.",
-            hint='{"prompt_token_ids": [1, 450]}',
-        )
-    return text if ids is None else ids
+    if isinstance(text, str):
+        return text
+    if isinstance(ids, list) and all(type(token) is int for token in ids):
+        return ids
+    raise ConfigError(
+        f"{place}: prompt must be a text, prompt_token_ids a list of whole numbers.",
+        hint='{"prompt": "…"} or {"prompt_token_ids": [1, 450]}',
+    )
 
 
 def _run_rows(llm: LLM, rows: Sequence[Row], config: dict[str, Any]) -> int:
@@ -270,7 +270,7 @@ def _run_rows(llm: LLM, rows: Sequence[Row], config: dict[str, Any]) -> int:
             console.out(json.dumps(entry, ensure_ascii=False))
     if failed:
         console.warn(f"{failed} of {len(rows)} rows failed; each carries its error.")
-    console.emit(SCHEMA, config=config, results=document)
+    console.emit(SCHEMA, config=config, results=document, markdown=_rows_markdown(document))
     return 1 if failed else 0
 
 
@@ -279,3 +279,15 @@ def _markdown(output: RequestOutput) -> str:
     text = output.outputs[0].text
     body = text if text is not None else str(output.outputs[0].token_ids)
     return f"{body}\n\n| metric | value |\n|---|---|\n{rows}\n"
+
+
+def _rows_markdown(rows: Sequence[dict[str, Any]]) -> str:
+    lines = ["| row | id | finish | tokens | text |", "|---|---|---|---|---|"]
+    for number, row in enumerate(rows):
+        error = row.get("error")
+        text = error["message"] if error else row["text"]
+        cell = json.dumps(text, ensure_ascii=False).replace("|", "\\|")
+        finish = "error" if error else row["finish_reason"]
+        tokens = "" if error else len(row["token_ids"])
+        lines.append(f"| {number} | {row.get('id', '')} | {finish} | {tokens} | {cell} |")
+    return "\n".join(lines) + "\n"

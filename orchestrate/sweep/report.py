@@ -25,7 +25,9 @@ class Column:
     is_number: bool = True
 
 
-def _number(section: str, name: str, pattern: str, scale: float | None = None) -> Callable[[Row], str]:
+def _number(
+    section: str, name: str, pattern: str, scale: float | None = None
+) -> Callable[[Row], str]:
     def cell(row: Row) -> str:
         value = (row.get(section) or {}).get(name)
         if value is None:
@@ -119,7 +121,8 @@ def screen_table(rows: Sequence[Row], *, title: str) -> Table:
     for column in columns:
         table.add_column(column.title, justify="right" if column.is_number else "left")
     for number, row in enumerate(rows, start=1):
-        table.add_row(str(number), *(column.cell(row) for column in columns))
+        # The spread stays in the report; here there is room for the numbers.
+        table.add_row(str(number), *(column.cell(row).split(" ±")[0] for column in columns))
     return table
 
 
@@ -134,7 +137,7 @@ def error_lines(rows: Sequence[Row]) -> list[str]:
 
 def markdown(rows: Sequence[Row], *, title: str) -> str:
     """The whole report: the table, what the quality numbers mean, commands, and machines."""
-    columns = _columns(rows)
+    columns = [*_columns(rows), *([ERROR_COLUMN] if error_lines(rows) else [])]
     lines = [
         f"# {title}",
         "",

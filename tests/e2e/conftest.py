@@ -22,13 +22,20 @@ GENERATED: dict[str, dict[str, Any]] = {
     "llama-gqa": {"hidden": 256, "heads": 4, "kv_heads": 2, "inter": 768, "layers": 3},
     "llama-tied-short-group": {
         "hidden": 192,
-        "heads": 3,
-        "kv_heads": 1,
-        "inter": 320,
+        "heads": 6,
+        "kv_heads": 3,
+        "inter": 384,
         "tied": True,
         "rope": "llama3",
     },
-    "qwen2-bias": {"family": "qwen2", "hidden": 128, "heads": 4, "kv_heads": 2, "rope": "linear"},
+    "qwen2-bias": {
+        "family": "qwen2",
+        "hidden": 128,
+        "heads": 4,
+        "kv_heads": 2,
+        "inter": 576,
+        "rope": "linear",
+    },
     "opt": {"family": "opt", "hidden": 256, "heads": 4, "inter": 512, "layers": 3, "tied": True},
 }
 

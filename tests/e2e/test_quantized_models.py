@@ -11,7 +11,6 @@ import pytest
 from flexq_ft import _native
 from tests.e2e.conftest import Model, hf_logits
 from tests.reference import fake_quant
-from tests.reference import gemm as oracle_gemm
 from tests.reference import quantization as oracle
 from tests.reference.divergence import TINY_FP32, Divergence
 from tests.tools.linears import layer_weights
@@ -36,32 +35,41 @@ def test_replay_integers_are_numpys_and_products_within_the_limit(
     for record in records:
         w, bias = weights[record["name"]]
         x = record["x"]
-        y = replay(scheme, x, w, bias, act_bits(scheme, record["name"].split(".")[-1]))
+        bits = act_bits(scheme, record["name"].split(".")[-1])
+        y = replay(scheme, x, *quantized(scheme, w), bias, bits)
         limit = 1e-5 * max(float(np.abs(y).max()), 1e-6)
         assert float(np.abs(record["y"] - y).max()) <= limit, record["name"]
         np.testing.assert_array_equal(engine.run_linear(record["name"], x), record["y"])
 
 
-def replay(scheme: str, x: Any, w: Any, bias: Any, bits: int) -> Any:
-    """The linear in NumPy, after asserting that the kernels' integers are the oracle's."""
-    group = 128 if scheme == "w6ax" else x.shape[1]
+def quantized(scheme: str, w: Any) -> tuple[Any, Any]:
+    """w -> codes [n, k], scales [n, groups], after asserting that the kernels' are the same."""
     if scheme == "w6ax":
         codes, scales = oracle.weight_int6(w)
         ours = _native.kernels.quantize_weight_int6(w)
     else:
         codes, scales = oracle.weight_int8(w)
         ours = _native.kernels.quantize_weight_int8(w)
-        scales = scales[:, None]
     np.testing.assert_array_equal(ours[0], codes)
+    np.testing.assert_array_equal(ours[1], scales)
+    return codes, scales.reshape(len(scales), -1)
+
+
+def replay(scheme: str, x: Any, codes: Any, scales: Any, bias: Any, bits: int) -> Any:
+    """The linear in NumPy, after asserting that the kernels' activation integers are the same."""
+    group = 128 if scheme == "w6ax" else x.shape[1]
     if bits == 16:
         a_codes, a_scales = x.astype(np.float64), np.ones((x.shape[0], scales.shape[1]))
     else:
         a_codes, a_scales = oracle.activations(x, act_bits=bits, group=group)
-        got = _native.kernels.quantize_activations(x, act_bits=bits, group=group)
-        np.testing.assert_array_equal(got[0], a_codes)
-        np.testing.assert_array_equal(got[1], a_scales)
-    sums = oracle_gemm.group_sums(a_codes, codes, group=group)
-    y = np.einsum("mng,ng,mg->mn", sums, scales.astype(np.float64), a_scales.astype(np.float64))
+        ours = _native.kernels.quantize_activations(x, act_bits=bits, group=group)
+        np.testing.assert_array_equal(ours[0], a_codes)
+        np.testing.assert_array_equal(ours[1], a_scales)
+    a = oracle.grouped(a_codes.astype(np.float64), group)
+    w = oracle.grouped(codes.astype(np.float64), group)
+    y = np.zeros((x.shape[0], codes.shape[0]))
+    for g in range(a.shape[1]):  # float64 holds the integer sums exactly
+        y += scales[:, g].astype(float) * a_scales[:, g, None] * (a[:, g] @ w[:, g].T)
     return y if bias is None else y + bias
 
 

@@ -190,6 +190,7 @@ constexpr int kVectorRegisters = 4;
 typedef float F32x16Raw __attribute__((vector_size(64)));
 typedef int32_t I32x16Raw __attribute__((vector_size(64)));
 typedef int16_t I16x32Raw __attribute__((vector_size(64)));
+typedef uint16_t U16x16Raw __attribute__((vector_size(32)));
 typedef int8_t I8x16Raw __attribute__((vector_size(16)));
 
 struct F32x16 {
@@ -219,20 +220,21 @@ FLEXQ_SIMD F32x16 fma(F32x16 a, F32x16 b, F32x16 c) { return {a.v * b.v + c.v}; 
 // 16-bit floats without hardware: the exponent is moved by a multiplication with a power of two,
 // which is exact and also renormalises subnormals (2^112 = 0x77800000).
 FLEXQ_SIMD F32x16 load_fp16(const uint16_t* p) {
-  float out[kLanes];
-  for (int i = 0; i < kLanes; ++i) {
-    const uint32_t magnitude = static_cast<uint32_t>(p[i] & 0x7fffu) << 13;
-    const uint32_t sign = static_cast<uint32_t>(p[i] & 0x8000u) << 16;
-    float scaled;
-    std::memcpy(&scaled, &magnitude, sizeof(scaled));
-    scaled *= 5.192296858534828e33f;
-    uint32_t bits;
-    std::memcpy(&bits, &scaled, sizeof(bits));
-    if ((p[i] & 0x7c00u) == 0x7c00u) bits = magnitude | 0x7f800000u;
-    bits |= sign;
-    std::memcpy(&out[i], &bits, sizeof(bits));
-  }
-  return load(out);
+  U16x16Raw raw;
+  std::memcpy(&raw, p, sizeof(raw));
+  const I32x16Raw half = __builtin_convertvector(raw, I32x16Raw);
+  const I32x16Raw magnitude = (half & 0x7fff) << 13;
+  F32x16Raw scaled;
+  std::memcpy(&scaled, &magnitude, sizeof(scaled));
+  scaled *= 5.192296858534828e33f;
+  I32x16Raw bits;
+  std::memcpy(&bits, &scaled, sizeof(bits));
+  // Infinity and NaN: the exponent is all ones in both types.
+  bits |= ((half & 0x7c00) == 0x7c00) & 0x7f800000;
+  bits |= (half & 0x8000) << 16;
+  F32x16 out;
+  std::memcpy(&out, &bits, sizeof(out));
+  return out;
 }
 FLEXQ_SIMD void store_fp16(uint16_t* p, F32x16 a) {
   for (int i = 0; i < kLanes; ++i) {
@@ -269,7 +271,7 @@ FLEXQ_SIMD F32x16 load_bf16(const uint16_t* p) {
 FLEXQ_SIMD F32x16 load_i8(const int8_t* p) {
   I8x16Raw bytes;
   std::memcpy(&bytes, p, sizeof(bytes));
-  return {__builtin_convertvector(bytes, F32x16Raw)};
+  return {__builtin_convertvector(__builtin_convertvector(bytes, I32x16Raw), F32x16Raw)};
 }
 FLEXQ_SIMD float reduce_add(F32x16 a) {
   float eight[8], four[4];

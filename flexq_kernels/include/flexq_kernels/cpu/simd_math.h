@@ -1,14 +1,13 @@
-// What the row ops and attention need beyond simd.h: division, selection, exp, bf16 stores and the
-// 16 x 16 transpose. The same rules hold (see isa.h): every function is inlined.
+// What the row ops and attention need beyond simd.h and simd_int8.h (div): selection, exp, bf16
+// stores and the 16 x 16 transpose. The same rules hold (see isa.h): every function is inlined.
 #pragma once
 
-#include "flexq_kernels/cpu/simd.h"
+#include "flexq_kernels/cpu/simd_int8.h"
 
 namespace flexq_kernels::FLEXQ_ISA {
 
 #if defined(__AVX512BW__)
 
-FLEXQ_SIMD F32x16 div(F32x16 a, F32x16 b) { return {_mm512_div_ps(a.v, b.v)}; }
 // a < b ? yes : no, lane by lane; no where a or b is NaN.
 FLEXQ_SIMD F32x16 select_less(F32x16 a, F32x16 b, F32x16 yes, F32x16 no) {
   return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), no.v, yes.v)};
@@ -57,9 +56,6 @@ FLEXQ_SIMD void transpose(F32x16 (&r)[16]) {
 
 #elif defined(__AVX2__)
 
-FLEXQ_SIMD F32x16 div(F32x16 a, F32x16 b) {
-  return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)};
-}
 // a < b ? yes : no, lane by lane; no where a or b is NaN.
 FLEXQ_SIMD F32x16 select_less(F32x16 a, F32x16 b, F32x16 yes, F32x16 no) {
   return {_mm256_blendv_ps(no.lo, yes.lo, _mm256_cmp_ps(a.lo, b.lo, _CMP_LT_OQ)),
@@ -122,7 +118,6 @@ FLEXQ_SIMD void transpose(F32x16 (&r)[16]) {
 
 #else
 
-FLEXQ_SIMD F32x16 div(F32x16 a, F32x16 b) { return {a.v / b.v}; }
 // a < b ? yes : no, lane by lane; no where a or b is NaN.
 FLEXQ_SIMD F32x16 select_less(F32x16 a, F32x16 b, F32x16 yes, F32x16 no) {
   return {a.v < b.v ? yes.v : no.v};

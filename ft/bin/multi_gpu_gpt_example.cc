@@ -1,0 +1,7 @@
+// multi_gpu_gpt_example [INI [START_IDS]]: FT's example program for OPT models; see configs/ for
+// the INI.
+#include "ft/bin/program.h"
+
+int main(int argc, char** argv) {
+  return flexq_ft::run_program(flexq_ft::kMultiGpuGptExample, argc, argv);
+}

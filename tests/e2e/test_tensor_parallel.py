@@ -1,0 +1,155 @@
+"""TP 1, 2, 3 and 4 under MPI: the same model, whatever the number of ranks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flexq_ft import _native
+from tests.e2e.conftest import Model
+from tests.e2e.test_quantized_models import act_bits, quantized, replay
+from tests.reference.divergence import (
+    GREEDY_COMPARABLE,
+    TINY_LOOSE,
+    Divergence,
+    assert_greedy_equal_or_tied,
+)
+from tests.tools.linears import layer_weights
+from tests.tools import mpi
+
+pytestmark = mpi.needs_mpi
+
+RUNNER = Path(__file__).parent / "tp_run.py"
+STEPS = 48
+
+
+def run_ranks(
+    folder: Path, tp: int, windows: list[list[int]], work: Path, *, trace: bool = False
+) -> list[Any]:
+    """The arrays that each rank wrote (tp_run.py)."""
+    work.mkdir(parents=True, exist_ok=True)
+    ids = work / "ids.json"
+    ids.write_text(json.dumps(windows))
+    options = {"mpi": tp > 1, "steps": STEPS, "trace": trace, "threads": 1}
+    arguments = [str(RUNNER), str(folder), str(work / "out"), str(ids), json.dumps(options)]
+    done = mpi.run_ranks(tp, [sys.executable, *arguments], cwd=work, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return [np.load(work / f"out.rank{r}.npz") for r in range(tp)]
+
+
+def sizes(model: Model) -> list[int]:
+    """The TP sizes that divide this model's heads."""
+    config = model.reference.config
+    kv = getattr(config, "num_key_value_heads", config.num_attention_heads)
+    return [
+        tp
+        for tp in (2, 3, 4)
+        if config.num_attention_heads % tp == 0 and (kv % tp == 0 or tp % kv == 0)
+    ]
+
+
+@pytest.mark.parametrize("scheme,dtype", [("fp32", "fp32"), ("fp16", "fp16"), ("w8a16", "fp16")])
+def test_greedy_tokens_do_not_depend_on_the_number_of_ranks(
+    model: Model, scheme: str, dtype: str, tmp_path: Path
+) -> None:
+    assert scheme in GREEDY_COMPARABLE
+    windows = [model.text[:64]]
+    one = run_ranks(model.folder(scheme, dtype=dtype), 1, windows, tmp_path / "1")[0]
+    for tp in sizes(model):
+        folder = model.folder(scheme, dtype=dtype, tp=tp)
+        ranks = run_ranks(folder, tp, windows, tmp_path / str(tp))
+        for other in ranks[1:]:
+            np.testing.assert_array_equal(other["greedy"], ranks[0]["greedy"])
+        assert_greedy_equal_or_tied(
+            ranks[0]["greedy"].tolist(),
+            one["greedy"].tolist(),
+            ranks[0]["greedy_logits"],
+            one["greedy_logits"],
+        )
+
+
+@pytest.mark.parametrize("scheme", ["w8a16", "w8a8", "w6ax"])
+def test_shards_replay_as_numpy_on_their_part_of_the_whole(
+    model: Model, scheme: str, tmp_path: Path
+) -> None:
+    """Weight integers are the whole matrix's, but where o_proj is cut inside a group."""
+    weights = layer_weights(model.reference)
+    head_dim = model.engine(scheme).config.head_dim
+    for tp in sizes(model):
+        folder = model.folder(scheme, tp=tp)
+        opened = _native.open_model_folder(str(folder))
+        ranks = run_ranks(folder, tp, [model.text[:24]], tmp_path / str(tp), trace=True)
+        for name, (w, bias) in weights.items():
+            kind = name.split(".")[-1]
+            for r, arrays in enumerate(ranks):
+                rows, columns = shard(kind, opened, r, head_dim)
+                rows = slice(None) if rows is None else rows
+                if columns is not None and scheme == "w6ax" and columns.start % 128:
+                    assert kind == "o" and opened.cut_groups, (name, tp, r)
+                if kind == "o" and opened.cut_groups:  # cut first: groups restart at the edge
+                    codes, scales = quantized(scheme, np.ascontiguousarray(w[:, columns]))
+                else:
+                    codes, scales = quantized(scheme, w)
+                    codes, scales = codes[rows], scales[rows]
+                    if columns is not None:
+                        codes = codes[:, columns]
+                        if scheme == "w6ax":
+                            scales = scales[:, columns.start // 128 : -(-columns.stop // 128)]
+                x = arrays[f"x.{name}"]
+                part = None if bias is None else bias[rows]
+                y = replay(scheme, x, codes, scales, part, act_bits(scheme, kind))
+                limit = 1e-5 * max(float(np.abs(y).max()), 1e-6)
+                assert float(np.abs(arrays[f"y.{name}"] - y).max()) <= limit, (name, tp, r)
+
+
+def shard(kind: str, opened: _native.ModelFolder, rank: int, head_dim: int) -> tuple[Any, Any]:
+    """The rows and the columns of the whole [n, k] that a rank holds; None: all."""
+    heads, kv = opened.shards.heads, opened.shards.kv_heads
+    inter = range(*opened.shards.inter[rank])
+    if kind == "o":
+        return None, slice(heads[rank][0] * head_dim, heads[rank][1] * head_dim)
+    if kind in ("down", "fc2"):
+        return None, slice(inter.start, inter.stop)
+    if kind == "fc1":
+        return list(inter), None
+    if kind == "gate_up":
+        whole = opened.config.inter_size
+        return [*inter, *(whole + i for i in inter)], None
+    q_end = opened.config.num_heads * head_dim
+    k_end = q_end + opened.config.num_kv_heads * head_dim
+    q = range(heads[rank][0] * head_dim, heads[rank][1] * head_dim)
+    k = range(q_end + kv[rank][0] * head_dim, q_end + kv[rank][1] * head_dim)
+    return [*q, *k, *(k_end - q_end + i for i in k)], None
+
+
+@pytest.mark.parametrize("scheme", ["w8a8", "w6ax"])
+def test_perplexity_rule_across_tp_sizes(model: Model, scheme: str, tmp_path: Path) -> None:
+    if not model.trained:
+        pytest.skip("random weights have no perplexity to keep; replay covers them")
+    length = min(512, model.positions)
+    windows = list(model.windows(length, -(-30_000 // length)))
+    one = model.engine(scheme)
+    for tp in sizes(model):
+        ranks = run_ranks(model.folder(scheme, tp=tp), tp, windows, tmp_path / str(tp))
+        divergence = Divergence()
+        for i, ids in enumerate(windows):
+            divergence.add(ids, ranks[0][f"logits.{i}"], one.forward(ids))
+        print(f"{model.name} {scheme} tp {tp}: {divergence}")
+        TINY_LOOSE.check(divergence)
+
+
+@pytest.mark.parametrize("scheme", ["fp32", "w8a16", "w8a8", "w6ax"])
+def test_a_repeated_parallel_run_gives_the_same_bits(
+    model: Model, scheme: str, tmp_path: Path
+) -> None:
+    tp = sizes(model)[0]
+    folder = model.folder(scheme, tp=tp)
+    first = run_ranks(folder, tp, [model.text[:40]], tmp_path / "a")
+    second = run_ranks(folder, tp, [model.text[:40]], tmp_path / "b")
+    np.testing.assert_array_equal(first[0]["logits.0"], second[0]["logits.0"])
+    np.testing.assert_array_equal(first[0]["greedy"], second[0]["greedy"])

@@ -1,0 +1,204 @@
+"""LLM and SamplingParams: order, limits, seeds, refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flexq_ft.errors import ConfigError
+from flexq_ft.orchestrate.api import LLM, SamplingParams
+from flexq_ft.orchestrate.sampling import FIELDS
+from tests.orchestrate.fakes import EOS, VOCAB, FakeNative, fake_llm
+
+ECHO = lambda ids: [*reversed(ids), *[EOS] * 99]  # noqa: E731
+
+
+def test_order_is_kept_with_fewer_slots_than_prompts() -> None:
+    prompts = ["one", "eleven", "a", "seventeen", "bb"]
+    results = fake_llm(ECHO, slots=2).generate(prompts, SamplingParams(max_tokens=30))
+    assert [r.outputs[0].text for r in results] == [p[::-1] for p in prompts]
+    assert [r.prompt for r in results] == prompts
+
+
+def test_texts_and_ids_may_be_mixed() -> None:
+    results = fake_llm(ECHO).generate(["ab", [99, 98]], SamplingParams(max_tokens=2))
+    assert [r.outputs[0].token_ids for r in results] == [[98, 97], [98, 99]]
+    assert [r.prompt_token_ids for r in results] == [[97, 98], [99, 98]]
+
+
+def test_one_text_is_one_prompt() -> None:
+    assert len(fake_llm(ECHO).generate("abc", SamplingParams(max_tokens=2))) == 1
+
+
+def test_one_list_of_ids_is_refused_with_the_way_to_say_it() -> None:
+    with pytest.raises(ConfigError) as caught:
+        fake_llm(ECHO).generate([1, 2, 3])
+    assert "[ids]" in caught.value.hint
+
+
+def test_params_for_each_prompt() -> None:
+    params = [SamplingParams(max_tokens=1), SamplingParams(max_tokens=3)]
+    results = fake_llm(ECHO).generate(["abc", "def"], params)
+    assert [len(r.outputs[0].token_ids) for r in results] == [1, 3]
+    with pytest.raises(ConfigError, match="2 SamplingParams"):
+        fake_llm(ECHO).generate(["a", "b", "c"], params)
+
+
+def test_metrics_count_tokens_and_keep_prefill_and_decode_apart() -> None:
+    (result,) = fake_llm(ECHO).generate(["abcd"], SamplingParams(max_tokens=3))
+    metrics = result.metrics
+    assert (metrics.prompt_tokens, metrics.output_tokens) == (4, 3)
+    assert metrics.ttft_ms > 0 and metrics.tpot_ms is not None and metrics.tpot_ms > 0
+    assert metrics.prefill_tok_s == pytest.approx(4 / metrics.ttft_ms * 1e3)
+    assert metrics.decode_tok_s == pytest.approx(1e3 / metrics.tpot_ms)
+    assert metrics.peak_memory_bytes == 12345678
+
+
+def test_one_output_token_has_no_decode_speed() -> None:
+    (result,) = fake_llm(ECHO).generate(["abcd"], SamplingParams(max_tokens=1))
+    assert result.metrics.tpot_ms is None and result.metrics.decode_tok_s is None
+
+
+def test_a_seed_is_always_recorded_and_handed_over() -> None:
+    native = FakeNative(ECHO)
+    llm = fake_llm(native)
+    (given,) = llm.generate(["a"], SamplingParams(max_tokens=1, seed=7))
+    drawn = llm.generate(["a", "b"], SamplingParams(max_tokens=1, temperature=1.0))
+    assert given.seed == 7
+    assert [params["seed"] for _, params in native.admitted] == [7, drawn[0].seed, drawn[1].seed]
+    assert drawn[0].seed != drawn[1].seed
+
+
+def test_the_engine_gets_every_sampling_field_it_knows() -> None:
+    native = FakeNative(ECHO)
+    fake_llm(native).generate(["a"], SamplingParams(max_tokens=1, stop_words=((1, 2),)))
+    fields = set(native.admitted[0][1])
+    assert fields == set(FIELDS) - {"stop", "logprobs"}
+    assert native.admitted[0][1]["stop_words"] == [[1, 2]]
+
+
+def test_logprobs_only_when_asked_for() -> None:
+    llm = fake_llm(ECHO)
+    (without,) = llm.generate(["ab"], SamplingParams(max_tokens=2))
+    (with_them,) = llm.generate(["ab"], SamplingParams(max_tokens=2, logprobs=True))
+    assert without.outputs[0].logprobs is None and "logprobs" not in without.to_json()
+    assert with_them.outputs[0].logprobs == [-0.5, -0.5]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("", "empty"),
+        ([], "empty"),
+        ([VOCAB], "not in the vocabulary"),
+        ([-1], "not in the vocabulary"),
+        ("x" * 64, "64 tokens"),
+    ],
+)
+def test_prompts_that_cannot_run_are_refused_before_anything_runs(
+    prompt: Any, message: str
+) -> None:
+    native = FakeNative(ECHO)
+    with pytest.raises(ConfigError, match=message):
+        fake_llm(native).generate(["fine", prompt])
+    assert not native.admitted
+
+
+def test_a_prompt_of_all_but_one_token_runs() -> None:
+    results = fake_llm(ECHO).generate(["x" * 63], SamplingParams(max_tokens=1))
+    assert results[0].metrics.prompt_tokens == 63
+
+
+def test_generate_each_gives_errors_in_their_place() -> None:
+    llm = fake_llm(ECHO)
+    got = list(llm.generate_each(["ab", "", [13], "cd"], SamplingParams(max_tokens=2)))
+    kinds = ["error" if isinstance(r, ConfigError) else "ok" for r in got]
+    assert kinds == ["ok", "error", "error", "ok"]
+
+
+def test_without_a_tokenizer_ids_go_in_and_out() -> None:
+    llm = fake_llm(ECHO, tokenizer=False)
+    (result,) = llm.generate([[5, 6]], SamplingParams(max_tokens=2))
+    assert result.outputs[0].token_ids == [6, 5] and result.outputs[0].text is None
+    with pytest.raises(ConfigError, match="no tokenizer"):
+        llm.generate(["text"])
+    with pytest.raises(ConfigError, match="stop texts"):
+        llm.generate([[5]], SamplingParams(stop=["x"]))
+
+
+def test_score_begins_with_none_and_sums() -> None:
+    (scored,) = fake_llm(ECHO).score(["abcd"])
+    assert scored.logprobs == [None, -1.0, -1.0, -1.0]
+    assert scored.sum_logprob == -3.0 and scored.token_ids == [*b"abcd"]
+
+
+def test_forward_logits_of_one_list_and_of_several() -> None:
+    llm = fake_llm(ECHO)
+    one = llm.forward_logits([1, 2, 3])
+    several = llm.forward_logits([[1], [2, 3]])
+    assert isinstance(one, np.ndarray) and one.shape == (3, VOCAB) and one.dtype == np.float32
+    assert [logits.shape for logits in several] == [(1, VOCAB), (2, VOCAB)]
+
+
+def test_a_closed_llm_says_so() -> None:
+    with fake_llm(ECHO) as llm:
+        pass
+    with pytest.raises(ConfigError, match="closed"):
+        llm.generate("x")
+
+
+def test_unknown_keyword_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        LLM(tmp_path, tensor_paralel_size=2)
+    assert "did you mean 'tensor_parallel_size'?" in caught.value.message
+
+
+@pytest.mark.parametrize("keyword", ["tensor_parallel_size", "threads", "max_len", "max_batch"])
+def test_sizes_below_one_are_refused(tmp_path: Path, keyword: str) -> None:
+    with pytest.raises(ConfigError, match=keyword):
+        LLM(tmp_path, **{keyword: 0})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", -0.1),
+        ("temperature", float("nan")),
+        ("temperature", "hot"),
+        ("top_k", -1),
+        ("top_k", 1.5),
+        ("top_p", 1.1),
+        ("min_p", -0.1),
+        ("repetition_penalty", 0.0),
+        ("min_tokens", -1),
+        ("max_tokens", 0),
+        ("max_tokens", True),
+        ("seed", -1),
+        ("seed", 1 << 64),
+        ("ignore_eos", 1),
+        ("stop", [""]),
+        ("stop", [3]),
+        ("stop_words", [[]]),
+        ("bad_words", [["a"]]),
+    ],
+)
+def test_bad_sampling_values_are_named(field: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"^{field} is"):
+        SamplingParams(**{field: value})
+
+
+def test_both_penalties_together_are_refused() -> None:
+    with pytest.raises(ConfigError, match="cannot be used together"):
+        SamplingParams(repetition_penalty=1.1, presence_penalty=0.1)
+
+
+def test_more_min_than_max_tokens_is_refused() -> None:
+    with pytest.raises(ConfigError, match="min_tokens is 5"):
+        SamplingParams(min_tokens=5, max_tokens=4)
+
+
+def test_one_stop_text_may_be_given_bare() -> None:
+    assert SamplingParams(stop="end").stop == ("end",)

@@ -1,0 +1,125 @@
+"""A sweep over a generated model, through conversion, engine and report."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from flexq_ft.orchestrate.cli.main import run_cli
+from flexq_ft.orchestrate.eval.perplexity import protocol_text
+from flexq_ft.orchestrate.sweep.store import RowStore
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+ROOT = Path(__file__).parents[2]
+WINDOW = 48
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.tools.checkpoints import make_checkpoint
+
+    folder = tmp_path_factory.mktemp("model") / "hf"
+    return make_checkpoint(folder, hidden=192, heads=6, kv_heads=3, inter=320, positions=128)
+
+
+@pytest.fixture(scope="module")
+def swept(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "text.txt").write_bytes(
+        (ROOT / "configs" / "texts" / "river-lock.txt").read_bytes()[:1500]
+    )
+    sweep = {
+        "schema": "flexq-ft/sweep/1",
+        "model": str(model),
+        "matrix": {
+            "scheme": ["fp32", "w8a16", "w8a8", "w6a8"],
+            "dtype": "fp32",
+            "batch": [1, 3],
+            "prompt_tokens": 17,
+            "output_tokens": 5,
+        },
+        "exclude": [{"scheme": ["w8a16", "w8a8"], "batch": 3}],
+        "include": [{"scheme": "fp32", "prompt_tokens": 200}],
+        "repeat": {"min": 2},
+        "quality": {
+            "ppl": {"text": "text.txt", "protocol": "paper", "window": WINDOW},
+            "agreement_with": "fp32",
+        },
+    }
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(sweep), encoding="utf-8")
+    out = ["--out", str(folder / "out"), "--cache-dir", str(folder / "cache")]
+    return folder, run_cli(["sweep", str(folder / "sweep.yaml"), *out])
+
+
+@pytest.fixture(scope="module")
+def rows(swept: tuple[Path, int]) -> list[dict[str, Any]]:
+    return RowStore(swept[0] / "out").load()
+
+
+def test_every_case_is_a_row_and_the_impossible_one_failed(
+    swept: tuple[Path, int], rows: list[dict[str, Any]]
+) -> None:
+    assert [row["error"] and row["error"]["kind"] for row in rows] == [None] * 6 + ["ConfigError"]
+    assert swept[1] == 1
+    schema = json.loads((ROOT / "configs" / "schemas" / "sweep.json").read_text(encoding="utf-8"))
+    validator = jsonschema.Draft202012Validator({"$ref": "#/$defs/row", "$defs": schema["$defs"]})
+    for row in rows:
+        validator.validate(row)
+
+
+def test_perplexity_is_that_of_hugging_face(model: Path, rows: list[dict[str, Any]]) -> None:
+    import torch
+    from tokenizers import Tokenizer
+    from transformers import AutoModelForCausalLM
+
+    data = (ROOT / "configs" / "texts" / "river-lock.txt").read_bytes()[:1500]
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    ids = torch.tensor(tokenizer.encode(protocol_text(data, protocol="paper")).ids)
+    reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    losses = []
+    with torch.no_grad():
+        for start in range(0, len(ids) - WINDOW + 1, WINDOW):
+            window = ids[start : start + WINDOW][None]
+            losses.append(reference(window, labels=window).loss.item())
+    ppl = rows[0]["quality"]["ppl"]
+    assert rows[0]["config"]["scheme"] == "fp32"
+    assert ppl["windows"] == len(losses)
+    assert ppl["perplexity"] == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-3)
+
+
+def test_quality_is_worse_where_fewer_bits_are(rows: list[dict[str, Any]]) -> None:
+    agreement = {row["config"]["scheme"]: row["quality"]["agreement"]["top1"] for row in rows[:6]}
+    assert agreement["fp32"] == 1.0
+    assert 0.5 < agreement["w6ax"] < 1.0
+    assert agreement["w6ax"] <= agreement["w8a16"]
+
+
+def test_sizes_on_disk_are_ordered(rows: list[dict[str, Any]]) -> None:
+    size = {row["config"]["scheme"]: row["metrics"]["weights_bytes"] for row in rows[:6]}
+    assert size["w6ax"] < size["w8a8"] == size["w8a16"] < size["fp32"]
+
+
+def test_command_of_a_row_repeats_its_quality(
+    swept: tuple[Path, int], rows: list[dict[str, Any]]
+) -> None:
+    row = rows[-2]
+    command = shlex.split(row["command"])
+    cache = ["--cache-dir", str(swept[0] / "cache")]
+    done = subprocess.run(
+        [sys.executable, *command[1:], *cache], check=True, capture_output=True, text=True
+    )
+    again = json.loads(done.stdout)
+    assert again["case_id"] == row["case_id"]
+    assert again["config"] == row["config"]
+    assert again["quality"] == row["quality"]

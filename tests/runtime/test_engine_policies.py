@@ -1,0 +1,133 @@
+"""w6ax in the engine: activation bits chosen at run time, and rows that stay independent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flexq_ft import _native
+from flexq_ft.converter import ConvertOptions, convert
+from flexq_ft.errors import ConfigError
+from tests.tools.hf_models import VOCAB, logits_of, make_model
+
+SCHEMA = "flexq-ft/policy/1"
+Converted = Callable[[str], tuple[Any, str]]
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Converted:
+    made: dict[str, tuple[Any, str]] = {}
+
+    def get(kind: str) -> tuple[Any, str]:
+        if kind not in made:
+            model = make_model(kind)
+            work = tmp_path_factory.mktemp(kind)
+            model.save_pretrained(work / "hf")
+            convert(work / "hf", work / "ft", ConvertOptions(scheme="w6ax", dtype="fp32", tp=(1,)))
+            made[kind] = (model, str(Path(work / "ft" / "1-gpu")))
+        return made[kind]
+
+    return get
+
+
+def some_ids(count: int) -> list[int]:
+    return [int(i) for i in np.random.default_rng(5).integers(3, VOCAB, count)]
+
+
+def uniform(bits: int) -> dict[str, Any]:
+    return {"schema": SCHEMA, "name": f"w6a{bits}", "default": bits, "rules": []}
+
+
+@pytest.mark.parametrize("kind", ["llama_gqa", "opt"])
+def test_more_activation_bits_come_nearer_to_the_model(converted: Converted, kind: str) -> None:
+    model, folder = converted(kind)
+    ids = some_ids(60)
+    expected = logits_of(model, ids)
+
+    def error(policy: dict[str, Any] | None) -> float:
+        ours = _native.Engine(folder, policy=policy).forward(ids)
+        return float(((ours - expected) ** 2).mean() / (expected**2).mean())
+
+    a6, a8, a16 = (error(uniform(bits)) for bits in (6, 8, 16))
+    assert 0 < a16 < a8 < a6 < 0.05
+    assert a8 < error(None) < a6  # the default: 8 bits into the second linear of the block only
+
+
+@pytest.mark.parametrize("bits", [6, 8, 16])
+def test_batch_and_chunks_give_the_bits_of_each_alone(converted: Converted, bits: int) -> None:
+    _, folder = converted("llama_gqa")
+    engine = _native.Engine(folder, policy=uniform(bits))
+    chunked = _native.Engine(folder, policy=uniform(bits), prefill_tokens=7)
+    long, short = some_ids(43), some_ids(60)[50:]
+    np.testing.assert_array_equal(chunked.forward(long), engine.forward(long))
+
+    def outputs(prompts: list[list[int]]) -> list[list[tuple[int, float]]]:
+        slots = [chunked.admit(prompt, max_tokens=12, ignore_eos=True) for prompt in prompts]
+        given: dict[int, list[tuple[int, float]]] = {slot: [] for slot in slots}
+        while any(len(tokens) < 12 for tokens in given.values()):
+            for slot, token, logprob, _ in chunked.step():
+                given[slot].append((token, logprob))
+        for slot in slots:
+            chunked.release(slot)
+        return [given[slot] for slot in slots]
+
+    assert outputs([long, short]) == outputs([long]) + outputs([short])
+
+
+def test_policy_is_the_folders_unless_given(converted: Converted) -> None:
+    _, folder = converted("llama_gqa")
+    recorded = _native.Engine(folder).policy
+    assert recorded is not None
+    assert (recorded["name"], recorded["default"]) == ("flexq", 6)
+    given = {
+        "schema": SCHEMA,
+        "name": "mine",
+        "default": 8,
+        "rules": [
+            {"layers": "0-1", "linear": "qkv", "act_bits": 16},
+            {"layers": "*", "linear": "fc2", "act_bits": 6},  # the other architecture's: allowed
+            {"layers": [2], "linear": "down", "act_bits": 6},
+        ],
+    }
+    resolved = _native.Engine(folder, policy=given).policy
+    assert resolved is not None
+    assert (resolved["name"], resolved["default"], len(resolved["rules"])) == ("mine", 8, 3)
+    assert resolved["rules"][0] == {"layers": [0, 1], "linear": "qkv", "act_bits": 16}
+
+
+def test_last_matching_rule_decides_one_linear(converted: Converted) -> None:
+    _, folder = converted("llama_gqa")
+    rules = [
+        {"layers": "*", "linear": "o", "act_bits": 8},
+        {"layers": [1], "linear": "o", "act_bits": 16},
+    ]
+    mixed = _native.Engine(folder, policy={"schema": SCHEMA, "default": 6, "rules": rules})
+    plain = {bits: _native.Engine(folder, policy=uniform(bits)) for bits in (6, 8, 16)}
+    x = np.random.default_rng(0).standard_normal((5, 72)).astype(np.float32)
+    for name, bits in [("layers.0.o", 8), ("layers.1.o", 16), ("layers.1.qkv", 6)]:
+        y = mixed.run_linear(name, x)
+        for other, engine in plain.items():
+            assert np.array_equal(y, engine.run_linear(name, x)) == (other == bits)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"rules": [{"layers": [3], "linear": "qkv", "act_bits": 8}]}, ["matches nothing"]),
+        ({"rules": [{"layers": [0], "linear": "fc2", "act_bits": 8}]}, ["matches nothing"]),
+        ({"rules": [{"layers": "*", "linear": "lm_head", "act_bits": 8}]}, ["lm_head"]),
+        ({"default": 7}, ["7"]),
+        ({"defaults": 6}, ["defaults"]),
+    ],
+)
+def test_policy_that_does_not_fit(
+    converted: Converted, change: dict[str, Any], words: list[str]
+) -> None:
+    _, folder = converted("llama_gqa")
+    with pytest.raises(ConfigError) as raised:
+        _native.Engine(folder, policy={"schema": SCHEMA, "default": 6, **change})
+    assert all(word in raised.value.message for word in words), raised.value.message
