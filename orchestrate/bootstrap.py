@@ -1,4 +1,4 @@
-"""The processes of a tensor-parallel run, over mpi4py: who is here, what is called next, how all end.
+"""The processes of a tensor-parallel run, over mpi4py: who is here, what is next, how all end.
 
 Control only. The tensors of the ranks go through `device` (`_native.DeviceComm`), which joins the
 MPI that is started here.

@@ -5,6 +5,8 @@ The whole set of claims runs on generated models; `pytest --models DIR --text FI
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -38,14 +40,16 @@ def hf_greedy(model, prompt: list[int], steps: int) -> list[int]:
     return out[0, len(prompt) :].tolist()
 
 
-def test_fp32_logits_are_those_of_transformers(model: Model) -> None:
+def test_fp32_logits_are_those_of_transformers(
+    model: Model, measured: Callable[[str], None]
+) -> None:
     engine = model.engine("fp32")
     worst = 0.0
     for ids in model.windows(min(200, model.positions), 3):
         ours, theirs = engine.forward(ids), hf_logits(model.reference, ids)
         assert ours.shape == theirs.shape
         worst = max(worst, float(np.abs(ours - theirs).max()))
-    print(f"{model.name}: max |logit difference| {worst:.2e}")
+    measured(f"{model.name}: max |logit difference| {worst:.2e}")
     assert worst <= 2e-3
 
 
@@ -64,7 +68,9 @@ def test_chunked_prefill_and_decode_give_the_logits_of_one_pass(model: Model) ->
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
-def test_perplexity_is_that_of_transformers(model: Model, dtype: str) -> None:
+def test_perplexity_is_that_of_transformers(
+    model: Model, dtype: str, measured: Callable[[str], None]
+) -> None:
     engine = model.engine(dtype, dtype=dtype)
     reference = model.reference
     if dtype != "fp32":  # the same rounded weights, fp32 arithmetic
@@ -73,7 +79,7 @@ def test_perplexity_is_that_of_transformers(model: Model, dtype: str) -> None:
     divergence = Divergence()
     for ids in model.windows(min(256, model.positions), 8):
         divergence.add(ids, engine.forward(ids), hf_logits(reference, ids))
-    print(f"{model.name} {dtype}: {divergence}")
+    measured(f"{model.name} {dtype}: {divergence}")
     assert divergence.perplexity_error <= (0.001 if dtype != "bf16" else 0.01), str(divergence)
 
 

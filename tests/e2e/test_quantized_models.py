@@ -3,6 +3,7 @@ fake-quantised Hugging Face model (docs/numerics.md, "Tolerances")."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,9 @@ def replay(scheme: str, x: Any, codes: Any, scales: Any, bias: Any, bits: int) -
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_perplexity_rule_against_fake_quantized_transformers(model: Model, scheme: str) -> None:
+def test_perplexity_rule_against_fake_quantized_transformers(
+    model: Model, scheme: str, measured: Callable[[str], None]
+) -> None:
     if not model.trained:
         pytest.skip("random weights have no perplexity to keep; replay covers them")
     hf = model.hf()
@@ -84,7 +87,7 @@ def test_perplexity_rule_against_fake_quantized_transformers(model: Model, schem
     divergence = Divergence()
     for ids in model.windows(length, -(-30_000 // length)):
         divergence.add(ids, engine.forward(ids), hf_logits(hf, ids))
-    print(f"{model.name} {scheme}: {divergence}")
+    measured(f"{model.name} {scheme}: {divergence}")
     TINY_FP32.check(divergence)
 
 

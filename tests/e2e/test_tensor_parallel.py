@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from tests.reference.divergence import (
     Divergence,
     assert_greedy_equal_or_tied,
 )
-from tests.tools.linears import layer_weights
 from tests.tools import mpi
+from tests.tools.linears import layer_weights
 
 pytestmark = mpi.needs_mpi
 
@@ -128,7 +129,9 @@ def shard(kind: str, opened: _native.ModelFolder, rank: int, head_dim: int) -> t
 
 
 @pytest.mark.parametrize("scheme", ["w8a8", "w6ax"])
-def test_perplexity_rule_across_tp_sizes(model: Model, scheme: str, tmp_path: Path) -> None:
+def test_perplexity_rule_across_tp_sizes(
+    model: Model, scheme: str, tmp_path: Path, measured: Callable[[str], None]
+) -> None:
     if not model.trained:
         pytest.skip("random weights have no perplexity to keep; replay covers them")
     length = min(512, model.positions)
@@ -139,7 +142,7 @@ def test_perplexity_rule_across_tp_sizes(model: Model, scheme: str, tmp_path: Pa
         divergence = Divergence()
         for i, ids in enumerate(windows):
             divergence.add(ids, ranks[0][f"logits.{i}"], one.forward(ids))
-        print(f"{model.name} {scheme} tp {tp}: {divergence}")
+        measured(f"{model.name} {scheme} tp {tp}: {divergence}")
         TINY_LOOSE.check(divergence)
 
 

@@ -1,4 +1,4 @@
-"""A Hugging Face model with the project's quantisation rules in its linears: the whole-model oracle.
+"""A Hugging Face model with the project's quantisation rules in its linears: a whole-model oracle.
 
 Written from docs/numerics.md in torch, sharing no code with the C++ side or with the NumPy oracles.
 Each quantised linear computes in the integers' own values (scale * code), in float32, one group
