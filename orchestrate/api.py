@@ -104,7 +104,7 @@ class LLM:
             threads=threads,
             max_len=max_len,
         )
-        comm = world.join(tensor_parallel_size)
+        ranks = world.join(tensor_parallel_size)
         found = find_model(
             Path(model),
             tensor_parallel_size=tensor_parallel_size,
@@ -126,7 +126,7 @@ class LLM:
             threads=threads or 0,
         )
         self._tokenizer = Tokenizer.load(found.folder)
-        self._engine: EngineClient | None = open_engine(options, comm)
+        self._engine: EngineClient | None = open_engine(options, ranks)
 
     @classmethod
     def from_engine(cls, engine: EngineClient, tokenizer: Tokenizer | None) -> LLM:
@@ -333,12 +333,12 @@ def _result(sequence: TextSequence) -> RequestOutput | FlexQFtError:
     return sequence.output()
 
 
-def open_engine(options: EngineOptions, comm: Any = None) -> EngineClient:
+def open_engine(options: EngineOptions, ranks: Any = None) -> EngineClient:
     """On the ranks of a world that was joined, on ranks of our own, or in this process."""
-    if comm is not None:
+    if ranks is not None:
         from flexq_ft.orchestrate.worker import Leader
 
-        leader = Leader(options, comm)
+        leader = Leader(options, ranks)
         return LocalEngine(leader, describe(leader.engine, options))
     if options.tensor_parallel_size > 1:
         from flexq_ft.orchestrate.launcher import RemoteEngine

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from flexq_ft.errors import ConfigError, FlexQFtError
+from flexq_ft.orchestrate.bootstrap import Ranks
 from flexq_ft.orchestrate.engine import EngineOptions, LocalEngine, Request, SingleRank, describe
 from flexq_ft.orchestrate.wire import Channel, ConnectionLostError, error_from_wire, error_to_wire
 
@@ -29,12 +30,6 @@ from flexq_ft.orchestrate.wire import Channel, ConnectionLostError, error_from_w
 ERROR_MARK = "@flexq-ft-rank-error "
 
 _FOLLOWED = ("admit", "step", "release", "forward", "score")
-
-
-def broadcast(comm: Any, message: Any = None) -> Any:
-    """A JSON value of rank 0 to all."""
-    data = json.dumps(message).encode() if comm.rank == 0 else b""
-    return json.loads(comm.broadcast(data, 0))
 
 
 class Leader:
@@ -45,12 +40,12 @@ class Leader:
 
     broken: int | None = None
 
-    def __init__(self, options: EngineOptions, comm: Any) -> None:
-        self._comm = comm
+    def __init__(self, options: EngineOptions, ranks: Ranks) -> None:
+        self._ranks = ranks
         _check_folder(options)
-        broadcast(comm, {"call": "load", "options": asdict(options)})
+        ranks.broadcast({"call": "load", "options": asdict(options)})
         with self._in_step():
-            self._local = SingleRank(options, comm)
+            self._local = SingleRank(options, ranks.device)
         self.engine = self._local.engine
 
     def can_admit(self, prompt_tokens: int, max_tokens: int) -> bool:
@@ -73,11 +68,11 @@ class Leader:
 
     def peak_memory_bytes(self) -> int:
         """Of all ranks together."""
-        broadcast(self._comm, {"call": "memory"})
-        return sum(_gather(self._comm, self._local.peak_memory_bytes()))
+        self._ranks.broadcast({"call": "memory"})
+        return sum(self._ranks.gather(self._local.peak_memory_bytes()))
 
     def _all(self, call: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        broadcast(self._comm, {"call": call, "args": args, "kwargs": kwargs})
+        self._ranks.broadcast({"call": call, "args": args, "kwargs": kwargs})
         with self._in_step():
             return getattr(self._local, call)(*args, **kwargs)
 
@@ -89,7 +84,7 @@ class Leader:
             raise
         except BaseException as error:
             if isinstance(error, FlexQFtError):
-                error.rank, error.host = self._comm.rank, socket.gethostname()
+                error.rank, error.host = self._ranks.rank, socket.gethostname()
             Leader.broken = getattr(error, "exit_code", FlexQFtError.exit_code)
             raise
 
@@ -107,63 +102,54 @@ def _check_folder(options: EngineOptions) -> None:
         )
 
 
-def leave(comm: Any) -> None:
+def leave(ranks: Ranks) -> None:
     """Rank 0, at the end: the followers may exit; if they cannot hear, all are ended."""
     if Leader.broken is not None:
-        comm.abort(Leader.broken)
-    broadcast(comm, {"call": "exit"})
+        ranks.abort(Leader.broken)
+    ranks.broadcast({"call": "exit"})
 
 
-def follow(comm: Any) -> None:
+def follow(ranks: Ranks) -> None:
     """Ranks above 0: make rank 0's calls until it says exit."""
     local: SingleRank | None = None
     while True:
-        message = broadcast(comm)
+        message = ranks.broadcast()
         call = message["call"]
         if call == "exit":
             return
         if call == "load":
             local = None  # the old engine's memory first
             with contextlib.suppress(ConfigError):
-                local = SingleRank(EngineOptions(**message["options"]), comm)
+                local = SingleRank(EngineOptions(**message["options"]), ranks.device)
         elif call == "ranks":
-            _gather(comm, _who())
+            ranks.gather(_who())
         elif call == "memory":
             assert local is not None
-            _gather(comm, local.peak_memory_bytes())
+            ranks.gather(local.peak_memory_bytes())
         else:
             assert call in _FOLLOWED
             with contextlib.suppress(ConfigError):  # rank 0 raises the same, and reports it
                 getattr(local, call)(*message["args"], **message["kwargs"])
 
 
-def follow_and_exit(comm: Any) -> NoReturn:
+def follow_and_exit(ranks: Ranks) -> NoReturn:
     """Ranks above 0 of a command under mpirun."""
     try:
-        follow(comm)
+        follow(ranks)
     except BaseException as error:
-        fail(comm, error, marked=False)
+        fail(ranks, error, marked=False)
     raise SystemExit(0)
 
 
-def fail(comm: Any, error: BaseException, *, marked: bool) -> NoReturn:
+def fail(ranks: Ranks, error: BaseException, *, marked: bool) -> NoReturn:
     """Say which rank failed and why, and end all ranks with the error's exit code."""
     typed = error_from_wire(error_to_wire(error))
-    typed.rank, typed.host = comm.rank, socket.gethostname()
+    typed.rank, typed.host = ranks.rank, socket.gethostname()
     report = ERROR_MARK + json.dumps(typed.to_json()) if marked else typed.report()
     sys.stderr.write(report + "\n")
     sys.stderr.flush()
-    comm.abort(typed.exit_code)
+    ranks.abort(typed.exit_code)
     os._exit(typed.exit_code)
-
-
-def _gather(comm: Any, value: Any) -> list[Any]:
-    """Every rank's value, in rank order."""
-    values = []
-    for root in range(comm.size):
-        data = json.dumps(value).encode() if comm.rank == root else b""
-        values.append(json.loads(comm.broadcast(data, root)))
-    return values
 
 
 def _who() -> dict[str, Any]:
@@ -173,9 +159,9 @@ def _who() -> dict[str, Any]:
 class Server:
     """Rank 0 between the launcher's socket and the engine."""
 
-    def __init__(self, channel: Channel, comm: Any) -> None:
+    def __init__(self, channel: Channel, ranks: Ranks) -> None:
         self._channel = channel
-        self._comm = comm
+        self._ranks = ranks
         self._engine: LocalEngine | None = None
 
     def serve(self) -> None:
@@ -192,8 +178,8 @@ class Server:
     def _handle(self, message: dict[str, Any]) -> None:
         call = message["call"]
         if call == "ranks":
-            broadcast(self._comm, {"call": "ranks"})
-            self._channel.send({"result": _gather(self._comm, _who())})
+            self._ranks.broadcast({"call": "ranks"})
+            self._channel.send({"result": self._ranks.gather(_who())})
         elif call == "load":
             self._load(EngineOptions(**message["options"]))
         else:
@@ -208,7 +194,7 @@ class Server:
             # A cancel that arrives when its generate has ended needs no answer.
 
     def _load(self, options: EngineOptions) -> None:
-        leader = Leader(options, self._comm)
+        leader = Leader(options, self._ranks)
         info = describe(leader.engine, options)
         self._engine = LocalEngine(leader, info)
         self._channel.send({"result": asdict(info)})
@@ -241,40 +227,38 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--socket", required=True)
     path = parser.parse_args(argv).socket
     os.dup2(2, 1)  # stdout belongs to the command's results
-    comm = _start_comm()
+    ranks = _start()
     try:
-        if comm.rank > 0:
-            follow(comm)
+        if ranks.rank > 0:
+            follow(ranks)
         else:
-            _serve(path, comm)
+            _serve(path, ranks)
     except ConnectionLostError:  # the launcher is gone: there is nobody to tell
         with contextlib.suppress(OSError):  # nor to remove its private folder
             Path(path).unlink()
             Path(path).parent.rmdir()
-        comm.abort(FlexQFtError.exit_code)
+        ranks.abort(FlexQFtError.exit_code)
     except BaseException as error:
-        fail(comm, error, marked=True)
+        fail(ranks, error, marked=True)
     return 0
 
 
-def _start_comm() -> Any:
-    """The MPI communicator; without MPI the process says so and ends."""
-    from flexq_ft import _native
-
+def _start() -> Ranks:
+    """The ranks of this run; without MPI the process says so and ends."""
     try:
-        return _native.mpi_comm()
+        return Ranks()
     except FlexQFtError as error:
         error.host = socket.gethostname()
         sys.stderr.write(ERROR_MARK + json.dumps(error.to_json()) + "\n")
         raise SystemExit(error.exit_code) from error
 
 
-def _serve(path: str, comm: Any) -> None:
+def _serve(path: str, ranks: Ranks) -> None:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.connect(path)
     channel = Channel(connection)
-    Server(channel, comm).serve()
-    leave(comm)
+    Server(channel, ranks).serve()
+    leave(ranks)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ _joined: Any = None
 
 
 def join(tensor_parallel_size: int) -> Any:
-    """The communicator on rank 0, None outside of mpirun; never returns on other ranks.
+    """The ranks on rank 0, None outside of mpirun; never returns on other ranks.
 
     Raises ConfigError if the world's size is not that of the run, DeviceError without MPI.
     """
@@ -84,12 +84,12 @@ def join(tensor_parallel_size: int) -> Any:
     if world is None or world.size == 1:
         return None
     if _joined is None:
-        from flexq_ft import _native
         from flexq_ft.orchestrate import worker
+        from flexq_ft.orchestrate.bootstrap import Ranks
 
-        comm = _native.mpi_comm()
-        if comm.rank > 0:
-            worker.follow_and_exit(comm)
-        _joined = comm
-        atexit.register(worker.leave, comm)
+        ranks = Ranks()
+        if ranks.rank > 0:
+            worker.follow_and_exit(ranks)
+        _joined = ranks
+        atexit.register(worker.leave, ranks)
     return _joined

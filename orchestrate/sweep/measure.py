@@ -39,7 +39,7 @@ class Session(Protocol):
     vocab_size: int
     max_positions: int
     weights_bytes: int
-    threads: int | None
+    threads: int
 
     def encode(self, text: str) -> list[int]: ...
     def request(self, prompts: list[list[int]], *, output_tokens: int) -> Timing: ...

@@ -119,7 +119,10 @@ def screen_table(rows: Sequence[Row], *, title: str) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("#", justify="right")
     for column in columns:
-        table.add_column(column.title, justify="right" if column.is_number else "left")
+        if column.is_number:
+            table.add_column(column.title, justify="right", no_wrap=True)
+        else:
+            table.add_column(column.title, overflow="fold")
     for number, row in enumerate(rows, start=1):
         # The spread stays in the report; here there is room for the numbers.
         table.add_row(str(number), *(column.cell(row).split(" ±")[0] for column in columns))

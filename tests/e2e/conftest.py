@@ -106,8 +106,10 @@ def _models(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
         if key in cache:
             return cache[key]
         if isinstance(key, Path):
-            text = Path(text_file) if text_file else next(
-                (Path(__file__).parents[2] / "configs" / "texts").glob("*.txt")
+            text = (
+                Path(text_file)
+                if text_file
+                else next((Path(__file__).parents[2] / "configs" / "texts").glob("*.txt"))
             )
             tokenizer = transformers.AutoTokenizer.from_pretrained(key)
             ids = tokenizer(text.read_text(encoding="utf-8"))["input_ids"]

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from flexq_ft.errors import ConfigError, InternalError, LaunchError, WeightError
-from flexq_ft.orchestrate import launcher, world
+from flexq_ft.orchestrate import bootstrap, launcher, world
 from flexq_ft.orchestrate.engine import EngineOptions, LocalEngine, Request
 from flexq_ft.orchestrate.launcher import RankGroup, RemoteEngine, find_mpirun, mpirun_command
 from flexq_ft.orchestrate.wire import (
@@ -260,12 +260,15 @@ def test_errors_cross_the_wire_with_their_type() -> None:
 
 
 class _OneRank:
-    """A communicator of one."""
+    """A world of one."""
 
     rank, size = 0, 1
 
-    def broadcast(self, data: bytes, root: int = 0) -> bytes:
-        return data
+    def broadcast(self, value: Any = None) -> Any:
+        return value
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
 
 
 @pytest.fixture
@@ -403,6 +406,7 @@ def test_one_rank_touches_no_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("MPI was started")
 
     monkeypatch.setattr(_native, "mpi_comm", touched)
+    monkeypatch.setattr(bootstrap, "Ranks", touched)
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "1")
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
     assert world.join(1) is None
@@ -425,16 +429,12 @@ def test_ranks_inherit_what_root_needs(mpirun: Mpirun, tmp_path: Path) -> None:
 def test_ranks_without_mpi_say_so_where_the_launcher_hears_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from flexq_ft import _native
     from flexq_ft.errors import DeviceError
     from flexq_ft.orchestrate import worker
 
-    def no_mpi() -> None:
-        raise DeviceError("MPI cannot be opened", hint=launcher.INSTALL_HINT)
-
-    monkeypatch.setattr(_native, "mpi_comm", no_mpi)
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
     with pytest.raises(SystemExit) as caught:
-        worker._start_comm()
+        worker._start()
     assert caught.value.code == 4
     line = capsys.readouterr().err
     assert line.startswith(ERROR_MARK)
