@@ -43,7 +43,8 @@ class HashedFile:
     """A file that is hashed while it is written."""
 
     def __init__(self, path: Path) -> None:
-        self._file = FileIO(path, "w")
+        # Never onto a file that exists: it may be a link into the folder that is being repaired.
+        self._file = FileIO(path, "x")
         self._digest = xxhash.xxh3_128()
         self._bytes = 0
 
@@ -113,10 +114,7 @@ class FolderWriter:
         self._write_lines(_line(stem, record) for stem, record in self.done.items())
 
     def open(self, name: str) -> HashedFile:
-        # A fresh inode: the old name may be a link into the folder that is being repaired.
-        path = self.partial / name
-        path.unlink(missing_ok=True)
-        return HashedFile(path)
+        return HashedFile(self.partial / name)
 
     def commit(self, stem: str, record: UnitRecord) -> None:
         """Notes that a unit's files are complete."""
@@ -126,9 +124,8 @@ class FolderWriter:
     def finish(self, small_files: Mapping[str, bytes]) -> None:
         """Adds the small files, syncs everything and puts the folder in its place."""
         for name, content in small_files.items():
-            path = self.partial / name
-            path.unlink(missing_ok=True)
-            path.write_bytes(content)
+            with (self.partial / name).open("xb") as file:
+                file.write(content)
         with ThreadPoolExecutor(_SYNC_THREADS) as pool:
             list(pool.map(_sync, self.partial.iterdir()))
         (self.partial / _JOURNAL).unlink()

@@ -12,11 +12,14 @@ import pytest
 from flexq_ft.converter import ConvertOptions, plan, verify
 from tests.tools.checkpoints import write_large_llama
 
+# Not getrusage: a child's ru_maxrss starts at what its parent held when it was forked.
 SCRIPT = """
-import resource, sys
+import re, sys
+from pathlib import Path
 from flexq_ft.converter import ConvertOptions, convert
 report = convert(sys.argv[1], sys.argv[2], ConvertOptions(scheme=sys.argv[3]))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+status = Path("/proc/self/status").read_text()
+peak = 1024 * int(re.search(r"VmHWM:\\s*([0-9]+) kB", status)[1])
 print(peak, report.folders[0].bits_per_weight)
 """
 

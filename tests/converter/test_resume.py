@@ -48,22 +48,21 @@ def test_the_same_input_gives_the_same_bytes(
         assert folder_bytes(tmp_path / name) == whole[name]
 
 
-def kill_at(source: Path, out: Path, seconds: float) -> bool:
-    """Runs a conversion in a process and kills it; False if it was done before."""
+def kill_after(source: Path, out: Path, units: int, pause: float) -> bool:
+    """Kills a conversion soon after it has finished that many units; False if it ended before."""
     script = (
         "import sys\n"
         "from flexq_ft.converter import ConvertOptions, convert\n"
-        "print('ready', flush=True)\n"
         "convert(sys.argv[1], sys.argv[2], ConvertOptions(scheme='w6ax', tp=(1, 2)))\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, source, out], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    with process.stdout:
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(seconds)
-        process.kill()
+    journal = out / "2-gpu.partial" / "journal.jsonl"
+    process = subprocess.Popen([sys.executable, "-c", script, source, out])
+    while process.poll() is None:
+        if journal.is_file() and journal.read_bytes().count(b"\n") > units:
+            time.sleep(pause)
+            process.kill()
+            break
+        time.sleep(0.0005)
     return process.wait() == -signal.SIGKILL
 
 
@@ -71,9 +70,10 @@ def test_kills_at_random_moments_end_in_the_same_bytes(
     source: Path, whole: dict[str, dict[str, bytes]], tmp_path: Path
 ) -> None:
     moments = random.Random(20)
-    killed = 0
-    for _ in range(6):
-        killed += kill_at(source, tmp_path, moments.uniform(0.0, 0.9))
+    killed = units = 0
+    for _ in range(5):
+        units += moments.randrange(1, 12)
+        killed += kill_after(source, tmp_path, units, moments.uniform(0.0, 0.01))
         for name in FOLDERS:  # what looks complete, is
             if (tmp_path / name).exists():
                 assert folder_bytes(tmp_path / name) == whole[name]
