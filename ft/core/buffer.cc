@@ -1,9 +1,9 @@
 #include "ft/core/buffer.h"
 
-#include <sys/resource.h>
-
 #include <atomic>
 #include <cstdlib>
+#include <fstream>
+#include <string>
 #include <utility>
 
 namespace flexq_ft {
@@ -36,9 +36,13 @@ std::array<size_t, kMemoryKinds> memory_in_use() {
 }
 
 size_t peak_resident_bytes() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<size_t>(usage.ru_maxrss) * 1024;  // Linux counts KiB
+  // Not getrusage: its ru_maxrss survives exec, so a child starts with its parent's peak.
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.rfind("VmHWM:", 0) == 0) return std::stoull(line.substr(6)) * 1024;  // in KiB
+  }
+  throw Error(ErrorKind::kDevice, "the peak memory of this process is not known",
+              "/proc/self/status has no VmHWM line");
 }
 
 Buffer::Buffer(size_t bytes, MemoryKind kind) : bytes_(bytes), kind_(kind) {
