@@ -53,6 +53,7 @@ class EngineInfo:
     eos_ids: list[int]
     max_len: int
     max_batch: int
+    kv_tokens: int
     scheme: str
     dtype: str
     policy: Any
@@ -250,6 +251,7 @@ def describe(engine: Any, options: EngineOptions) -> EngineInfo:
         eos_ids=list(config.eos_ids),
         max_len=engine.max_len,
         max_batch=engine.max_batch,
+        kv_tokens=engine.kv_tokens,
         scheme=engine.scheme,
         dtype=engine.dtype,
         policy=engine.policy,

@@ -1,5 +1,6 @@
 // Engine: the step face, teacher forcing and replay, for Python. The GIL is released in every call.
 #include "ft/decoding/engine.h"
+#include "ft/decoding/kv_cache.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
@@ -68,8 +69,8 @@ std::unique_ptr<Engine> make_engine(const std::string& model_dir,
                                     const std::optional<std::string>& dtype,
                                     const std::optional<std::string>& scheme,
                                     const std::optional<py::dict>& policy, int64_t max_len,
-                                    int64_t max_batch, int64_t prefill_tokens, int threads,
-                                    std::shared_ptr<DeviceComm> comm) {
+                                    int64_t max_batch, int64_t prefill_tokens, int64_t kv_tokens,
+                                    int threads, std::shared_ptr<DeviceComm> comm) {
   EngineOptions options;
   if (dtype) {
     DataType type;
@@ -82,6 +83,7 @@ std::unique_ptr<Engine> make_engine(const std::string& model_dir,
   if (policy) options.policy = policy_from_python(*policy);
   options.max_len = max_len;
   options.max_batch = max_batch;
+  options.kv_pages = pages_for(kv_tokens);
   options.prefill_tokens = prefill_tokens;
   options.threads = threads;
   if (!comm) comm = make_single_comm();
@@ -196,6 +198,8 @@ void bind_properties(py::class_<Engine>& engine) {
                              [](const Engine& e) { return to_string(*e.options().scheme); })
       .def_property_readonly("policy", &policy)
       .def_property_readonly("max_len", [](const Engine& e) { return e.options().max_len; })
+      .def_property_readonly("kv_tokens",
+                             [](const Engine& e) { return e.options().kv_pages * kPageTokens; })
       .def_property_readonly("max_batch", [](const Engine& e) { return e.options().max_batch; })
       .def_property_readonly("threads", [](const Engine& e) { return e.options().threads; })
       .def("memory", &memory);
@@ -210,7 +214,8 @@ void bind_engine(py::module_& module) {
       .def(py::init(&make_engine), py::arg("model_dir"), py::kw_only(),
            py::arg("dtype") = py::none(), py::arg("scheme") = py::none(),
            py::arg("policy") = py::none(), py::arg("max_len") = 0, py::arg("max_batch") = 8,
-           py::arg("prefill_tokens") = 512, py::arg("threads") = 0, py::arg("comm") = py::none())
+           py::arg("prefill_tokens") = 512, py::arg("kv_tokens") = 0, py::arg("threads") = 0,
+           py::arg("comm") = py::none())
       .def("can_admit", &Engine::can_admit, py::arg("prompt_tokens"), py::arg("max_tokens"),
            Nogil())
       .def("step", &step, Nogil())

@@ -17,6 +17,14 @@ ModelWeights load(const ModelFolder& folder, const EngineOptions& options, int r
   return load_weights(folder, {*options.dtype, *options.scheme, *options.policy, rank});
 }
 
+// Of all ranks: they must admit the same sequences.
+int64_t fewest(DeviceComm& comm, int64_t pages) {
+  std::vector<int64_t> all(static_cast<size_t>(comm.size()));
+  comm.all_gather(Tensor(all.data(), DataType::kUint8, {comm.size(), sizeof(pages)}),
+                  ConstTensor(&pages, DataType::kUint8, {sizeof(pages)}), Stream{});
+  return *std::min_element(all.begin(), all.end());
+}
+
 }  // namespace
 
 Engine::Impl::Impl(ModelFolder opened, const EngineOptions& resolved,
@@ -25,8 +33,8 @@ Engine::Impl::Impl(ModelFolder opened, const EngineOptions& resolved,
       options(resolved),
       rank(comm->rank()),
       decoder(folder.config, load(folder, options, rank), decoder_limits(options), comm),
-      cache(make_cache(options.max_batch * pages_for(options.max_len))),
-      pages(options.max_batch * pages_for(options.max_len)),
+      cache(make_cache(options.kv_pages)),
+      pages(options.kv_pages),
       batch(decoder.limits().tokens, options.max_batch, pages_for(options.max_len)),
       logits(DataType::kFp32, Shape{decoder.limits().logit_rows, folder.config.vocab_size},
              MemoryKind::kActivations),
@@ -129,8 +137,9 @@ Engine::Engine(const std::string& model_dir, const EngineOptions& asked,
   // Read before the collective call, so that no rank has begun to load.
   const size_t available = available_memory();
   const int local_ranks = ranks_on_this_host(*comm);
-  const EngineOptions options = resolve_options(asked, folder, local_ranks);
-  check_memory(plan_memory(folder, options, comm->rank()), options, local_ranks, available);
+  EngineOptions options = resolve_options(asked, folder, local_ranks);
+  options.kv_pages =
+      fewest(*comm, fit_kv_pages(folder, options, comm->rank(), local_ranks, available));
   const std::array<size_t, kMemoryKinds> before = memory_in_use();
   impl_ = std::make_unique<Impl>(std::move(folder), options, std::move(comm));
   impl_->memory = memory_in_use();
@@ -164,17 +173,23 @@ int64_t Engine::admit(const std::vector<int64_t>& prompt, const SamplingParams& 
     throw Error(ErrorKind::kConfig, detail::join("all ", all.size(), " slots are in use"), {},
                 "release a finished sequence first, or use a larger --max-batch");
   }
+  const int64_t tokens = impl_->page_tokens(prompt_tokens, params.max_tokens);
+  if (pages_for(tokens) > impl_->pages.available()) {
+    throw Error(ErrorKind::kConfig,
+                detail::join("the KV cache has ", impl_->pages.available(),
+                             " free pages, and prompt and output need ", pages_for(tokens)),
+                {}, "release a finished sequence first, or use a smaller --max-tokens");
+  }
   Sequence sequence;
   sequence.tokens = prompt;
-  sequence.tokens.reserve(
-      static_cast<size_t>(impl_->page_tokens(prompt_tokens, params.max_tokens)));
+  sequence.tokens.reserve(static_cast<size_t>(tokens));
   sequence.params = params;
   if (!params.ignore_eos) {
     sequence.end_ids = params.end_ids.empty() ? impl_->folder.config.eos_ids : params.end_ids;
   }
   sequence.state = {true, impl_->arrivals++, 0, prompt_tokens, prompt_tokens};
   sequence.used = true;
-  sequence.pages = impl_->pages.take(impl_->page_tokens(prompt_tokens, params.max_tokens));
+  sequence.pages = impl_->pages.take(tokens);
   *free = std::move(sequence);
   return free - all.begin();
 }

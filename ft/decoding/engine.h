@@ -23,6 +23,7 @@ struct EngineOptions {
   std::optional<Policy> policy;   // w6ax only
   int64_t max_len = 0;            // longest prompt + output; 0: the model's positions
   int64_t max_batch = 8;          // sequences that are decoded together
+  int64_t kv_pages = 0;           // pages of the KV cache; 0: max_batch x max_len, or what fits
   int64_t prefill_tokens = 512;   // most prompt tokens of one step (chunked prefill)
   int threads = 0;                // 0: the cores of this host / the ranks on it
 };

@@ -83,6 +83,30 @@ size_t activation_bytes(const ModelFolder& folder, const EngineOptions& options,
 
 std::string mebibytes(size_t bytes) { return detail::join((bytes + (1u << 20) - 1) >> 20, " MiB"); }
 
+// plan is that of one sequence of max_len.
+[[noreturn]] void refuse(const MemoryPlan& plan, const EngineOptions& options, int ranks,
+                         size_t share) {
+  const size_t kv = plan[MemoryKind::kKvCache];
+  const size_t fixed = plan.total() - kv;
+  std::string hint = options.max_batch > 1 ? "a smaller --max-batch, or a scheme of fewer bits"
+                                           : "a scheme of fewer bits";
+  if (fixed < share) {
+    const double part = static_cast<double>(share - fixed) / static_cast<double>(kv);
+    const int64_t fits = static_cast<int64_t>(part * static_cast<double>(options.max_len)) /
+                         kPageTokens * kPageTokens;
+    if (fits > 0) hint = detail::join("--max-len ", fits, ", or ", hint);
+  }
+  throw Error(
+      ErrorKind::kOutOfMemory,
+      detail::join("the model needs ", mebibytes(plan.total()), " a rank, and ", mebibytes(share),
+                   " are available to it"),
+      detail::join("weights ", mebibytes(plan[MemoryKind::kWeights]),
+                   ", KV cache of one sequence of ", options.max_len, " tokens ", mebibytes(kv),
+                   ", activations of max_batch ", options.max_batch, " ",
+                   mebibytes(plan[MemoryKind::kActivations]), "; ", ranks, " rank(s) on this host"),
+      hint);
+}
+
 }  // namespace
 
 DecoderLimits decoder_limits(const EngineOptions& options) {
@@ -102,34 +126,28 @@ MemoryPlan plan_memory(const ModelFolder& folder, const EngineOptions& options, 
   MemoryPlan plan;
   plan[MemoryKind::kWeights] = weight_bytes(config, options, shape);
   plan[MemoryKind::kKvCache] = KvCache::bytes(
-      config.num_layers, options.max_batch * pages_for(options.max_len),
+      config.num_layers, options.kv_pages,
       length(folder.shards.kv_heads[static_cast<size_t>(rank)]), config.head_dim, *options.dtype);
   plan[MemoryKind::kActivations] = activation_bytes(folder, options, shape);
   return plan;
 }
 
-void check_memory(const MemoryPlan& plan, const EngineOptions& options, int ranks,
-                  size_t available) {
+int64_t fit_kv_pages(const ModelFolder& folder, const EngineOptions& options, int rank, int ranks,
+                     size_t available) {
+  const int64_t one = pages_for(options.max_len);
+  const int64_t wanted = options.kv_pages > 0 ? options.kv_pages : options.max_batch * one;
+  if (available == 0) return wanted;
+  EngineOptions least = options;
+  least.kv_pages = one;
+  const MemoryPlan plan = plan_memory(folder, least, rank);
   const size_t share = available / static_cast<size_t>(ranks);
-  if (available == 0 || plan.total() <= share) return;
   const size_t kv = plan[MemoryKind::kKvCache];
   const size_t fixed = plan.total() - kv;
-  std::string hint = options.max_batch > 1 ? "a smaller --max-batch" : "a scheme of fewer bits";
-  if (fixed < share) {
-    const double part = static_cast<double>(share - fixed) / static_cast<double>(kv);
-    const int64_t fits = static_cast<int64_t>(part * static_cast<double>(options.max_len)) /
-                         kPageTokens * kPageTokens;
-    if (fits > 0) hint = detail::join("--max-len ", fits, ", or ", hint);
-  }
-  throw Error(
-      ErrorKind::kOutOfMemory,
-      detail::join("the model needs ", mebibytes(plan.total()), " a rank, and ", mebibytes(share),
-                   " are available to it"),
-      detail::join("weights ", mebibytes(plan[MemoryKind::kWeights]), ", KV cache ", mebibytes(kv),
-                   " (max_batch ", options.max_batch, " x max_len ", options.max_len,
-                   "), activations ", mebibytes(plan[MemoryKind::kActivations]), "; ", ranks,
-                   " rank(s) on this host"),
-      hint);
+  if (plan.total() > share) refuse(plan, options, ranks, share);
+  const size_t page = kv / static_cast<size_t>(one);
+  const size_t room = share - share / 10;
+  const int64_t fits = room > fixed ? static_cast<int64_t>((room - fixed) / page) : 0;
+  return std::min(wanted, std::max(one, fits));
 }
 
 }  // namespace flexq_ft

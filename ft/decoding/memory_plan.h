@@ -21,12 +21,14 @@ struct MemoryPlan {
   size_t total() const;
 };
 
-// Of one rank. options must be resolved.
+// Of one rank. options must be resolved, kv_pages included.
 MemoryPlan plan_memory(const ModelFolder& folder, const EngineOptions& options, int rank);
 
+// The pages of this rank's KV cache: for max_batch sequences of max_len if so many ranks of such a
+// plan fit into the available bytes (0: not known), else as many as leave a tenth of them free.
 // Throws Error{kOutOfMemory}, with the numbers by kind and the longest max_len that would fit, if
-// so many ranks of such a plan do not fit into the available bytes. available = 0: not known.
-void check_memory(const MemoryPlan& plan, const EngineOptions& options, int ranks,
-                  size_t available);
+// they are too few for one sequence.
+int64_t fit_kv_pages(const ModelFolder& folder, const EngineOptions& options, int rank, int ranks,
+                     size_t available);
 
 }  // namespace flexq_ft

@@ -123,6 +123,7 @@ def fake_info(*, max_len: int = 64) -> EngineInfo:
         eos_ids=[EOS],
         max_len=max_len,
         max_batch=2,
+        kv_tokens=2 * 64,
         scheme="fp16",
         dtype="fp32",
         policy=None,

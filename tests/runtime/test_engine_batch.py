@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from flexq_ft import _native
+from flexq_ft.errors import ConfigError
 from tests.tools.hf_models import VOCAB, make_model, write_folder
 
 Tokens = list[tuple[int, float]]
@@ -129,3 +130,15 @@ def test_run_repeated_is_the_same_bits(folder: str) -> None:
     prompt = prompts(30)[0]
     assert alone(engine, prompt, 20) == alone(engine, prompt, 20)
     np.testing.assert_array_equal(engine.forward(prompt), engine.forward(prompt))
+
+
+def test_a_cache_smaller_than_the_batch_makes_sequences_wait(folder: str) -> None:
+    engine = _native.Engine(folder, max_batch=4, max_len=64, kv_tokens=80)
+    assert engine.kv_tokens == 80
+    first, second = prompts(20, 10)
+    slot = engine.admit(first, max_tokens=28, ignore_eos=True)  # 48 tokens: 3 of 5 pages
+    assert engine.can_admit(10, 22) and not engine.can_admit(10, 23)
+    with pytest.raises(ConfigError, match="2 free pages.* need 3"):
+        engine.admit(second, max_tokens=23, ignore_eos=True)
+    engine.release(slot)
+    engine.release(engine.admit(second, max_tokens=23, ignore_eos=True))

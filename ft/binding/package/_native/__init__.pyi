@@ -58,6 +58,7 @@ class Engine:
         max_len: int = 0,
         max_batch: int = 8,
         prefill_tokens: int = 512,
+        kv_tokens: int = 0,
         threads: int = 0,
         comm: DeviceComm | None = None,
     ) -> None: ...
@@ -98,6 +99,10 @@ class Engine:
     def policy(self) -> dict[str, Any] | None: ...
     @property
     def max_len(self) -> int: ...
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that the KV cache holds: max_batch x max_len, or what fits into memory."""
+
     @property
     def max_batch(self) -> int: ...
     @property
