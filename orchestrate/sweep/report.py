@@ -66,6 +66,10 @@ def _agreement(row: Row) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
+def _model(row: Row) -> str:
+    return Path(row["config"]["model"]).name
+
+
 def _precision(row: Row) -> str:
     config = row["config"]
     name = config["scheme"] or "as converted"
@@ -83,7 +87,7 @@ def _error(row: Row) -> str:
 
 
 COLUMNS = (
-    Column(title="model", cell=lambda row: Path(row["config"]["model"]).name, is_number=False),
+    Column(title="model", cell=_model, is_number=False),
     Column(title="scheme", cell=_precision, is_number=False),
     Column(title="dtype", cell=lambda row: row["config"]["dtype"] or "-", is_number=False),
     Column(title="tp", cell=_number("config", "tp", "{}")),
@@ -108,15 +112,27 @@ def newest_rows(rows: Iterable[Row]) -> list[Row]:
 
 
 def _columns(rows: Sequence[Row]) -> list[Column]:
-    """The type column is there only where some row names one."""
-    has_dtype = any(row["config"]["dtype"] for row in rows)
-    return [column for column in COLUMNS if has_dtype or column.title != "dtype"]
+    """The type column is there only where some row names one, the model's only if they differ."""
+    dropped = set()
+    if not any(row["config"]["dtype"] for row in rows):
+        dropped.add("dtype")
+    if len({_model(row) for row in rows}) == 1:
+        dropped.add("model")
+    return [column for column in COLUMNS if column.title not in dropped]
+
+
+def _heading(rows: Sequence[Row], title: str) -> str:
+    """The title, with the model if all rows have the same."""
+    models = {_model(row) for row in rows}
+    return f"{title}: {models.pop()}" if len(models) == 1 else title
 
 
 def screen_table(rows: Sequence[Row], *, title: str) -> Table:
     """The table for a terminal; failed rows are numbered, as error_lines names them."""
     columns = _columns(rows)
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=_heading(rows, title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False
+    )
     table.add_column("#", justify="right")
     for column in columns:
         if column.is_number:
@@ -142,7 +158,7 @@ def markdown(rows: Sequence[Row], *, title: str) -> str:
     """The whole report: the table, what the quality numbers mean, commands, and machines."""
     columns = [*_columns(rows), *([ERROR_COLUMN] if error_lines(rows) else [])]
     lines = [
-        f"# {title}",
+        f"# {_heading(rows, title)}",
         "",
         f"{len(rows)} cases, {len(error_lines(rows))} failed.",
         "",
