@@ -80,6 +80,12 @@ class Model:
             yield self.text[i * length : (i + 1) * length]
 
     @property
+    def is_large(self) -> bool:
+        """Too large for whole logits of many windows; judged by perplexity alone."""
+        config = self.reference.config
+        return bool(config.hidden_size * config.num_hidden_layers > 10_000)
+
+    @property
     def positions(self) -> int:
         return int(self.reference.config.max_position_embeddings)
 

@@ -13,7 +13,7 @@ from flexq_ft import _native
 from tests.e2e.conftest import Model, hf_logits
 from tests.reference import fake_quant
 from tests.reference import quantization as oracle
-from tests.reference.divergence import TINY_FP32, Divergence
+from tests.reference.divergence import LARGE, TINY_FP32, Divergence
 from tests.tools.linears import layer_weights
 
 SCHEMES = ("w8a16", "w8a8", "w6ax")
@@ -83,12 +83,12 @@ def test_perplexity_rule_against_fake_quantized_transformers(
     hf = model.hf()
     fake_quant.quantize_model(hf, scheme, fake_quant.FLEXQ)
     engine = model.engine(scheme)
-    length = min(512, model.positions)
+    length = min(2048 if model.is_large else 512, model.positions)
     divergence = Divergence()
     for ids in model.windows(length, -(-30_000 // length)):
         divergence.add(ids, engine.forward(ids), hf_logits(hf, ids))
     measured(f"{model.name} {scheme}: {divergence}")
-    TINY_FP32.check(divergence)
+    (LARGE if model.is_large else TINY_FP32).check(divergence)
 
 
 @pytest.mark.parametrize("scheme", ["fp32", *SCHEMES])

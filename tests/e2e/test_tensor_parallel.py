@@ -16,6 +16,7 @@ from tests.e2e.conftest import Model
 from tests.e2e.test_quantized_models import act_bits, quantized, replay
 from tests.reference.divergence import (
     GREEDY_COMPARABLE,
+    LARGE,
     TINY_LOOSE,
     Divergence,
     assert_greedy_equal_or_tied,
@@ -30,13 +31,19 @@ STEPS = 48
 
 
 def run_ranks(
-    folder: Path, tp: int, windows: list[list[int]], work: Path, *, trace: bool = False
+    folder: Path,
+    tp: int,
+    windows: list[list[int]],
+    work: Path,
+    *,
+    trace: bool = False,
+    score: bool = False,
 ) -> list[Any]:
     """The arrays that each rank wrote (tp_run.py)."""
     work.mkdir(parents=True, exist_ok=True)
     ids = work / "ids.json"
     ids.write_text(json.dumps(windows))
-    options = {"mpi": tp > 1, "steps": STEPS, "trace": trace, "threads": 1}
+    options = {"mpi": tp > 1, "threads": 1, "steps": STEPS, "trace": trace, "score": score}
     arguments = [str(RUNNER), str(folder), str(work / "out"), str(ids), json.dumps(options)]
     done = mpi.run_ranks(tp, [sys.executable, *arguments], cwd=work, timeout=600)
     assert done.returncode == 0, done.stderr
@@ -134,16 +141,20 @@ def test_perplexity_rule_across_tp_sizes(
 ) -> None:
     if not model.trained:
         pytest.skip("random weights have no perplexity to keep; replay covers them")
-    length = min(512, model.positions)
+    length = min(2048 if model.is_large else 512, model.positions)
     windows = list(model.windows(length, -(-30_000 // length)))
     one = model.engine(scheme)
     for tp in sizes(model):
-        ranks = run_ranks(model.folder(scheme, tp=tp), tp, windows, tmp_path / str(tp))
+        folder = model.folder(scheme, tp=tp)
+        ranks = run_ranks(folder, tp, windows, tmp_path / str(tp), score=model.is_large)
         divergence = Divergence()
         for i, ids in enumerate(windows):
-            divergence.add(ids, ranks[0][f"logits.{i}"], one.forward(ids))
+            if model.is_large:
+                divergence.add_scores(ranks[0][f"logprobs.{i}"], one.score(ids)[0])
+            else:
+                divergence.add(ids, ranks[0][f"logits.{i}"], one.forward(ids))
         measured(f"{model.name} {scheme} tp {tp}: {divergence}")
-        TINY_LOOSE.check(divergence)
+        (LARGE if model.is_large else TINY_LOOSE).check(divergence)
 
 
 @pytest.mark.parametrize("scheme", ["fp32", "w8a16", "w8a8", "w6ax"])

@@ -1,7 +1,7 @@
 """One rank of a tensor-parallel run: python tp_run.py FOLDER OUT IDS.json [options as JSON].
 
-Writes OUT.rank{r}.npz: the logits of the teacher-forced ids, the greedy continuation, and, when
-asked for, what every linear saw and gave.
+Writes OUT.rank{r}.npz: the logits of the teacher-forced ids (only the log-probabilities of the ids
+where "score" is set), the greedy continuation, and, when asked for, what every linear saw and gave.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def main() -> None:
     folder, out, ids_file, options = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
     windows: list[list[int]] = json.loads(Path(ids_file).read_text())
     comm = _native.mpi_comm() if options.pop("mpi") else _native.single_comm()
-    steps, traced = options.pop("steps"), options.pop("trace")
+    steps, traced, scored = (options.pop(name) for name in ("steps", "trace", "score"))
     engine = _native.Engine(folder, comm=comm, **options)
     arrays: dict[str, Any] = {}
     for i, ids in enumerate(windows):
-        logits = engine.forward(ids)
+        result = engine.score(ids)[0] if scored else engine.forward(ids)
         if comm.rank == 0:
-            arrays[f"logits.{i}"] = logits
+            arrays[f"{'logprobs' if scored else 'logits'}.{i}"] = result
     if steps:
         arrays["greedy"] = np.array(greedy(engine, windows[0][:16], steps))
         # The logits of that very continuation, for the margin rule.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,6 @@ class Divergence:
     agree: int = 0
     rows: int = 0
     max_abs: float = 0.0
-    _windows: list[tuple[float, float]] = field(default_factory=list)
 
     def add(self, ids: list[int], a: Logits, b: Logits) -> None:
         """a, b: logits [tokens, vocab] of the window `ids`."""
@@ -43,6 +42,13 @@ class Divergence:
         self.agree += int((a.argmax(-1) == b.argmax(-1)).sum())
         self.rows += len(ids)
 
+    def add_scores(self, a: NDArray[np.float32], b: NDArray[np.float32]) -> None:
+        """Log-probabilities of the same targets alone: perplexities, no KL and no agreement."""
+        assert np.isfinite(a).all(), "log-probabilities are not finite"
+        self.loss_a -= float(a.astype(np.float64).sum())
+        self.loss_b -= float(b.astype(np.float64).sum())
+        self.tokens += len(a)
+
     @property
     def perplexity_a(self) -> float:
         return float(np.exp(self.loss_a / self.tokens))
@@ -57,11 +63,11 @@ class Divergence:
 
     @property
     def kl(self) -> float:
-        return self.kl_sum / self.rows
+        return self.kl_sum / self.rows if self.rows else float("nan")
 
     @property
     def agreement(self) -> float:
-        return self.agree / self.rows
+        return self.agree / self.rows if self.rows else float("nan")
 
     def __str__(self) -> str:
         return (
@@ -76,18 +82,20 @@ class Rule:
     """The perplexity rule of docs/numerics.md for models with quantised activations."""
 
     perplexity: float
-    kl: float
-    agreement: float
+    kl: float | None = None
+    agreement: float | None = None
 
     def check(self, d: Divergence) -> None:
         assert d.perplexity_error <= self.perplexity, str(d)
-        assert d.kl <= self.kl, str(d)
-        assert d.agreement >= self.agreement, str(d)
+        if self.kl is not None:
+            assert d.kl <= self.kl, str(d)
+        if self.agreement is not None:
+            assert d.agreement >= self.agreement, str(d)
 
 
 TINY_FP32 = Rule(perplexity=0.0005, kl=2e-3, agreement=0.97)
 TINY_LOOSE = Rule(perplexity=0.002, kl=5e-3, agreement=0.95)  # 16-bit types, across TP sizes
-LARGE = Rule(perplexity=0.003, kl=np.inf, agreement=0.0)
+LARGE = Rule(perplexity=0.003)  # SmolLM2-135M
 
 # Float weights and w8a16 are compared token by token; quantised activations amplify the last bit of
 # any sum, so that greedy tokens of two correct implementations part ways.

@@ -138,7 +138,7 @@ def test_a_cache_smaller_than_the_batch_makes_sequences_wait(folder: str) -> Non
     first, second = prompts(20, 10)
     slot = engine.admit(first, max_tokens=28, ignore_eos=True)  # 48 tokens: 3 of 5 pages
     assert engine.can_admit(10, 22) and not engine.can_admit(10, 23)
-    with pytest.raises(ConfigError, match="2 free pages.* need 3"):
+    with pytest.raises(ConfigError, match=r"2 free pages.* need 3"):
         engine.admit(second, max_tokens=23, ignore_eos=True)
     engine.release(slot)
     engine.release(engine.admit(second, max_tokens=23, ignore_eos=True))
