@@ -4,10 +4,10 @@
 // Token i of a sequence sees its pages' positions 0 … context + i. Query head h reads KV head
 // h / (heads / kv_heads). Softmax in fp32 over 1 / sqrt(head_dim). A token's result does
 // not depend on which others are in the batch, nor on threads, nor on how a prompt is cut into
-// chunks.
+// chunks; what it does not see may be NaN or infinite.
 //
-// On the CPU each thread keeps scratch for its scores between calls: nothing is allocated once the
-// longest context was seen.
+// On the CPU the calling thread keeps scratch for the scores of all threads between calls: nothing
+// is allocated once the longest context was seen.
 #pragma once
 
 #include "ft/core/stream.h"

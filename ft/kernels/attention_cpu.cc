@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "flexq_kernels/cpu/parallel.h"
 #include "ft/kernels/attention_simd.h"
 #include "ft/kernels/twins.h"
 
@@ -9,7 +10,7 @@ namespace flexq_ft::cpu {
 namespace {
 
 // Tokens per task: enough that a page of keys, once transposed, serves many rows; fewer for long
-// contexts, so that the scores stay in a core's cache. Results do not depend on it.
+// contexts, so that the scores stay in a core's cache. Results do not depend on it. positions >= 1.
 int64_t tokens_per_task(int64_t group, int64_t positions) {
   constexpr int64_t kScores = 131072;
   return std::clamp<int64_t>(kScores / (group * positions), 1, 16);
@@ -37,6 +38,7 @@ void attention(Tensor out, ConstTensor q, KvPages kv, const RaggedBatch& batch) 
   int64_t operations = 0;
   for (int64_t s = 0; s < batch.sequences(); ++s) {
     const int64_t tokens = offsets[s + 1] - offsets[s];
+    if (tokens == 0) continue;
     AttentionTask base{};
     base.out = out.rows(offsets[s], offsets[s + 1]).raw();
     base.q = q.rows(offsets[s], offsets[s + 1]).raw();
@@ -54,16 +56,17 @@ void attention(Tensor out, ConstTensor q, KvPages kv, const RaggedBatch& batch) 
 
   const auto run = FLEXQ_ISA_PICK(attention_block);
   const auto scratch_size = FLEXQ_ISA_PICK(attention_scratch);
+  int64_t floats = 0;  // for the largest task
+  for (const AttentionTask& task : tasks) floats = std::max(floats, scratch_size(task));
+  // Made here, because nothing may throw inside the parallel region.
+  thread_local std::vector<float> scratch;
+  const auto wanted = static_cast<size_t>(floats * flexq_kernels::max_threads());
+  if (scratch.size() < wanted) scratch.resize(wanted);
   const AttentionTask* const list = tasks.data();  // this thread's, for all of the team
+  float* const base = scratch.data();
   const int64_t count = static_cast<int64_t>(tasks.size());
 #pragma omp parallel for schedule(dynamic) if (operations > 32768)
-  for (int64_t i = 0; i < count; ++i) {
-    thread_local std::vector<float> scratch;
-    const AttentionTask& task = list[i];
-    const size_t floats = static_cast<size_t>(scratch_size(task));
-    if (scratch.size() < floats) scratch.resize(floats);
-    run(task, scratch.data());
-  }
+  for (int64_t i = 0; i < count; ++i) run(list[i], base + floats * flexq_kernels::thread_index());
 }
 
 }  // namespace flexq_ft::cpu

@@ -179,9 +179,9 @@ void scores(const AttentionTask& a, const Sizes& s, const Scratch& m) {
   }
 }
 
-// One row's scores, `stride` floats from page to page, become exponentials; those past the limit
-// become zero. Returns 1 / their sum.
-float softmax_row(float* row, int64_t stride, int64_t pages, int64_t limit) {
+// One row's scores up to the limit, `stride` floats from page to page, become exponentials; the
+// rest of the last page becomes zero. Returns 1 / their sum.
+float softmax_row(float* row, int64_t stride, int64_t limit) {
   const int64_t last = limit / kPage;
   float* tail = row + last * stride;
   for (int64_t i = limit % kPage + 1; i < kPage; ++i) tail[i] = -__builtin_inff();
@@ -194,7 +194,6 @@ float softmax_row(float* row, int64_t stride, int64_t pages, int64_t limit) {
     store(row + p * stride, e);
     sum = add(sum, e);
   }
-  for (int64_t p = last + 1; p < pages; ++p) store(row + p * stride, zero_f32());
   return 1.0f / reduce_add(sum);
 }
 
@@ -203,7 +202,26 @@ void softmax(const AttentionTask& a, const Sizes& s, const Scratch& m) {
     const int64_t block = row / kRows * kRows;
     const int64_t width = s.rows - block < kRows ? s.rows - block : kRows;
     float* first = m.scores + (block * s.pages + row % kRows) * kPage;
-    m.sums[row] = softmax_row(first, width * kPage, s.pages, limit_of(a, s, row));
+    m.sums[row] = softmax_row(first, width * kPage, limit_of(a, s, row));
+  }
+}
+
+// Adds the values of a page to the rows of a block: those that every row sees to all at once, the
+// others row by row. What a row does not see is not even multiplied by zero: it may be infinite.
+void add_page(const AttentionTask& a, const Sizes& s, const Scratch& m, int64_t row, int64_t width,
+              int64_t page) {
+  float* acc = m.acc + row * s.padded;
+  const float* p = m.scores + (row * s.pages + page * width) * kPage;
+  const auto seen = [&](int64_t r) {
+    const int64_t count = limit_of(a, s, row + r) + 1 - page * kPage;
+    return count < 0 ? 0 : count < kPage ? count : kPage;
+  };
+  const int64_t common = seen(0);
+  with_rows(width, AddValues{acc, p, m.page, s.padded, common});
+  for (int64_t r = width - 1; seen(r) > common; --r) {
+    AddValues{acc + r * s.padded, p + r * kPage + common, m.page + common * s.padded, s.padded,
+              seen(r) - common}
+        .run<1>();
   }
 }
 
@@ -218,8 +236,7 @@ void values(const AttentionTask& a, const Sizes& s, const Scratch& m) {
     for (int64_t row = 0; row < s.rows; row += kRows) {
       const int64_t width = s.rows - row < kRows ? s.rows - row : kRows;
       if (page * kPage > limit_of(a, s, row + width - 1)) continue;
-      const float* p = m.scores + (row * s.pages + page * width) * kPage;
-      with_rows(width, AddValues{m.acc + row * s.padded, p, m.page, s.padded, count});
+      add_page(a, s, m, row, width, page);
     }
   }
 }

@@ -13,24 +13,6 @@ namespace {
 
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
 
-// log of the sum of exponentials; refuses what is not finite.
-double log_sum_exp(const float* logits, int64_t vocab_size) {
-  float top = logits[0];
-  for (int64_t i = 0; i < vocab_size; ++i) {
-    if (!std::isfinite(logits[i])) {
-      throw Error(ErrorKind::kWeight,
-                  detail::join("the model's logits are not finite: token ", i, " of ", vocab_size,
-                               " has ", logits[i]),
-                  "a weight is damaged, or a value left the range of the compute type",
-                  "verify the model folder's hashes, or run with --dtype fp32");
-    }
-    top = std::max(top, logits[i]);
-  }
-  double sum = 0.0;
-  for (int64_t i = 0; i < vocab_size; ++i) sum += std::exp(static_cast<double>(logits[i]) - top);
-  return top + std::log(sum);
-}
-
 // The last token of a word is banned where the history ends with the tokens before it.
 void ban_words(float* logits, const std::vector<std::vector<int64_t>>& words,
                const std::vector<int64_t>& history) {
@@ -145,6 +127,23 @@ int64_t draw(const Candidates& kept, double uniform) {
 
 }  // namespace
 
+double log_sum_exp(const float* logits, int64_t vocab_size) {
+  float top = logits[0];
+  for (int64_t i = 0; i < vocab_size; ++i) {
+    if (!std::isfinite(logits[i])) {
+      throw Error(ErrorKind::kWeight,
+                  detail::join("the model's logits are not finite: token ", i, " of ", vocab_size,
+                               " has ", logits[i]),
+                  "a weight is damaged, or a value left the range of the compute type",
+                  "flexq-ft inspect MODEL --verify, or run with --dtype fp32");
+    }
+    top = std::max(top, logits[i]);
+  }
+  double sum = 0.0;
+  for (int64_t i = 0; i < vocab_size; ++i) sum += std::exp(static_cast<double>(logits[i]) - top);
+  return top + std::log(sum);
+}
+
 std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t a = uint64_t{0xD2511F53u} * counter[0];
@@ -192,6 +191,13 @@ Sampled sample_token(float* logits, int64_t vocab_size, const SamplingParams& pa
                 detail::join("bad_words and min_tokens = ", params.min_tokens,
                              " leave none of the ", vocab_size, " tokens"),
                 {}, "ban fewer tokens");
+  }
+  if (std::isinf(logits[best])) {
+    throw Error(ErrorKind::kConfig,
+                detail::join("temperature = ", params.temperature,
+                             " and repetition_penalty = ", params.repetition_penalty,
+                             " make the logit of token ", best, " infinite"),
+                {}, "use values nearer to 1");
   }
   const bool greedy =
       params.temperature == 0.0 || params.top_k == 1 || (params.top_k == 0 && params.top_p == 0.0);

@@ -34,13 +34,18 @@ struct SamplingParams {
   void validate(int64_t vocab_size) const;
 };
 
+// log of the sum of the exponentials of logits [vocab_size >= 1]. Error{kWeight} naming the first
+// that is not finite.
+double log_sum_exp(const float* logits, int64_t vocab_size);
+
 struct Sampled {
   int64_t token = 0;
   float logprob = 0.0f;  // log-softmax of the model's own logits, before anything above
 };
 
 // logits [vocab] fp32, changed in place; Error{kWeight} if one is not finite, Error{kConfig} if the
-// bad words and the minimum length leave no token. history: prompt and output ids. generated:
+// bad words and the minimum length leave no token, or temperature and penalty an infinite one.
+// history: prompt and output ids. generated:
 // output tokens so far. The draw depends on (seed, generated) only: a counter-based generator,
 // Philox4x32-10, the same on every device.
 Sampled sample_token(float* logits, int64_t vocab_size, const SamplingParams& params,

@@ -170,6 +170,16 @@ TEST(nothing_left_to_draw_is_an_error) {
   EXPECT_THROW(pick({1, 2}, params), Error, "none of the 2 tokens");
 }
 
+TEST(a_logit_that_temperature_or_penalty_make_infinite_is_an_error) {
+  SamplingParams penalty;
+  penalty.temperature = 1.0;
+  penalty.repetition_penalty = 1e-300;
+  EXPECT_THROW(pick({1, 2, 3}, penalty, {1, 2}), Error, "the logit of token 1 infinite");
+  SamplingParams cold;
+  cold.temperature = 1e-5;
+  EXPECT_THROW(pick({1, 1e35f}, cold), Error, "temperature = 1e-05");
+}
+
 TEST(a_draw_depends_on_seed_and_step_only) {
   SamplingParams params;
   params.temperature = 1.0;

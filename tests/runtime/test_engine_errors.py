@@ -140,5 +140,5 @@ def test_logits_that_are_not_finite_name_the_slot_and_spare_the_engine(tmp_path:
     slot = engine.admit([5, 6], max_tokens=3, ignore_eos=True)
     assert [token for _ in range(3) for _, token, _, _ in engine.step()] == tokens
     engine.release(slot)
-    with pytest.raises(WeightError, match=r"logits of token \d"):
+    with pytest.raises(WeightError, match=r"position \d: the model's logits are not finite"):
         engine.score([5, 78, 6])

@@ -106,6 +106,34 @@ def test_attention_of_nan_is_nan(isa, rng):
     assert np.isfinite(np.delete(got, 3, 0)).all()
 
 
+@pytest.mark.parametrize("cache", ["k", "v"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("heads", [1, 3, 40])
+@pytest.mark.parametrize("poisoned", [1, 15, 16, 30])
+def test_a_later_token_that_is_not_finite_does_not_reach_earlier_ones(
+    isa, rng, cache, value, heads, poisoned
+):
+    """The rows of one block see different parts of a page: what is masked is not multiplied."""
+    batch = Batch([(0, 40)], heads, 1, 16, "fp32", rng)
+    batch.write(batch.k, 0, batch.random(40, 1, 16))
+    batch.write(batch.v, 0, batch.random(40, 1, 16))
+    q = abs(batch.random(40, heads * 16))
+    clean = batch.attend(q)
+    getattr(batch, cache)[batch.tensors["pages"][0, poisoned // PAGE], 0, poisoned % PAGE] = value
+    got = batch.attend(q)
+    np.testing.assert_array_equal(got[:poisoned], clean[:poisoned])
+    assert not np.isfinite(got[poisoned:]).any()
+
+
+def test_an_empty_sequence_beside_others_changes_nothing(isa, rng):
+    batch = Batch([(0, 0), (0, 3), (5, 0)], 2, 1, 16, "fp32", rng)
+    k, v, q = batch.random(3, 1, 16), batch.random(3, 1, 16), batch.random(3, 32)
+    batch.write(batch.k, 1, k)
+    batch.write(batch.v, 1, v)
+    want = reference.attention(q.reshape(3, 2, 16), k, v).reshape(3, 32)
+    reference.assert_close(batch.attend(q), want, dtype="fp32")
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_token_does_not_depend_on_chunks_batch_or_threads(isa, rng, dtype):
     heads, kv_heads, head_dim, length = 9, 3, 64, 77
