@@ -22,7 +22,6 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Folder of a model of MODELS."""

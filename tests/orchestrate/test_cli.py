@@ -264,11 +264,3 @@ def test_progress_without_a_terminal_is_plain_lines(capsys: Capture) -> None:
 def test_no_color_is_honoured() -> None:
     done = shell("--help", env=os.environ | {"NO_COLOR": "1", "FORCE_COLOR": ""})
     assert done.returncode == 0 and "\x1b[3" not in done.stdout
-
-
-def test_the_shared_names_are_those_of_the_converter() -> None:
-    from flexq_ft.converter import options as converter
-    from flexq_ft.orchestrate.cli import options
-
-    assert set(converter.SCHEME_NAMES) == {*options.SCHEMES, *options.POLICY_SCHEMES}
-    assert converter.DTYPES == options.DTYPES
