@@ -133,12 +133,13 @@ def _locked(out: Path) -> Iterator[None]:
     lock = out.with_name(out.name + ".lock")
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        with lock.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-    except PermissionError as error:
+        file = lock.open("w")
+    except OSError as error:
         raise ConfigError(
             f"the cache {out.parent} cannot be written.",
             cause=str(error),
             hint="--cache-dir FOLDER, or convert the model first: flexq-ft convert",
         ) from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
