@@ -141,7 +141,7 @@ class _Conversion:
 
     def run(self) -> tuple[FolderReport, ...]:
         if self._out.exists() and not self._out.is_dir():
-            raise ConfigError(f"{self._out} is not a folder")
+            raise ConfigError(f"{self._out} is not a folder", hint="name another OUT")
         for job in self._jobs:
             job.writer.recover()
         if any(job.writer.final.exists() for job in self._jobs):

@@ -12,6 +12,7 @@ import numpy as np
 
 from flexq_ft import _native
 from flexq_ft.converter.dtypes import NUMPY_DTYPES, Array, FloatArray, as_float32
+from flexq_ft.converter.planning import rank_of
 from flexq_ft.converter.shards import GROUP_SIZE
 from flexq_ft.converter.verification import load_manifest
 from flexq_ft.errors import ConfigError, WeightError
@@ -80,7 +81,7 @@ def summarize(folder: Path) -> FolderSummary:
         manifest=manifest,
         total_bytes=sum(entry["bytes"] for entry in files.values()),
         rank_bytes=tuple(
-            sum(e["bytes"] for name, e in files.items() if _rank(name) in (None, rank))
+            sum(e["bytes"] for name, e in files.items() if rank_of(name) in (None, rank))
             for rank in range(size)
         ),
         linear_bytes=sum(files[name]["bytes"] for name in linear),
@@ -142,7 +143,11 @@ def _read(folder: Path, file: str, files: dict[str, Any]) -> TensorValues:
             scales = _load_scales(folder, file.replace(".w8.", ".w8.scale."), files)[:, None]
             values = codes * scales
     except (KeyError, ValueError, TypeError) as error:
-        raise WeightError(f"{file} does not fit its manifest entry", cause=str(error)) from error
+        raise WeightError(
+            f"{file} does not fit its manifest entry",
+            cause=str(error),
+            hint="flexq-ft convert SRC OUT repairs it",
+        ) from error
     return TensorValues(
         file=file,
         dtype=dtype,
@@ -176,8 +181,3 @@ def _load_scales(folder: Path, file: str, files: dict[str, Any]) -> FloatArray:
 def _is_linear(file: str) -> bool:
     parts = (part for group in _LINEAR_FILES.values() for part in group)
     return any(f".{part}.weight" in file for part in parts)
-
-
-def _rank(file: str) -> int | None:
-    number = file.removesuffix(".bin").rpartition(".")[2]
-    return int(number) if number.isdecimal() else None

@@ -7,13 +7,14 @@ from typing import Any
 
 from flexq_ft.errors import ConfigError
 
-__all__ = ["DTYPES", "SCHEME_NAMES", "ConvertOptions", "scheme_of_int8_mode"]
+__all__ = ["DTYPES", "POLICY_SCHEMES", "SCHEMES", "SCHEME_NAMES", "ConvertOptions"]
+__all__ += ["scheme_of_int8_mode"]
 
 DTYPES = ("fp16", "bf16", "fp32")
-SCHEMES = ("fp16", "w8a16", "w8a8", "w6ax")
+SCHEMES = (*DTYPES, "w8a16", "w8a8", "w6ax")
 # Short forms: w6ax with that policy.
 POLICY_SCHEMES = ("flexq", "w6a6", "w6a8", "w6a16")
-SCHEME_NAMES = (*DTYPES, "w8a16", "w8a8", "w6ax", *POLICY_SCHEMES)
+SCHEME_NAMES = (*SCHEMES, *POLICY_SCHEMES)
 _INT8_MODES = {0: "fp16", 1: "w8a16", 2: "w8a8", 5: "w6ax"}
 
 
@@ -59,9 +60,11 @@ class ConvertOptions:
             )
         self._check_policy()
         if not self.tp or any(size < 1 for size in self.tp) or len(set(self.tp)) != len(self.tp):
-            raise ConfigError(f"--tp must be distinct sizes of at least 1, not {self.tp}")
+            raise ConfigError(
+                f"--tp must be distinct sizes of at least 1, not {self.tp}", hint="--tp 1,2"
+            )
         if self.jobs < 1:
-            raise ConfigError(f"--jobs must be at least 1, not {self.jobs}")
+            raise ConfigError(f"--jobs must be at least 1, not {self.jobs}", hint="--jobs 1")
 
     def _check_policy(self) -> None:
         if self.policy is None:

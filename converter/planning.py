@@ -14,7 +14,7 @@ from flexq_ft.converter.schemes import SCHEMES, Codec, FileSpec, PlainCodec
 from flexq_ft.converter.shards import ShardPlan, plan_shards
 from flexq_ft.converter.source import Source
 
-__all__ = ["ConversionPlan", "Target", "make_plan"]
+__all__ = ["ConversionPlan", "Target", "make_plan", "rank_of"]
 
 # What the process holds before it reads a tensor: interpreter, NumPy, native module, vocabulary.
 _BASE_BYTES = 220 << 20
@@ -38,7 +38,7 @@ class Target:
     def rank_bytes(self, rank: int) -> int:
         """What a rank reads: its own files and the replicated ones."""
         return sum(
-            spec.nbytes for name, spec in self.files.items() if _rank_of(name) in (None, rank)
+            spec.nbytes for name, spec in self.files.items() if rank_of(name) in (None, rank)
         )
 
 
@@ -139,6 +139,7 @@ def make_plan(source: Source, options: ConvertOptions) -> ConversionPlan:
     )
 
 
-def _rank_of(file: str) -> int | None:
+def rank_of(file: str) -> int | None:
+    """The rank in a file's name; None: a file of all ranks."""
     number = file.removesuffix(".bin").rpartition(".")[2]
     return int(number) if number.isdecimal() else None

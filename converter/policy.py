@@ -71,12 +71,16 @@ def _load(policy: str | Path) -> tuple[_Checker, Any]:
             f"policy {str(policy)!r} is neither a built-in name nor a file",
             hint=f"--policy {near[0] if near else ' | '.join(BUILT_IN_POLICIES)}",
         )
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path.name} is not valid YAML", cause=str(error)) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path.name} is not valid YAML",
+            cause=str(error),
+            hint="configs/policies/ has policies to start from",
+        ) from error
     lines: dict[tuple[str | int, ...], int] = {}
     _collect_lines(node, (), lines)
     return _Checker(path.stem, lines, file=path.name), content

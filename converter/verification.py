@@ -40,9 +40,14 @@ def load_manifest(folder: Path) -> dict[str, Any]:
                 raise ValueError(f"{name!r} is no file name")
             int(entry["bytes"]), str(entry["xxh3_128"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise WeightError(f"{path} is faulty", cause=str(error)) from error
+        raise WeightError(
+            f"{path} is faulty", cause=str(error), hint="flexq-ft convert SRC OUT --force"
+        ) from error
     if schema != MANIFEST_SCHEMA:
-        raise WeightError(f"{path} has schema {schema!r}, expected {MANIFEST_SCHEMA!r}")
+        raise WeightError(
+            f"{path} has schema {schema!r}, expected {MANIFEST_SCHEMA!r}",
+            hint="convert the model with this version",
+        )
     result: dict[str, Any] = manifest
     return result
 

@@ -98,14 +98,11 @@ class FolderWriter:
 
         keep: units of the complete folder that are good; their files are linked, not made again.
         """
-        if restart or keep is not None:
-            self._open_journal()
-            self._clear()
-        else:
-            self._open_journal()
+        self._open_journal()
+        if not restart and keep is None:
             self.done = self._read_journal()
-            if not self.done:
-                self._clear()
+        if not self.done:
+            self._clear()
         self._write_lines([{"identity": self._identity}], truncate=True)
         for stem, record in (keep or {}).items():
             for name in record.files:
@@ -160,7 +157,6 @@ class FolderWriter:
             ) from error
 
     def _clear(self) -> None:
-        self.done = {}
         for path in self.partial.iterdir():
             if path.name != _JOURNAL:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -8,7 +8,7 @@ with LLM("out/llama-7b", scheme="flexq", tensor_parallel_size=2) as llm:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +76,7 @@ class LLM:
     w6a6 w6a8 w6a16) for w6ax with it. policy: a name, a YAML file or a mapping. dtype: compute
     type, by default the folder's. threads: per rank, by default cores / ranks. max_len: longest
     prompt + output. max_batch: sequences decoded together. notify: called with a line of text
-    about what is being done (conversion into the cache).
+    about what is being done (conversion into the cache); progress: told of a conversion's progress.
 
     Under mpirun every rank makes the same LLM; rank 0 goes on, the others serve it and then exit.
     """
@@ -184,9 +184,9 @@ class LLM:
 
     def generate_each(
         self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]
-    ) -> Iterator[RequestOutput | FlexQFtError]:
+    ) -> Generator[RequestOutput | FlexQFtError, None, None]:
         """As generate, but each result as soon as it and those before it are there; a prompt that
-        cannot be run gives its error in its place."""
+        cannot be run gives its error in its place. Closing it stops the others."""
         every = _params_for(len(prompts), params)
         sequences: list[TextSequence | FlexQFtError] = []
         for prompt, one in zip(prompts, every, strict=True):
@@ -299,7 +299,7 @@ class LLM:
 
     def _in_order(
         self, sequences: Sequence[TextSequence | FlexQFtError]
-    ) -> Iterator[RequestOutput | FlexQFtError]:
+    ) -> Generator[RequestOutput | FlexQFtError, None, None]:
         engine = self._open()
         running = {i: s for i, s in enumerate(sequences) if isinstance(s, TextSequence)}
         requests = [Request(i, s.prompt_ids, s.params.engine_fields()) for i, s in running.items()]

@@ -32,7 +32,6 @@ class Ranks:
                 cause=str(error),
                 hint="pip install 'flexq-ft[mpi]'",
             ) from error
-        self._mpi = MPI
         self._world = MPI.COMM_WORLD
         self.device = _native.mpi_comm()
         self.rank: int = self._world.rank

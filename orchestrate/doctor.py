@@ -13,9 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from flexq_ft.converter.options import SCHEMES
 from flexq_ft.errors import FlexQFtError
 from flexq_ft.orchestrate import envelope
-from flexq_ft.orchestrate.cli.options import SCHEMES
 
 PACKAGES = (
     "numpy", "click", "rich", "tokenizers", "jinja2", "safetensors", "gguf", "ml-dtypes", "xxhash",

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,6 +122,9 @@ class RankGroup:
             message, payload = self._open_channel().receive()
         except ConnectionLostError:
             raise self._lost() from None
+        except BaseException:  # Ctrl-C: what was half read cannot be continued
+            self.close()
+            raise
         if message.get("error") is not None:
             raise error_from_wire(message["error"])
         return message, payload
@@ -156,17 +159,24 @@ class RankGroup:
             listener.listen(1)
             listener.settimeout(0.1)
             # A session of its own: Ctrl-C reaches this process only, which then ends the ranks.
-            self._process = subprocess.Popen(
-                mpirun_command(mpirun, self.ranks, path),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                env=environment,
-                start_new_session=True,
+            try:
+                self._process = subprocess.Popen(
+                    mpirun_command(mpirun, self.ranks, path),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    errors="replace",
+                    env=environment,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise LaunchError(
+                    f"{mpirun} cannot be run.", cause=str(error), hint=INSTALL_HINT
+                ) from error
+            self._reader = threading.Thread(
+                target=self._read_output, args=[self._process.stdout], daemon=True
             )
-            self._reader = threading.Thread(target=self._read_output, daemon=True)
             self._reader.start()
             self._channel = Channel(self._accept(listener))
 
@@ -189,10 +199,9 @@ class RankGroup:
                 connection.settimeout(None)
                 return connection
 
-    def _read_output(self) -> None:
+    def _read_output(self, output: IO[str]) -> None:
         """In a thread: what mpirun and the ranks write, so that no pipe fills up."""
-        assert self._process is not None and self._process.stdout is not None
-        for line in self._process.stdout:
+        for line in output:
             _, mark, data = line.partition(ERROR_MARK)
             if not mark:
                 self._said.append(line.rstrip())
@@ -221,8 +230,11 @@ class RankGroup:
         )
 
     def _end_process(self) -> int | None:
-        """Waits for mpirun and all it wrote; kills its whole session if it takes too long."""
-        process = self._process
+        """Waits for mpirun and all it wrote; kills its whole session if it takes too long.
+
+        Once: later the number of its session may be another's.
+        """
+        process, self._process = self._process, None
         if process is None:
             return None
         for signal_number in (None, signal.SIGTERM, signal.SIGKILL):

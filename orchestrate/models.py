@@ -16,11 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flexq_ft.converter.options import DTYPES, POLICY_SCHEMES, ConvertOptions
 from flexq_ft.errors import ConfigError
-from flexq_ft.orchestrate.cli.options import POLICY_SCHEMES
 
 if TYPE_CHECKING:
-    from flexq_ft.converter.options import ConvertOptions
     from flexq_ft.converter.progress import ProgressSink
 
 # A new number makes every cached model be converted again: the layout or its numbers changed.
@@ -50,7 +49,6 @@ def find_model(
 ) -> FoundModel:
     """Raises ConfigError if the path is nothing that holds a model, or the choices contradict."""
     from flexq_ft.converter.folder import list_model_dirs, resolve_model_dir
-    from flexq_ft.converter.options import DTYPES, ConvertOptions
 
     if not model.exists():
         raise ConfigError(f"{model} does not exist.", hint="flexq-ft run PATH_OF_A_MODEL …")
@@ -135,12 +133,13 @@ def _locked(out: Path) -> Iterator[None]:
     lock = out.with_name(out.name + ".lock")
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        with lock.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-    except PermissionError as error:
+        file = lock.open("w")
+    except OSError as error:
         raise ConfigError(
             f"the cache {out.parent} cannot be written.",
             cause=str(error),
             hint="--cache-dir FOLDER, or convert the model first: flexq-ft convert",
         ) from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

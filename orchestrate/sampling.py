@@ -8,12 +8,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flexq_ft.errors import ConfigError
-from flexq_ft.orchestrate.suggest import refuse_unknown
 
 _SEED_LIMIT = 1 << 64
 
@@ -64,12 +63,6 @@ class SamplingParams:
                 "FasterTransformer allows one of them.",
                 hint="leave repetition_penalty at 1 or presence_penalty at 0",
             )
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> SamplingParams:
-        """From a row's fields; unknown names raise with the nearest known one."""
-        refuse_unknown("sampling field", values, FIELDS)
-        return cls(**values)
 
     def with_seed(self) -> SamplingParams:
         """The same with a seed drawn, if there is none."""

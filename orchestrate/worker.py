@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from flexq_ft.errors import ConfigError, FlexQFtError
+from flexq_ft.errors import ConfigError, FlexQFtError, LaunchError
 from flexq_ft.orchestrate.bootstrap import Ranks
 from flexq_ft.orchestrate.engine import EngineOptions, LocalEngine, Request, SingleRank, describe
 from flexq_ft.orchestrate.wire import Channel, ConnectionLostError, error_from_wire, error_to_wire
@@ -58,7 +58,8 @@ class Leader:
         return self._all("step", [], {})
 
     def release(self, slot: int) -> None:
-        self._all("release", [slot], {})
+        if self.broken is None:  # else the others no longer listen, and all are about to be ended
+            self._all("release", [slot], {})
 
     def forward(self, ids: list[int]) -> Any:
         return self._all("forward", [ids], {})
@@ -72,6 +73,10 @@ class Leader:
         return sum(self._ranks.gather(self._local.peak_memory_bytes()))
 
     def _all(self, call: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        if self.broken is not None:
+            raise LaunchError(
+                "the ranks are out of step after an earlier error.", hint="start the program again"
+            )
         self._ranks.broadcast({"call": call, "args": args, "kwargs": kwargs})
         with self._in_step():
             return getattr(self._local, call)(*args, **kwargs)

@@ -101,7 +101,10 @@ class _Config:
 
 def positive_number(value: Any, key: str, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
-        raise WeightError(f"config.json of {name}: {key} is {value!r}, not a positive number")
+        raise WeightError(
+            f"config.json of {name}: {key} is {value!r}, not a positive number",
+            hint="check config.json",
+        )
     return float(value)
 
 

@@ -70,7 +70,7 @@ class Unit:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """model_types: of config.json; wiring: the runtime's graph; root: prefix that may be absent."""
+    """wiring: the runtime's graph; root: prefix of tensor names that may be absent."""
 
     wiring: str
     ini_section: str
@@ -88,10 +88,9 @@ class Architecture:
         stems: dict[str, list[tuple[TensorSpec, int | None, str]]] = {}
         for spec, layer in self._expand(config):
             name = _source_name(spec.hf, layer, self.root, prefix)
-            if spec.ft is None:
-                known.add(name)
-                continue
             known.add(name)
+            if spec.ft is None:
+                continue
             stems.setdefault(_at_layer(spec.ft, layer), []).append((spec, layer, name))
             expected = _expected_shape(spec, config)
             if name not in shapes:

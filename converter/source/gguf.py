@@ -67,7 +67,9 @@ class GgufSource(Source):
                 if not name.startswith("GGUF.")
             }
         except (ValueError, KeyError, IndexError, OSError, UnicodeDecodeError) as error:
-            raise WeightError(f"{path.name} is no valid GGUF file", cause=str(error)) from error
+            raise WeightError(
+                f"{path.name} is no valid GGUF file", cause=str(error), hint="download it again"
+            ) from error
         size = path.stat().st_size
         self._locations: dict[str, _Location] = {}
         self._rope_factors: FloatArray | None = None
@@ -147,7 +149,9 @@ class GgufSource(Source):
         while len(data) < size:
             part = os.pread(self._file, size - len(data), offset + len(data))
             if not part:
-                raise WeightError(f"{self._path.name} ended while {name} was read")
+                raise WeightError(
+                    f"{self._path.name} ended while {name} was read", hint="download it again"
+                )
             data += part
         rows = np.frombuffer(data, np.uint8)
         if not vector:

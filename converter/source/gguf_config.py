@@ -39,7 +39,7 @@ def hf_config_of(
 
     def need(key: str) -> Any:
         if f"llama.{key}" not in metadata:
-            raise WeightError(f"{name} has no metadata key llama.{key}")
+            raise WeightError(f"{name} has no metadata key llama.{key}", hint="download it again")
         return metadata[f"llama.{key}"]
 
     if metadata.get("llama.expert_count"):

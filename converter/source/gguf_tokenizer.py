@@ -106,12 +106,17 @@ def _build(metadata: Mapping[str, Any], way: _Pre, name: str) -> Tokenizer:
     tokens: list[str] = metadata["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]
     if len(set(tokens)) != len(tokens) or any(len(merge) != 2 for merge in merges):
-        raise WeightError(f"the tokenizer of {name} has repeated tokens or faulty merges")
+        raise WeightError(
+            f"the tokenizer of {name} has repeated tokens or faulty merges",
+            hint="download it again",
+        )
     vocab = {token: index for index, token in enumerate(tokens)}
     try:
         tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=way.whole_words))
     except Exception as error:  # the library raises bare exceptions
-        raise WeightError(f"the tokenizer of {name} is faulty", cause=str(error)) from error
+        raise WeightError(
+            f"the tokenizer of {name} is faulty", cause=str(error), hint="download it again"
+        ) from error
     tokenizer.pre_tokenizer = _pre_tokenizer(way)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)

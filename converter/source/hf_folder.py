@@ -54,10 +54,13 @@ def find_weight_files(folder: Path, single: str) -> tuple[tuple[Path, ...], dict
         return (folder / single,), {}
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise WeightError(f"{index.name} has no weight_map")
+        raise WeightError(f"{index.name} has no weight_map", hint="download it again")
     for tensor, file in weight_map.items():
         if not isinstance(file, str) or file in ("", ".", "..") or "/" in file or "\\" in file:
-            raise WeightError(f"{index.name} puts {tensor} into {file!r}, not a file name")
+            raise WeightError(
+                f"{index.name} puts {tensor} into {file!r}, not a file name",
+                hint="download it again",
+            )
     names = sorted(set(weight_map.values()))
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:

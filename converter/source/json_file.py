@@ -18,12 +18,16 @@ def read_json_object(path: Path) -> dict[str, Any]:
     try:
         size = path.stat().st_size
         if size > _MAX_BYTES:
-            raise WeightError(f"{path.name} holds {size} bytes, more than {_MAX_BYTES}")
+            raise WeightError(
+                f"{path.name} holds {size} bytes, more than {_MAX_BYTES}", hint="download it again"
+            )
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise WeightError(f"{path} is missing", hint="a complete Hugging Face folder") from None
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise WeightError(f"{path.name} is not valid JSON", cause=str(error)) from error
+        raise WeightError(
+            f"{path.name} is not valid JSON", cause=str(error), hint="download it again"
+        ) from error
     if not isinstance(content, dict):
-        raise WeightError(f"{path.name} holds no JSON object")
+        raise WeightError(f"{path.name} holds no JSON object", hint="download it again")
     return content

@@ -53,6 +53,7 @@ class PytorchSource(HfFolder):
             raise WeightError(
                 f"{len(missing)} tensors of pytorch_model.bin.index.json are in no file",
                 cause=", ".join(missing[:20]),
+                hint="download the checkpoint again",
             )
 
     @property
@@ -94,10 +95,14 @@ class PytorchSource(HfFolder):
                 state = self._torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
             raise WeightError(
-                f"{path.name} cannot be read as PyTorch weights", cause=str(error).split("\n")[0]
+                f"{path.name} cannot be read as PyTorch weights",
+                cause=str(error).split("\n")[0],
+                hint="download it again",
             ) from error
         if not isinstance(state, dict) or not all(
             isinstance(value, self._torch.Tensor) for value in state.values()
         ):
-            raise WeightError(f"{path.name} is no state dict of tensors")
+            raise WeightError(
+                f"{path.name} is no state dict of tensors", hint="save model.state_dict() into it"
+            )
         return state

@@ -45,14 +45,12 @@ class SafetensorsSource(HfFolder):
         super().__init__(folder, paths)
         self._files: list[int] = []
         self._locations: dict[str, _Location] = {}
-        for path in paths:
-            for name, location in self._read_header(path).items():
-                if name in self._locations:
-                    raise WeightError(
-                        f"{name} is in {self._locations[name].path.name} and in {path.name}"
-                    )
-                self._locations[name] = location
-        _check_index(weight_map, self._locations)
+        try:
+            self._read_headers(paths)
+            _check_index(weight_map, self._locations)
+        except BaseException:
+            self.close()
+            raise
         self._tensors = {
             name: TensorInfo(place.shape, place.nbytes) for name, place in self._locations.items()
         }
@@ -76,7 +74,9 @@ class SafetensorsSource(HfFolder):
         while len(view):
             got = os.preadv(place.file, [view], offset)
             if got == 0:
-                raise WeightError(f"{place.path.name} ended while {name} was read")
+                raise WeightError(
+                    f"{place.path.name} ended while {name} was read", hint="download it again"
+                )
             view, offset = view[got:], offset + got
         return values
 
@@ -84,6 +84,16 @@ class SafetensorsSource(HfFolder):
         for file in self._files:
             os.close(file)
         self._files.clear()
+
+    def _read_headers(self, paths: tuple[Path, ...]) -> None:
+        for path in paths:
+            for name, location in self._read_header(path).items():
+                if name in self._locations:
+                    raise WeightError(
+                        f"{name} is in {self._locations[name].path.name} and in {path.name}",
+                        hint="download the checkpoint again",
+                    )
+                self._locations[name] = location
 
     def _read_header(self, path: Path) -> dict[str, _Location]:
         file = os.open(path, os.O_RDONLY)
@@ -102,7 +112,9 @@ class SafetensorsSource(HfFolder):
             base = 8 + length
             found = {name: _location(file, path, base, raw) for name, raw in header.items()}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise WeightError(f"the header of {path.name} is faulty", cause=str(error)) from error
+            raise WeightError(
+                f"the header of {path.name} is faulty", cause=str(error), hint="download it again"
+            ) from error
         end = base + max((raw["data_offsets"][1] for raw in header.values()), default=0)
         if end != size:
             raise WeightError(

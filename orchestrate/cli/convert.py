@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 from rich.table import Table
 
-from flexq_ft.errors import ConfigError
+from flexq_ft.converter.options import DTYPES, SCHEME_NAMES
 from flexq_ft.orchestrate.cli.console import common_options, console
 from flexq_ft.orchestrate.cli.options import (
-    DTYPES,
     INT_LIST,
-    POLICY_SCHEMES,
     SCHEME_TABLE,
-    SCHEMES,
+    chosen_scheme,
 )
-from flexq_ft.orchestrate.cli.progress import ProgressBar, progress
+from flexq_ft.orchestrate.cli.progress import ConversionProgress
 
 if TYPE_CHECKING:
     from flexq_ft.converter.conversion import ConvertReport, FolderReport
@@ -44,7 +41,7 @@ Examples:
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @click.option(
     "--scheme",
-    type=click.Choice((*SCHEMES, *POLICY_SCHEMES)),
+    type=click.Choice(SCHEME_NAMES),
     default=None,
     panel="Precision",
     help="How linears are stored; see the table below.  [default: fp16]",
@@ -109,7 +106,7 @@ def command(
     from flexq_ft.converter.options import ConvertOptions
 
     options = ConvertOptions(
-        scheme=_scheme(scheme, int8_mode),
+        scheme=chosen_scheme(scheme, int8_mode) or "fp16",
         dtype=dtype,
         policy=policy,
         tp=tuple(tp),
@@ -119,47 +116,8 @@ def command(
     if dry_run:
         _show_plan(plan(source, options), source, out, options)
         return
-    with _ConvertProgress() as sink:
-        report = convert(source, out, options, progress=sink)
+    report = convert(source, out, options, progress=ConversionProgress("converting"))
     _show_report(report, source, out, options)
-
-
-def _scheme(scheme: str | None, int8_mode: int | None) -> str:
-    if int8_mode is None:
-        return scheme or "fp16"
-    if scheme is not None:
-        raise ConfigError(
-            f"--scheme {scheme} and --int8-mode {int8_mode} were both given",
-            hint="one of them: --int8-mode is FasterTransformer's number for a scheme",
-        )
-    from flexq_ft.converter.options import scheme_of_int8_mode
-
-    return scheme_of_int8_mode(int8_mode)
-
-
-class _ConvertProgress:
-    """The converter's ProgressSink, on the terminal."""
-
-    def __init__(self) -> None:
-        self._stack = ExitStack()
-        self._bar: ProgressBar | None = None
-
-    def __enter__(self) -> _ConvertProgress:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stack.close()
-
-    def start(self, *, total_bytes: int, total_tensors: int) -> None:
-        bar = progress("converting", total_bytes, is_bytes=True)
-        self._bar = self._stack.enter_context(bar)
-
-    def advance(self, *, tensor: str, source_bytes: int) -> None:
-        if self._bar:
-            self._bar.advance(source_bytes, tensor)
-
-    def finish(self) -> None:
-        self._stack.close()
 
 
 def _config(source: Path, out: Path, options: ConvertOptions) -> dict[str, Any]:

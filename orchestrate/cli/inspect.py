@@ -205,11 +205,11 @@ def _show_tensor(folder: Path, name: str, rank: int, corner: tuple[int, int]) ->
             }
         )
         if not console.json_mode:
-            counts = statistics.pop("code_counts", None)
+            counts = statistics.get("code_counts")
+            numbers = {k: f"{v:.6g}" for k, v in statistics.items() if k != "code_counts"}
             title = f"{tensor.file}: {' x '.join(map(str, tensor.shape))} {tensor.dtype}"
-            console.show(_pairs(title, {k: f"{v:.6g}" for k, v in statistics.items()}))
+            console.show(_pairs(title, numbers))
             if counts:
-                statistics["code_counts"] = counts
                 console.show(_histogram(counts))
             for kind, rows in shown.items():
                 console.show(_matrix(f"{kind} at {corner[0]},{corner[1]}", rows))

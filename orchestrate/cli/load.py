@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.api import LLM
 from flexq_ft.orchestrate.cli.console import console
+from flexq_ft.orchestrate.cli.options import chosen_scheme
 from flexq_ft.orchestrate.cli.progress import ConversionProgress
 from flexq_ft.orchestrate.sampling import FIELDS, SamplingParams
 
@@ -18,7 +18,7 @@ def load_model(model: Path, options: Mapping[str, Any], *, max_batch: int = 1) -
     """Open MODEL as `options.model_options` describe; says what it costs under -v or --max-len."""
     llm = LLM(
         model,
-        scheme=_scheme(options),
+        scheme=chosen_scheme(options["scheme"], options["int8_mode"]),
         policy=options["policy"],
         dtype=options["dtype"],
         tensor_parallel_size=options["tp"],
@@ -49,19 +49,3 @@ def resolved_config(llm: LLM, model: Path, params: SamplingParams) -> dict[str, 
     """The envelope's `config`: every choice with its value."""
     sampling = {name: getattr(params, name) for name in FIELDS}
     return {"model": str(model), **asdict(llm.info), "sampling": sampling}
-
-
-def _scheme(options: Mapping[str, Any]) -> str | None:
-    scheme: str | None = options["scheme"]
-    mode: str | None = options["int8_mode"]
-    if mode is None:
-        return scheme
-    if scheme is not None:
-        raise ConfigError(
-            "--scheme and --int8-mode say the same thing; both were given.",
-            cause=f"--scheme {scheme}, --int8-mode {mode}.",
-            hint="leave --int8-mode out",
-        )
-    from flexq_ft.converter.options import scheme_of_int8_mode
-
-    return scheme_of_int8_mode(int(mode))

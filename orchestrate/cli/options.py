@@ -9,12 +9,10 @@ from typing import Any, TypeVar
 
 import rich_click as click
 
-_F = TypeVar("_F", bound=Callable[..., Any])
+from flexq_ft.converter.options import DTYPES, SCHEME_NAMES, scheme_of_int8_mode
+from flexq_ft.errors import ConfigError
 
-SCHEMES = ("fp16", "bf16", "fp32", "w8a16", "w8a8", "w6ax")
-# One word for `w6ax` with that policy.
-POLICY_SCHEMES = ("flexq", "w6a6", "w6a8", "w6a16")
-DTYPES = ("fp16", "bf16", "fp32")
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 SCHEME_TABLE = """\
 scheme  int8_mode  weights                  activations       bits per weight
@@ -64,6 +62,19 @@ SIZE = SizeType()
 INT_LIST = IntListType()
 
 
+def chosen_scheme(scheme: str | None, int8_mode: int | None) -> str | None:
+    """The scheme that --scheme or --int8-mode names; both together are an error."""
+    if int8_mode is None:
+        return scheme
+    if scheme is not None:
+        raise ConfigError(
+            "--scheme and --int8-mode were both given.",
+            cause=f"--scheme {scheme}, --int8-mode {int8_mode}; they say the same thing.",
+            hint="leave --int8-mode out",
+        )
+    return scheme_of_int8_mode(int8_mode)
+
+
 def model_options(function: _F) -> _F:
     """How a model is loaded: groups `Model`, `Precision` and `Parallel`."""
     options = [
@@ -76,12 +87,12 @@ def model_options(function: _F) -> _F:
             help="Where models converted on the fly are kept.  [default: ~/.cache/flexq-ft]",
         ),
         click.option(
-            "--scheme", type=click.Choice([*SCHEMES, *POLICY_SCHEMES]), panel="Precision",
+            "--scheme", type=click.Choice(SCHEME_NAMES), panel="Precision",
             help="Weights and activations; see the table below.  [default: as converted, or fp16]",
         ),
         click.option(
-            "--int8-mode", type=click.Choice(["0", "1", "2", "5"]), panel="Precision",
-            help="FasterTransformer's number for --scheme.",
+            "--int8-mode", type=int, panel="Precision",
+            help="FasterTransformer's number instead of --scheme: 0, 1, 2 or 5.",
         ),
         click.option(
             "--policy", metavar="NAME|FILE", panel="Precision",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from flexq_ft.orchestrate.api import LLM, RequestOutput, SamplingParams
 from flexq_ft.orchestrate.cli.console import common_options, console
 from flexq_ft.orchestrate.cli.load import load_model, resolved_config, sampling_from
 from flexq_ft.orchestrate.cli.options import SCHEME_TABLE, model_options, sampling_options
+from flexq_ft.orchestrate.sampling import FIELDS
 from flexq_ft.orchestrate.suggest import refuse_unknown
 
 SCHEMA = "flexq-ft/run/1"
@@ -41,7 +43,7 @@ class Row:
 
     id: Any
     prompt: str | list[int] = ""
-    params: SamplingParams | None = None
+    params: SamplingParams = field(default_factory=SamplingParams)
     error: FlexQFtError | None = None
 
 
@@ -214,7 +216,8 @@ _ONE_PROMPT = ("prompt_file", "ids", "chat_template")
 
 def _read_rows(path: Path, defaults: SamplingParams) -> Iterator[Row]:
     data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-    for number, line in enumerate(_decoded(data, str(path)).splitlines(), start=1):
+    # Not splitlines(): JSON texts may hold its other line ends, such as U+2028, as they are.
+    for number, line in enumerate(_decoded(data, str(path)).split("\n"), start=1):
         if line.strip():
             yield _parse_row(line, f"{path}:{number}", defaults)
 
@@ -227,9 +230,9 @@ def _parse_row(line: str, place: str, defaults: SamplingParams) -> Row:
             raise ConfigError(f"{place}: a row must be a JSON object.", hint='{"prompt": "…"}')
         row_id = row.pop("id", None)
         prompt = _row_prompt(row, place)
-        refuse_unknown(f"field in {place}", row, [f.name for f in fields(SamplingParams)])
+        refuse_unknown(f"field in {place}", row, FIELDS)
         return Row(row_id, prompt, replace(defaults, **row))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         fault = ConfigError(f"{place} is not JSON.", cause=str(error), hint='{"prompt": "…"}')
         return Row(row_id, error=fault)
     except ConfigError as error:
@@ -253,21 +256,20 @@ def _row_prompt(row: dict[str, Any], place: str) -> str | list[int]:
 
 
 def _run_rows(llm: LLM, rows: Sequence[Row], config: dict[str, Any]) -> int:
-    good = [(row.prompt, row.params) for row in rows if row.params is not None]
-    results = llm.generate_each([p for p, _ in good], [s for _, s in good if s is not None])
+    good = [row for row in rows if row.error is None]
     document, failed = [], 0
-    for row in rows:
-        result = row.error if row.error is not None else next(results)
-        entry: dict[str, Any] = {} if row.id is None else {"id": row.id}
-        if isinstance(result, FlexQFtError):
-            failed += 1
-            entry["error"] = result.to_json()
-        else:
-            assert result is not None
-            entry |= result.to_json()
-        document.append(entry)
-        if not console.json_mode:
-            console.out(json.dumps(entry, ensure_ascii=False))
+    with closing(llm.generate_each([r.prompt for r in good], [r.params for r in good])) as results:
+        for row in rows:
+            result = row.error or next(results)
+            entry: dict[str, Any] = {} if row.id is None else {"id": row.id}
+            if isinstance(result, FlexQFtError):
+                failed += 1
+                entry["error"] = result.to_json()
+            else:
+                entry |= result.to_json()
+            document.append(entry)
+            if not console.json_mode:
+                console.out(json.dumps(entry, ensure_ascii=False))
     if failed:
         console.warn(f"{failed} of {len(rows)} rows failed; each carries its error.")
     console.emit(SCHEMA, config=config, results=document, markdown=_rows_markdown(document))

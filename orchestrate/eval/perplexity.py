@@ -143,7 +143,9 @@ def cut_windows(
         )
     ids = np.asarray(encode(protocol_text(data, protocol=protocol)), dtype=np.int64)
     if ids.size < 2:
-        raise ConfigError(f"the text has {ids.size} tokens; perplexity needs at least 2.")
+        raise ConfigError(
+            f"the text has {ids.size} tokens; perplexity needs at least 2.", hint="a longer text"
+        )
     short = ids.size < window
     if short:
         window = int(ids.size)

@@ -8,7 +8,7 @@ from typing import Any
 
 import rich_click as click
 
-from flexq_ft.orchestrate.cli.options import DTYPES, POLICY_SCHEMES, SCHEMES
+from flexq_ft.converter.options import DTYPES, POLICY_SCHEMES, SCHEMES
 from flexq_ft.orchestrate.eval.perplexity import PROTOCOLS
 from flexq_ft.orchestrate.sweep.plan import Case, resolve_scheme
 from flexq_ft.orchestrate.sweep.spec import PerplexitySpec, Quality, Repeat

@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from flexq_ft.converter.options import POLICY_SCHEMES
 from flexq_ft.errors import ConfigError
-from flexq_ft.orchestrate.cli.options import POLICY_SCHEMES
 from flexq_ft.orchestrate.sweep.spec import ExcludedCases, Quality, Repeat, SweepSpec
 
 AXES = ("model", "scheme", "policy", "dtype", "tp", "batch", "prompt_tokens", "output_tokens")

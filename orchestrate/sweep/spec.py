@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, get_args
 import pydantic
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from flexq_ft.converter.options import DTYPES, POLICY_SCHEMES, SCHEMES
 from flexq_ft.errors import ConfigError
-from flexq_ft.orchestrate.cli.options import DTYPES, POLICY_SCHEMES, SCHEMES
 from flexq_ft.orchestrate.eval.perplexity import TextProtocol
 from flexq_ft.orchestrate.sweep.marks import Location, MarkedYaml, unknown_key
 

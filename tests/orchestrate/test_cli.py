@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from flexq_ft.orchestrate.cli.console import console
 from flexq_ft.orchestrate.cli.main import VERBS, run_cli
 from tests.orchestrate.fakes import EOS, FakeNative, says
 from tests.orchestrate.schemas import validate
@@ -164,22 +165,26 @@ def test_jsonl_keeps_order_and_carries_errors(
         '{"id": "d", "prompt": "x", "prompt_token_ids": [1]}',
         '{"id": "e", "prompt": ""}',
         '{"id": "f", "prompt": "x", "top_p": 2}',
+        "[" * 100_000,
+        '{"id": "line\u2028end", "prompt": "x\u2028"}',
         '{"prompt": "last"}',
     ]
     path = tmp_path / "rows.jsonl"
-    path.write_text("\n".join(rows))
+    path.write_text("\r\n".join(rows), newline="")
     assert run_cli(["run", "m", "--jsonl", str(path), "--max-tokens", "20"]) == 1
     captured = capsys.readouterr()
-    lines = [json.loads(line) for line in captured.out.splitlines()]
+    lines = [json.loads(line) for line in captured.out.split("\n")[:-1]]
     for line in lines:
         validate(line, "run.json", "#/$defs/row")
-    assert [line.get("id") for line in lines] == ["a", 2, None, "c", "d", "e", "f", None]
-    assert ["error" in line for line in lines] == [False, False, *[True] * 5, False]
+    assert [line.get("id") for line in lines] == [
+        *["a", 2, None, "c", "d", "e", "f", None, "line\u2028end", None]
+    ]
+    assert ["error" in line for line in lines] == [False, False, *[True] * 6, False, False]
     assert lines[0]["text"] == "first and longest" and lines[-1]["text"] == "last"
     assert lines[1]["finish_reason"] == "length" and lines[1]["token_ids"] == [120]
     assert "rows.jsonl:3" in lines[2]["error"]["message"]
     assert "did you mean 'temperature'?" in lines[3]["error"]["message"]
-    assert "5 of 8 rows failed" in captured.err
+    assert "6 of 10 rows failed" in captured.err
 
 
 def test_jsonl_under_json_is_one_document(use_model: Use, capsys: Capture, tmp_path: Path) -> None:
@@ -247,8 +252,25 @@ def test_a_closed_stdout_ends_quietly() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_rows_stop_when_nobody_reads_them(
+    use_model: Use, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native = FakeNative(says("a long answer"))
+    use_model(native)
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a", "max_tokens": 1}\n' + '{"prompt": "b"}\n' * 5)
+
+    def closed(*args: Any, **options: Any) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # restored: the command replaces it
+    monkeypatch.setattr(console, "out", closed)
+    assert run_cli(["run", "m", "--jsonl", str(path)]) == 0
+    assert native.released == [0, 1] and not native.running
+    assert capsys.readouterr().err == ""
+
+
 def test_progress_without_a_terminal_is_plain_lines(capsys: Capture) -> None:
-    from flexq_ft.orchestrate.cli.console import console
     from flexq_ft.orchestrate.cli.progress import progress
 
     console.reset([])
@@ -264,11 +286,3 @@ def test_progress_without_a_terminal_is_plain_lines(capsys: Capture) -> None:
 def test_no_color_is_honoured() -> None:
     done = shell("--help", env=os.environ | {"NO_COLOR": "1", "FORCE_COLOR": ""})
     assert done.returncode == 0 and "\x1b[3" not in done.stdout
-
-
-def test_the_shared_names_are_those_of_the_converter() -> None:
-    from flexq_ft.converter import options as converter
-    from flexq_ft.orchestrate.cli import options
-
-    assert set(converter.SCHEME_NAMES) == {*options.SCHEMES, *options.POLICY_SCHEMES}
-    assert converter.DTYPES == options.DTYPES

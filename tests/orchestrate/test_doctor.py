@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from flexq_ft.converter.options import SCHEMES
 from flexq_ft.orchestrate import doctor, launcher
 from flexq_ft.orchestrate.cli.main import run_cli
-from flexq_ft.orchestrate.cli.options import SCHEMES
 from tests.orchestrate.schemas import validate
 
 Capture = pytest.CaptureFixture[str]

@@ -172,6 +172,38 @@ def test_ranks_that_die_while_they_generate_end_the_run(mpirun: Mpirun) -> None:
     engine.close()
 
 
+def test_an_interrupted_wait_ends_the_run(mpirun: Mpirun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half an answer may have been read: no later call may take the rest for its own."""
+    info = json.dumps(vars(fake_info()))
+    mpirun(f"""
+        c = channel()
+        c.receive()
+        c.send({{"result": json.loads({info!r})}})
+        while c.receive()[0]["call"] != "close":
+            pass
+    """)
+
+    def interrupted(channel: Channel) -> Any:
+        raise KeyboardInterrupt
+
+    engine = RemoteEngine(OPTIONS)
+    monkeypatch.setattr(Channel, "receive", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engine.score([1, 2])
+    with pytest.raises(LaunchError, match="have ended"):
+        engine.score([1, 2])
+
+
+def test_an_mpirun_that_cannot_be_run_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "mpirun").write_text("no program")
+    monkeypatch.setattr(launcher, "find_mpirun", lambda: tmp_path / "mpirun")
+    with pytest.raises(LaunchError, match="mpirun cannot be run") as caught:
+        RankGroup(2)
+    assert "denied" in caught.value.cause
+
+
 def test_nothing_is_left_in_the_temporary_folder(
     mpirun: Mpirun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
