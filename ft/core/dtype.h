@@ -110,13 +110,6 @@ FLEXQ_FT_INLINE Half from_float<Half>(float value) {
   return {static_cast<uint16_t>(sign | ((magnitude - 0x38000000u + 0xfffu + odd) >> 13))};
 }
 
-// The value after one rounding to dtype (fp32, fp16 or bf16), as fp32.
-FLEXQ_FT_INLINE float round_to(DataType dtype, float value) {
-  if (dtype == DataType::kFp16) return to_float(from_float<Half>(value));
-  if (dtype == DataType::kBf16) return to_float(from_float<BFloat16>(value));
-  return value;
-}
-
 // Calls f with a value of the C++ type of a float dtype: dispatch_float(dtype, [&](auto tag) {
 // using T = decltype(tag); … }).
 template <typename F>

@@ -58,7 +58,6 @@ class ModelLoader {
     // Rows of the head: equal shares, the last ranks' shorter.
     const int64_t share = (config.vocab_size + folder_.tp - 1) / folder_.tp;
     const int64_t begin = std::min(share * options_.rank, config.vocab_size);
-    out.vocab_begin = begin;
     out.lm_head =
         linear_.load_head(config.tie_word_embeddings ? embedding : "model.lm_head.weight.bin",
                           begin, std::min(begin + share, config.vocab_size));

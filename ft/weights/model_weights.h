@@ -41,8 +41,7 @@ struct ModelWeights {
   Buffer positional;  // [max_positions, hidden] or none
   std::vector<LayerWeights> layers;
   NormWeight final_norm;
-  LinearWeight lm_head;  // rows [vocab_begin, vocab_begin + n) of the head
-  int64_t vocab_begin = 0;
+  LinearWeight lm_head;  // the rank's rows of the head: ceil(vocab / ranks), the last ranks' fewer
 };
 
 struct LoadOptions {

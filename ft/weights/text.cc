@@ -84,6 +84,23 @@ size_t edit_distance(std::string_view a, std::string_view b) {
   return row[b.size()];
 }
 
+// The name within a small edit distance of word, or "" if none is that near.
+std::string nearest_name(std::string_view word, const std::vector<std::string>& names) {
+  constexpr size_t kLongest = 64;
+  if (word.size() > kLongest) return {};
+  std::string nearest;
+  size_t best = std::max<size_t>(2, word.size() / 3) + 1;
+  for (const std::string& name : names) {
+    if (name.size() > kLongest || name == word) continue;
+    const size_t distance = edit_distance(word, name);
+    if (distance < best && distance < word.size()) {
+      best = distance;
+      nearest = name;
+    }
+  }
+  return nearest;
+}
+
 }  // namespace
 
 std::string read_text_file(const std::string& path, size_t max_bytes, ErrorKind kind) {
@@ -164,22 +181,6 @@ std::string join_names(const std::vector<std::string>& names) {
   std::string out;
   for (const std::string& name : names) out += (out.empty() ? "" : ", ") + name;
   return out;
-}
-
-std::string nearest_name(std::string_view word, const std::vector<std::string>& names) {
-  constexpr size_t kLongest = 64;
-  if (word.size() > kLongest) return {};
-  std::string nearest;
-  size_t best = std::max<size_t>(2, word.size() / 3) + 1;
-  for (const std::string& name : names) {
-    if (name.size() > kLongest || name == word) continue;
-    const size_t distance = edit_distance(word, name);
-    if (distance < best && distance < word.size()) {
-      best = distance;
-      nearest = name;
-    }
-  }
-  return nearest;
 }
 
 std::string did_you_mean(std::string_view word, const std::vector<std::string>& names) {

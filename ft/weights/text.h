@@ -27,10 +27,8 @@ std::string to_lower(std::string_view text);              // ASCII
 std::string with_commas(uint64_t value);                  // 16,777,216
 std::string join_names(const std::vector<std::string>&);  // a, b, c
 
-// The name within a small edit distance of word, or "" if none is that near.
-std::string nearest_name(std::string_view word, const std::vector<std::string>& names);
-
-// "; did you mean 'x'?" or "".
+// "; did you mean 'x'?" with the name within a small edit distance of word; "" if none is that
+// near.
 std::string did_you_mean(std::string_view word, const std::vector<std::string>& names);
 
 }  // namespace flexq_ft

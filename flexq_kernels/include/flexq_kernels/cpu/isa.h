@@ -17,7 +17,8 @@ const char* to_string(Isa isa);  // "portable", "avx2", "avx512"
 // Those that were compiled in and that this CPU can run, slowest first.
 std::vector<Isa> available_isas();
 
-// The best one available, unless set_isa chose another. set_isa returns false if it cannot run.
+// The best one available, unless set_isa chose another. set_isa returns false if it cannot run; an
+// op must not be running, for it may have packed its operands for the old one.
 Isa active_isa();
 bool set_isa(Isa isa);
 

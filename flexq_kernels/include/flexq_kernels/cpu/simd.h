@@ -66,7 +66,6 @@ FLEXQ_SIMD void store(int32_t* p, I32x16 a) { _mm512_storeu_si512(p, a.v); }
 FLEXQ_SIMD F32x16 to_f32(I32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 // Lane n of madd is a[2n] * b[2n] + a[2n + 1] * b[2n + 1].
 FLEXQ_SIMD I32x16 madd(I16x32 a, I16x32 b) { return {_mm512_madd_epi16(a.v, b.v)}; }
-FLEXQ_SIMD I16x32 load_i16(const int16_t* p) { return {_mm512_loadu_si512(p)}; }
 FLEXQ_SIMD I16x32 load_i8_as_i16(const int8_t* p) {
   return {_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
@@ -166,10 +165,6 @@ FLEXQ_SIMD F32x16 to_f32(I32x16 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cv
 // Lane n of madd is a[2n] * b[2n] + a[2n + 1] * b[2n + 1].
 FLEXQ_SIMD I32x16 madd(I16x32 a, I16x32 b) {
   return {_mm256_madd_epi16(a.lo, b.lo), _mm256_madd_epi16(a.hi, b.hi)};
-}
-FLEXQ_SIMD I16x32 load_i16(const int16_t* p) {
-  const __m256i* q = reinterpret_cast<const __m256i*>(p);
-  return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
 }
 FLEXQ_SIMD I16x32 load_i8_as_i16(const int8_t* p) {
   const __m128i* q = reinterpret_cast<const __m128i*>(p);
@@ -297,11 +292,6 @@ FLEXQ_SIMD I32x16 madd(I16x32 a, I16x32 b) {
                static_cast<int32_t>(a.v[2 * i + 1]) * b.v[2 * i + 1];
   }
   return out;
-}
-FLEXQ_SIMD I16x32 load_i16(const int16_t* p) {
-  I16x32 a;
-  std::memcpy(&a, p, sizeof(a));
-  return a;
 }
 FLEXQ_SIMD I16x32 load_i8_as_i16(const int8_t* p) {
   I16x32 a;
