@@ -48,7 +48,7 @@ void invokeGemmW8A8(Tensor y, ConstTensor codes, ConstTensor act_scale, ConstTen
   check_product(y, codes, w, bias);
   FLEXQ_FT_CHECK_EQ(codes.dtype(), DataType::kInt8, "w8a8 gemm: codes");
   FLEXQ_FT_CHECK_EQ(w.dtype(), DataType::kInt8, "w8a8 gemm: w");
-  FLEXQ_FT_CHECK_LE(codes.dim(1), 65536, "w8a8 gemm: k of an int32 sum");
+  FLEXQ_FT_CHECK_LE(codes.dim(1), kMaxW8A8Depth, "w8a8 gemm: k of an int32 sum");
   check_scale(act_scale, codes.dim(0), "activation scales");
   check_scale(scale, w.dim(0), "weight scales");
   if (y.empty()) return;

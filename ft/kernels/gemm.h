@@ -30,6 +30,9 @@ void invokeGemmFloat(Tensor y, ConstTensor x, ConstTensor w, ConstTensor bias, S
 void invokeGemmW8A16(Tensor y, ConstTensor x, ConstTensor w, ConstTensor scale, ConstTensor bias,
                      Stream stream);
 
+// The largest k of W8A8: the sum of k products of two bytes, each at most 2^14, fits in 31 bits.
+constexpr int64_t kMaxW8A8Depth = 65536;
+
 // codes [m, k] int8, act_scale [m] fp32, w kPanelPairs: y = s_w * s_a * int32 sum + bias.
 void invokeGemmW8A8(Tensor y, ConstTensor codes, ConstTensor act_scale, ConstTensor w,
                     ConstTensor scale, ConstTensor bias, Stream stream);

@@ -81,7 +81,8 @@ void FloatColumns::quantize(int64_t begin, int64_t end, int64_t first_k, int64_t
     throw Error(
         ErrorKind::kWeight,
         join(files_[static_cast<size_t>(fault.column / k_)], ": the weight at [", fault.column % k_,
-             ", ", begin + fault.row, "] is ", fault.value, " and cannot be quantised"));
+             ", ", begin + fault.row, "] is ", fault.value, " and cannot be quantised"),
+        "weights must be finite", "check the source checkpoint, and convert it again");
   }
   for (int64_t r = 0; r < rows; ++r) {
     const int8_t* row = all.data() + r * all_k + first_k;

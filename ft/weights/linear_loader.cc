@@ -61,6 +61,14 @@ Tensor panel_of(const LinearWeight& weight) {
   return Tensor(weight.codes.data(), weight.format.storage, {weight.n, weight.k});
 }
 
+void check_depth(const LinearWeight& weight) {
+  if (weight.format.scheme != Scheme::kW8A8 || weight.k <= kMaxW8A8Depth) return;
+  throw Error(ErrorKind::kConfig,
+              join(weight.name, " has ", weight.k, " inputs a rank, and w8a8 takes ", kMaxW8A8Depth,
+                   " at the most"),
+              "their int32 sum could overflow", "use --scheme w8a16, or more ranks");
+}
+
 void allocate_w8(LinearWeight* out) {
   out->codes = zeros(out->format.layout == Layout::kPanelPairs
                          ? panel_pairs_bytes(out->n, out->k)
@@ -83,6 +91,7 @@ LinearWeight LinearLoader::load(const std::string& name, const std::vector<Linea
   out.format = format_of(options_.scheme, options_.dtype, act_bits);
   out.k = parts[0].k;
   for (const LinearPart& part : parts) out.n += part.n;
+  check_depth(out);
   if (options_.scheme == Scheme::kFloat) {
     load_float(parts, &out);
   } else if (options_.scheme == Scheme::kW6Ax) {

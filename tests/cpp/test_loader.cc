@@ -284,6 +284,16 @@ TEST(a_scheme_that_the_folder_does_not_hold_is_the_users_fault) {
   EXPECT_THROW(floats.load(DataType::kFp16, Scheme::kW6Ax, 0), Error, "holds fp16 (int8_mode 0)");
 }
 
+TEST(a_sum_too_long_for_int32_is_refused_at_load) {
+  ModelConfig config = small_llama();
+  config.num_layers = 1;
+  config.hidden_size = 8;
+  config.inter_size = 65536 + 8;
+  const Written written(config, Scheme::kFloat, DataType::kFp16, 1);
+  EXPECT_THROW(written.load(DataType::kFp16, Scheme::kW8A8, 0), Error,
+               "layers.0.down has 65544 inputs a rank, and w8a8 takes 65536");
+}
+
 TEST(loading_gives_back_all_memory_but_the_weights) {
   const Written written(small_llama(), Scheme::kFloat, DataType::kFp16, 2);
   const auto before = memory_in_use();
