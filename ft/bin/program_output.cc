@@ -66,7 +66,7 @@ void write_out(const std::string& path, const TokenRows& rows, const char* separ
     const std::string cause = std::strerror(errno);
     std::remove(partial.c_str());
     throw Error(ErrorKind::kConfig, "cannot write the file '" + path + "' in the current directory",
-                cause);
+                cause, "run the program in a folder that you may write to");
   }
 }
 

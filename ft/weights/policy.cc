@@ -13,6 +13,7 @@ using detail::join;
 namespace {
 
 constexpr int64_t kMaxLayer = 1023;
+constexpr size_t kMaxRules = 6 * (kMaxLayer + 1);  // one for each linear of each layer
 
 int read_bits(JsonFields* fields, const std::string& key) {
   const int64_t bits = fields->integer(key, 6, 16);
@@ -93,6 +94,9 @@ Policy read_policy(const JsonDocument& document, const JsonValue& value) {
   policy.rules.clear();
   if (fields.optional("rules") != nullptr) {
     for (const JsonValue& item : fields.array("rules")) {
+      if (policy.rules.size() == kMaxRules) {
+        fields.fail("rules", join("has more than ", kMaxRules, " rules"));
+      }
       JsonFields rule(document, item, join("policy.rules[", policy.rules.size(), "]"));
       Policy::Rule out;
       out.layers = read_layers(&rule);

@@ -251,6 +251,10 @@ TEST(policies_match_rule_after_rule) {
                "act_bits is 7, allowed are 6, 8 and 16");
   EXPECT_THROW(read(head + R"({"layers": "*", "linear": "up", "act_bits": 8}]})"), Error,
                "linear is 'up', allowed are qkv");
+  std::string many = head;  // each would become a list of 1024 layers
+  for (int i = 0; i < 6144; ++i) many += R"({"layers": "0-1023", "linear": "o", "act_bits": 8},)";
+  EXPECT_THROW(read(many + R"({"layers": "*", "linear": "o", "act_bits": 8}]})"), Error,
+               "policy.rules has more than 6144 rules");
 }
 
 TEST(mutated_manifests_never_crash_the_reader) {
