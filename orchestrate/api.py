@@ -127,6 +127,12 @@ class LLM:
         )
         self._tokenizer = Tokenizer.load(found.folder)
         self._engine: EngineClient | None = open_engine(options, ranks)
+        info = self._engine.info
+        if notify is not None and info.kv_tokens < info.max_batch * info.max_len:
+            notify(
+                f"the KV cache has room for {info.kv_tokens:,} tokens, fewer than"
+                f" {info.max_batch} sequences of {info.max_len:,}: long ones wait for each other"
+            )
 
     @classmethod
     def from_engine(cls, engine: EngineClient, tokenizer: Tokenizer | None) -> LLM:

@@ -83,6 +83,9 @@ std::unique_ptr<Engine> make_engine(const std::string& model_dir,
   if (policy) options.policy = policy_from_python(*policy);
   options.max_len = max_len;
   options.max_batch = max_batch;
+  if (kv_tokens < 0) {
+    refuse(detail::join("kv_tokens is ", kv_tokens), "leave kv_tokens out: as many as fit");
+  }
   options.kv_pages = pages_for(kv_tokens);
   options.prefill_tokens = prefill_tokens;
   options.threads = threads;

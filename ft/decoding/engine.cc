@@ -28,11 +28,11 @@ int64_t fewest(DeviceComm& comm, int64_t pages) {
 }  // namespace
 
 Engine::Impl::Impl(ModelFolder opened, const EngineOptions& resolved,
-                   std::shared_ptr<DeviceComm> comm)
+                   std::shared_ptr<DeviceComm> ranks)
     : folder(std::move(opened)),
       options(resolved),
-      rank(comm->rank()),
-      decoder(folder.config, load(folder, options, rank), decoder_limits(options), comm),
+      comm(std::move(ranks)),
+      decoder(folder.config, load(folder, options, comm->rank()), decoder_limits(options), comm),
       cache(make_cache(options.kv_pages)),
       pages(options.kv_pages),
       batch(decoder.limits().tokens, options.max_batch, pages_for(options.max_len)),
@@ -41,7 +41,7 @@ Engine::Impl::Impl(ModelFolder opened, const EngineOptions& resolved,
       sequences(static_cast<size_t>(options.max_batch)) {}
 
 KvCache Engine::Impl::make_cache(int64_t page_count) const {
-  const std::array<int64_t, 2>& heads = folder.shards.kv_heads[static_cast<size_t>(rank)];
+  const std::array<int64_t, 2>& heads = folder.shards.kv_heads[static_cast<size_t>(comm->rank())];
   return KvCache(folder.config.num_layers, page_count, heads[1] - heads[0], folder.config.head_dim,
                  *options.dtype);
 }
@@ -107,7 +107,11 @@ std::vector<Sampled> Engine::Impl::compute(const std::vector<StepItem>& plan) {
   const Tensor out =
       logits.tensor(DataType::kFp32, {static_cast<int64_t>(rows.size()), folder.config.vocab_size});
   decoder.logits(out, batch.logit_rows(), nullptr);
-  return sample_rows(out, rows);
+  std::vector<Sampled> sampled = sample_rows(out, rows);
+  // Every rank has the same logits and draws the same, but for the last bit of exp on unlike hosts;
+  // rank 0's tokens are everybody's.
+  comm->broadcast(sampled.data(), sampled.size() * sizeof(Sampled), 0);
+  return sampled;
 }
 
 std::vector<StepOutput> Engine::Impl::commit(const std::vector<StepItem>& plan,

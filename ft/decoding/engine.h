@@ -51,7 +51,7 @@ class Engine {
  public:
   // comm decides the rank; its size must be the folder's. Throws Error{kConfig} on options that the
   // folder does not allow, Error{kWeight} on a folder that is not sound, and Error{kOutOfMemory}
-  // before anything is loaded if the host has less memory than is going to be used.
+  // before anything is loaded if the host has not the memory for one sequence of max_len.
   Engine(const std::string& model_dir, const EngineOptions& options,
          std::shared_ptr<DeviceComm> comm);
   ~Engine();

@@ -26,7 +26,7 @@ struct Sequence {
 };
 
 struct Engine::Impl {
-  Impl(ModelFolder opened, const EngineOptions& resolved, std::shared_ptr<DeviceComm> comm);
+  Impl(ModelFolder opened, const EngineOptions& resolved, std::shared_ptr<DeviceComm> ranks);
 
   KvCache make_cache(int64_t page_count) const;
 
@@ -56,7 +56,7 @@ struct Engine::Impl {
   mutable std::mutex mutex;
   ModelFolder folder;
   EngineOptions options;  // resolved
-  int rank;
+  std::shared_ptr<DeviceComm> comm;
   Decoder decoder;
   KvCache cache;
   PagePool pages;

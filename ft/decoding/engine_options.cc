@@ -3,10 +3,14 @@
 #include <algorithm>
 
 #include "ft/decoding/host.h"
+#include "ft/decoding/kv_cache.h"
 
 namespace flexq_ft {
 
 namespace {
+
+// Far above any use; it keeps the products of sizes, and page ids, inside their integers.
+constexpr int64_t kMaxBatch = 4096;
 
 [[noreturn]] void refuse(const std::string& message, std::string cause, std::string hint) {
   throw Error(ErrorKind::kConfig, message, std::move(cause), std::move(hint));
@@ -87,6 +91,16 @@ EngineOptions resolve_options(const EngineOptions& asked, const ModelFolder& fol
   options.policy = asked.policy.value_or(folder.policy);
   options.max_len = resolve_max_len(asked.max_len, folder.config);
   check_at_least_one("max_batch", asked.max_batch);
+  if (asked.max_batch > kMaxBatch) {
+    refuse(detail::join("max_batch is ", asked.max_batch, ", and at most ", kMaxBatch,
+                        " sequences run together"),
+           {}, detail::join("--max-batch ", kMaxBatch));
+  }
+  if (asked.kv_pages != 0 && asked.kv_pages < pages_for(options.max_len)) {
+    refuse(detail::join("the KV cache is ", asked.kv_pages, " pages, and one sequence of max_len ",
+                        options.max_len, " tokens needs ", pages_for(options.max_len)),
+           {}, "a larger cache, or a smaller --max-len");
+  }
   check_at_least_one("prefill_tokens", asked.prefill_tokens);
   options.prefill_tokens = std::min(asked.prefill_tokens, asked.max_batch * options.max_len);
   if (asked.threads < 0) check_at_least_one("threads", asked.threads);

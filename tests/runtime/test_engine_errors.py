@@ -82,6 +82,9 @@ def test_slots_that_are_not_there(engine: _native.Engine) -> None:
     [
         ({"max_len": POSITIONS + 1}, [str(POSITIONS + 1), str(POSITIONS)]),
         ({"max_len": -1}, ["max_len"]),
+        ({"max_batch": 2**32}, ["max_batch", "4096"]),
+        ({"max_len": 40, "kv_tokens": 32}, ["2 pages", "needs 3"]),
+        ({"kv_tokens": -1}, ["kv_tokens"]),
         ({"max_batch": 0}, ["max_batch"]),
         ({"prefill_tokens": 0}, ["prefill_tokens"]),
         ({"threads": -2}, ["threads"]),
@@ -107,9 +110,12 @@ def test_context_beyond_the_sliding_window_is_refused_by_name(tmp_path: Path) ->
         _native.Engine(folder, max_len=33)
 
 
-def test_more_memory_than_there_is(folder: str) -> None:
+def test_more_memory_than_there_is(tmp_path: Path) -> None:
+    positions = 2**24
+    ini = {"max_pos_seq_len": positions}
+    folder = str(write_folder(make_model("llama_gqa"), tmp_path, ini=ini))
     with pytest.raises(OutOfMemoryError) as raised:
-        _native.Engine(folder, max_batch=2**32)
+        _native.Engine(folder, max_len=positions, prefill_tokens=8 * positions)
     assert "MiB" in raised.value.message
     assert "KV cache" in raised.value.cause
     assert "--max-batch" in raised.value.hint
