@@ -14,8 +14,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # tests.reference, tests.
 # Tests run several processes on few cores: one OpenMP team per test process is enough.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-SHIPPED_TEXT = Path(__file__).parent.parent / "configs" / "texts"
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(

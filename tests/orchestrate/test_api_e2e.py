@@ -8,28 +8,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from flexq_ft import LLM, _native
+from flexq_ft import LLM
 from flexq_ft.converter import ConvertOptions, convert
 from flexq_ft.errors import ConfigError, WeightError
-from flexq_ft.orchestrate import doctor, launcher
+from flexq_ft.orchestrate import doctor
 from flexq_ft.orchestrate.api import SamplingParams
 from flexq_ft.orchestrate.cli.main import run_cli
 from tests.orchestrate.schemas import validate
+from tests.tools.mpi import needs_mpi, run_ranks
 
 pytest.importorskip("transformers")
 
 Capture = pytest.CaptureFixture[str]
-MPIRUN = launcher.find_mpirun()
-needs_mpi = pytest.mark.skipif(
-    MPIRUN is None or _native.build_info()["mpi_library"] is None, reason="there is no MPI"
-)
 
 
 @pytest.fixture(scope="module")
@@ -284,34 +281,13 @@ def test_doctor_really_starts_ranks() -> None:
     assert finding.status == "ok" and "rank 1 on" in finding.value
 
 
-@pytest.fixture
-def under_mpirun() -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
-    """The command under mpirun: `under_mpirun(ranks, *arguments)`."""
-
-    def run(ranks: int, *args: str) -> subprocess.CompletedProcess[str]:
-        flags = ["-n", str(ranks), "--bind-to", "none", "--map-by", ":OVERSUBSCRIBE"]
-        command = [str(MPIRUN), *flags, sys.executable, "-m", "flexq_ft.orchestrate", *args]
-        root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-        return subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-            env=os.environ | root,
-            stdin=subprocess.DEVNULL,
-        )
-
-    yield run
-
-
-Mpi = Callable[..., subprocess.CompletedProcess[str]]
+def under_mpirun(ranks: int, *args: str) -> subprocess.CompletedProcess[str]:
+    """The command, started by mpirun."""
+    return run_ranks(ranks, [sys.executable, "-m", "flexq_ft.orchestrate", *args])
 
 
 @needs_mpi
-def test_under_mpirun_the_ranks_are_joined_and_one_speaks(
-    model: Path, under_mpirun: Mpi, capsys: Capture
-) -> None:
+def test_under_mpirun_the_ranks_are_joined_and_one_speaks(model: Path, capsys: Capture) -> None:
     args = ["run", str(model), "A weight", "--tp", "2", "--max-tokens", "8", "--ignore-eos"]
     joined = under_mpirun(2, *args)
     assert joined.returncode == 0, joined.stderr
@@ -321,7 +297,7 @@ def test_under_mpirun_the_ranks_are_joined_and_one_speaks(
 
 
 @needs_mpi
-def test_under_mpirun_another_size_is_explained_once(model: Path, under_mpirun: Mpi) -> None:
+def test_under_mpirun_another_size_is_explained_once(model: Path) -> None:
     done = under_mpirun(2, "run", str(model), "A", "--tp", "3")
     assert done.returncode == 2
     assert done.stderr.count("error: this process is rank 0 of 2, but --tp 3 was asked for") == 1
@@ -329,13 +305,13 @@ def test_under_mpirun_another_size_is_explained_once(model: Path, under_mpirun: 
 
 
 @needs_mpi
-def test_under_mpirun_errors_of_the_command_keep_their_code(model: Path, under_mpirun: Mpi) -> None:
+def test_under_mpirun_errors_of_the_command_keep_their_code(model: Path) -> None:
     assert under_mpirun(2, "run", str(model), "", "--tp", "2").returncode == 2
     assert under_mpirun(2, "run", "/no/such/model", "A", "--tp", "2").returncode == 2
 
 
 @needs_mpi
-def test_under_mpirun_a_fault_met_in_a_step_ends_all(damaged: Path, under_mpirun: Mpi) -> None:
+def test_under_mpirun_a_fault_met_in_a_step_ends_all(damaged: Path) -> None:
     done = under_mpirun(2, "run", str(damaged), "A", "--tp", "2")
     assert done.returncode == 3, done.stderr
     assert "  rank:  " in done.stderr

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from flexq_ft import _native
+from flexq_ft.orchestrate.launcher import find_mpirun
 
-__all__ = ["MPIRUN", "needs_mpi", "run_ranks"]
+__all__ = ["needs_mpi", "run_ranks"]
 
-# That of this Python's environment first: another MPI's mpirun starts unconnected processes.
-MPIRUN = shutil.which(
-    "mpirun", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-)
+MPIRUN = find_mpirun()
 
 _MISSING = (
     "mpirun is not installed"
@@ -51,6 +47,7 @@ def run_ranks(
             "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
             **(env or {}),
         },
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=timeout,
