@@ -52,6 +52,7 @@ class EngineInfo:
     vocab_size: int
     eos_ids: list[int]
     max_len: int
+    sliding_window: int | None
     max_batch: int
     scheme: str
     dtype: str
@@ -249,6 +250,7 @@ def describe(engine: Any, options: EngineOptions) -> EngineInfo:
         vocab_size=config.vocab_size,
         eos_ids=list(config.eos_ids),
         max_len=engine.max_len,
+        sliding_window=config.sliding_window or None,
         max_batch=engine.max_batch,
         scheme=engine.scheme,
         dtype=engine.dtype,
