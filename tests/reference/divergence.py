@@ -71,7 +71,7 @@ class Divergence:
 
     def __str__(self) -> str:
         return (
-            f"{self.tokens} tokens: perplexity {self.perplexity_a:.4f} and {self.perplexity_b:.4f}"
+            f"{self.tokens} tokens: perplexity {self.perplexity_a:.6g} and {self.perplexity_b:.6g}"
             f" ({100 * self.perplexity_error:.4f} %), KL {self.kl:.2e},"
             f" top-1 agreement {100 * self.agreement:.2f} %, max |difference| {self.max_abs:.2e}"
         )
