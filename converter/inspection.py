@@ -187,8 +187,6 @@ def _load_scales(folder: Path, file: str, files: dict[str, Any]) -> FloatArray:
 def _is_linear(file: str) -> bool:
     parts = (part for group in _LINEAR_FILES.values() for part in group)
     return any(f".{part}.weight" in file for part in parts)
-<<<<<<< HEAD
-=======
 
 
 def _is_shard(file: str, stem: str, ranks: list[int]) -> bool:
@@ -198,4 +196,3 @@ def _is_shard(file: str, stem: str, ranks: list[int]) -> bool:
 def _rank(file: str) -> int | None:
     number = file.removesuffix(".bin").rpartition(".")[2]
     return int(number) if number.isdecimal() else None
->>>>>>> wt-audit
