@@ -364,7 +364,8 @@ def children(pid: int) -> list[int]:
 def ft_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As FasterTransformer's script writes it, for one rank and for two: no manifest, no tokenizer,
     an INI that says nothing of ranks."""
-    from tests.tools.ft_folder import random_llama, write_ft_folder
+    from tests.tools.checkpoints import random_tensors
+    from tests.tools.ft_folder import write_ft_folder
 
     config = {
         "vocab_size": 131,
@@ -378,7 +379,7 @@ def ft_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
-    tensors = random_llama(np.random.default_rng(3), config, scale=0.2)
+    tensors = random_tensors("llama", config)
     out = tmp_path_factory.mktemp("ft")
     for tp in (1, 2):
         write_ft_folder(out, tensors, config, style="llama", dtype="fp32", tp=tp)

@@ -15,6 +15,7 @@ from flexq_ft import _native
 from flexq_ft.converter.conversion import convert
 from flexq_ft.converter.options import ConvertOptions
 from tests.tools import ft_folder
+from tests.tools.checkpoints import random_tensors
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -56,10 +57,8 @@ IDS = [3, 1, 4, 1, 5, 9, 2, 6]
 def both(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]:
     """The same model as FT's scripts and as our converter write it, each at tp 1 and 2."""
     style: ft_folder.Style = request.param
-    rng = np.random.default_rng(3)
     config = OPT if style == "opt" else LLAMA
-    make = ft_folder.random_opt if style == "opt" else ft_folder.random_llama
-    tensors = make(rng, config)
+    tensors = random_tensors(config["model_type"], config)
     source = tmp_path / "source"
     source.mkdir()
     save_file(tensors, source / "model.safetensors")

@@ -11,6 +11,7 @@ import pytest
 from flexq_ft import _native
 from flexq_ft.errors import ConfigError, WeightError
 from tests.tools import ft_folder
+from tests.tools.checkpoints import random_tensors
 
 CONFIG: dict[str, Any] = {
     "hidden_size": 64,
@@ -29,7 +30,7 @@ UP = "model.layers.0.mlp.up_proj.weight.0.bin"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    tensors = ft_folder.random_llama(np.random.default_rng(1), CONFIG)
+    tensors = random_tensors("llama", CONFIG)
     return ft_folder.write_ft_folder(tmp_path, tensors, CONFIG, style="llama2")
 
 

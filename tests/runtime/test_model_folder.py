@@ -12,6 +12,7 @@ import pytest
 from flexq_ft import _native
 from flexq_ft.errors import ConfigError, WeightError
 from tests.tools import ft_folder
+from tests.tools.checkpoints import random_tensors
 
 LLAMA: dict[str, Any] = {
     "hidden_size": 64,
@@ -37,12 +38,12 @@ OPT: dict[str, Any] = {
 
 
 def llama_folder(out: Path, **options: Any) -> Path:
-    tensors = ft_folder.random_llama(np.random.default_rng(1), LLAMA)
+    tensors = random_tensors("llama", LLAMA)
     return ft_folder.write_ft_folder(out, tensors, LLAMA, style="llama2", **options)
 
 
 def opt_folder(out: Path, **options: Any) -> Path:
-    tensors = ft_folder.random_opt(np.random.default_rng(2), OPT)
+    tensors = random_tensors("opt", OPT)
     return ft_folder.write_ft_folder(out, tensors, OPT, style="opt", **options)
 
 
@@ -66,7 +67,7 @@ def test_ft_llama_folder_opens_without_manifest(tmp_path: Path, tp: int, dtype: 
 
 def test_ft_llama_v1_ini_says_neither_kv_heads_nor_ranks(tmp_path: Path) -> None:
     config = LLAMA | {"num_key_value_heads": 4}
-    tensors = ft_folder.random_llama(np.random.default_rng(1), config)
+    tensors = random_tensors("llama", config)
     path = ft_folder.write_ft_folder(tmp_path, tensors, config, style="llama", tp=2)
     folder = _native.open_model_folder(str(path))
     assert (folder.tp, folder.config.num_kv_heads) == (2, 4)
@@ -86,7 +87,7 @@ def test_ft_opt_folder_reads_the_second_full_table(tmp_path: Path) -> None:
 
 def test_qkv_columns_are_those_of_the_facts(tmp_path: Path) -> None:
     """file_r[k][slot][c] = W_slot[r * H/N + c][k], checked on single elements."""
-    tensors = ft_folder.random_opt(np.random.default_rng(2), OPT)
+    tensors = random_tensors("opt", OPT)
     path = ft_folder.write_ft_folder(tmp_path, tensors, OPT, style="opt", dtype="fp32", tp=2)
     raw = (path / "model.layers.1.attention.query_key_value.weight.1.bin").read_bytes()
     file = np.frombuffer(raw, np.float32).reshape(64, 3, 32)

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
 
 TEXT = """A weight file that is too short must not be loaded. When a reader meets a number that it
 does not expect, it stops, says which file and which number, and names a way out. A model is made
@@ -56,12 +59,8 @@ def make_checkpoint(
     tokenizer: bool = True,
     seed: int = 0,
 ) -> Path:
-    """Saves a random model of llama, qwen2, mistral or opt with save_pretrained; returns folder.
-
-    Weights are wide enough that logits differ clearly between tokens.
-    """
+    """Saves a random model of llama, qwen2, mistral or opt with save_pretrained; returns folder."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     config = _config(
         family,
@@ -77,20 +76,45 @@ def make_checkpoint(
         rope=rope,
         bias=bias,
     )
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() == 2:
-                parameter.normal_(0.0, 1.0 if "embed" in name else parameter.shape[1] ** -0.5)
-            elif name.endswith("bias"):
-                parameter.normal_(0.0, 0.1)
-            else:
-                parameter.uniform_(0.7, 1.3)
+    model = random_model(config, seed=seed)
     model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=max_shard_size)
     if tokenizer:
         save_tokenizer(folder, vocab=vocab)
     return folder
+
+
+def random_model(config: Any, *, seed: int = 0) -> Any:
+    """A float32 model in eval mode; weights are so wide that logits differ clearly.
+
+    Embeddings are as small as what a layer adds: a tied head would else repeat the last token.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config).float().eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2:
+                parameter.normal_(0.0, parameter.shape[1] ** -0.5)
+            elif name.endswith("bias"):
+                parameter.normal_(0.0, 0.1)
+            else:
+                parameter.uniform_(0.7, 1.3)
+    return model
+
+
+def random_tensors(family: str, config: dict[str, Any], *, seed: int = 0) -> dict[str, Array]:
+    """The weights of such a model, by Hugging Face's names; config: keys of a config.json."""
+    from transformers import AutoConfig
+
+    keys = {key: value for key, value in config.items() if key != "model_type"}
+    return tensors_of(random_model(AutoConfig.for_model(family, **keys), seed=seed))
+
+
+def tensors_of(model: Any) -> dict[str, Array]:
+    """A float32 model's weights as NumPy arrays."""
+    return {name: value.detach().numpy() for name, value in model.state_dict().items()}
 
 
 def _config(family: str, *, kv_heads: int, head_dim: int | None, rope: str, **size: Any) -> Any:

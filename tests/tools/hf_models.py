@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import transformers
 
+from tests.tools.checkpoints import random_model, tensors_of
 from tests.tools.ft_folder import DTYPES, write_ft_folder
 
 VOCAB = 131
@@ -87,18 +88,9 @@ def _config(architecture: str, changes: dict[str, Any]) -> Any:
 
 
 def make_model(kind: str, *, seed: int = 0, **changes: Any) -> Any:
-    """A float32 model in eval mode, with weights large enough for logits that differ."""
+    """A random float32 model in eval mode."""
     architecture, own = KINDS[kind]
-    model_class = getattr(transformers, f"{architecture}ForCausalLM")
-    model = model_class(_config(architecture, {**own, **changes})).float().eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            is_norm_weight = "norm" in name and name.endswith("weight")
-            parameter.copy_(1 + 0.1 * noise if is_norm_weight else 0.12 * noise)
-    model.tie_weights()
-    return model
+    return random_model(_config(architecture, {**own, **changes}), seed=seed)
 
 
 def _rope_keys(config: Any) -> dict[str, Any]:
@@ -146,7 +138,7 @@ def write_folder(
     model: Any, out: Path, *, dtype: str = "fp32", ini: dict[str, Any] | None = None
 ) -> Path:
     """`out/1-gpu` with the model's weights; `ini` adds or changes keys of its config.ini."""
-    tensors = {name: value.detach().numpy() for name, value in model.state_dict().items()}
+    tensors = tensors_of(model)
     config = model.config.to_dict()
     if config["model_type"] == "opt":
         folder = write_ft_folder(out, tensors, config, style="opt", dtype=dtype)
