@@ -95,6 +95,13 @@ def hf_logits(model: Any, ids: list[int]) -> np.ndarray:
         return model(torch.tensor([ids])).logits[0].float().numpy()
 
 
+def hf_logprobs(model: Any, ids: list[int]) -> np.ndarray:
+    """Of each id but the first, given those before it."""
+    with torch.inference_mode():
+        logprobs = model(torch.tensor([ids])).logits[0, :-1].float().log_softmax(-1)
+        return logprobs.gather(1, torch.tensor(ids[1:])[:, None])[:, 0].numpy()
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "model" in metafunc.fixturenames:
         given = [Path(d) for d in metafunc.config.getoption("--models")]

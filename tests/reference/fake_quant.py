@@ -46,43 +46,69 @@ def activations(x: torch.Tensor, *, bits: int, group: int) -> tuple[torch.Tensor
     return codes, torch.where(live, top / q, torch.zeros_like(top))
 
 
-class QuantizedLinear(torch.nn.Module):
-    """Drop-in for torch.nn.Linear. scheme: w8a16, w8a8 or w6ax; bits: 6, 8 or 16 (w6ax)."""
+def _groups(k: int, group: int, edges: list[int]) -> list[slice]:
+    """Groups along K that restart at every edge."""
+    bounds = [*edges, k]
+    return [
+        slice(begin, min(begin + group, end))
+        for start, end in zip([0, *edges], bounds, strict=True)
+        for begin in range(start, end, group)
+    ]
 
-    def __init__(self, linear: torch.nn.Linear, scheme: str, bits: int) -> None:
+
+class QuantizedLinear(torch.nn.Module):
+    """Drop-in for torch.nn.Linear. scheme: w8a16, w8a8 or w6ax; bits: 6, 8 or 16 (w6ax).
+
+    edges: where ranks cut K inside a group, so that groups restart there (w6ax).
+    """
+
+    def __init__(
+        self, linear: torch.nn.Linear, scheme: str, bits: int, edges: list[int] | None = None
+    ) -> None:
         super().__init__()
         self.bias = linear.bias
         self.bits = bits
-        self.group = GROUP
         w = linear.weight.detach()
+        k = w.shape[1]
         if scheme == "w6ax":
-            codes, scales = weight_int6(w)
+            self.groups = _groups(k, GROUP, edges or [])
+            parts = [weight_int6(w[:, g]) for g in self.groups]
+            self.codes = [
+                codes[:, 0, : g.stop - g.start]
+                for g, (codes, _) in zip(self.groups, parts, strict=True)
+            ]
+            self.scales = [scales[:, 0] for _, scales in parts]
         else:
-            flat, channel = weight_int8(w)
-            self.group = w.shape[1]
-            codes, scales = flat[:, None, :], channel[:, None]
-        self.codes = codes.transpose(0, 1).contiguous()  # [groups, n, group]
-        self.scales = scales.transpose(0, 1).contiguous()  # [groups, n]
+            self.groups = [slice(0, k)]
+            codes, scales = weight_int8(w)
+            self.codes, self.scales = [codes], [scales]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shape = x.shape
         flat = x.reshape(-1, shape[-1])
-        if self.bits == 16:
-            a = _grouped(flat, self.group)
-            a_scales = torch.ones(a.shape[:2])
-        else:
-            a, a_scales = activations(flat, bits=self.bits, group=self.group)
-        y = torch.zeros(flat.shape[0], self.codes.shape[1])
-        for g in range(self.codes.shape[0]):
-            sums = a[:, g] @ self.codes[g].T  # exact: |sum| < 2^24 for int8 codes up to k = 1040
-            y += self.scales[g] * a_scales[:, g, None] * sums
+        y = torch.zeros(flat.shape[0], self.codes[0].shape[0])
+        for g, codes, scales in zip(self.groups, self.codes, self.scales, strict=True):
+            if self.bits == 16:
+                y += scales * (flat[:, g] @ codes.T)
+                continue
+            a, a_scales = activations(flat[:, g], bits=self.bits, group=g.stop - g.start)
+            # Exact: |sum| < 2^24 for int8 codes up to k = 1040.
+            y += scales * a_scales * (a[:, 0] @ codes.T)
         if self.bias is not None:
             y = y + self.bias
         return y.reshape(*shape[:-1], -1)
 
 
-def quantize_model(model: torch.nn.Module, scheme: str, policy_bits: dict[str, int]) -> None:
+def quantize_model(
+    model: torch.nn.Module,
+    scheme: str,
+    policy_bits: dict[str, int],
+    *,
+    o_edges: list[int] | None = None,
+) -> None:
     """Replaces every linear of the decoder layers in place; lm_head stays as it is.
+
+    o_edges: where o_proj (out_proj) is cut among ranks inside a group.
 
     policy_bits maps the end of a module name (down_proj, fc2) to its activation bits; the others
     have 6 (w6ax), 8 (w8a8) or 16 (w8a16).
@@ -95,7 +121,8 @@ def quantize_model(model: torch.nn.Module, scheme: str, policy_bits: dict[str, i
         if scheme == "w6ax":
             bits = next((b for end, b in policy_bits.items() if name.endswith(end)), default)
         parent = model.get_submodule(name.rpartition(".")[0])
-        setattr(parent, name.rpartition(".")[2], QuantizedLinear(module, scheme, bits))
+        edges = o_edges if name.endswith(("o_proj", "out_proj")) else None
+        setattr(parent, name.rpartition(".")[2], QuantizedLinear(module, scheme, bits, edges))
 
 
 FLEXQ = {"down_proj": 8, "fc2": 8}
