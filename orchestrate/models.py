@@ -48,12 +48,7 @@ def find_model(
     progress: ProgressSink | None,
 ) -> FoundModel:
     """Raises ConfigError if the path is nothing that holds a model, or the choices contradict."""
-<<<<<<< HEAD
-    from flexq_ft.converter.folder import list_model_dirs, resolve_model_dir
-=======
     from flexq_ft.converter.folder import is_model_folder, resolve_model_dir
-    from flexq_ft.converter.options import DTYPES, ConvertOptions
->>>>>>> wt-audit
 
     if not model.exists():
         raise ConfigError(f"{model} does not exist.", hint="flexq-ft run PATH_OF_A_MODEL …")
