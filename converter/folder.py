@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flexq_ft.errors import ConfigError
 
-__all__ = ["FOLDER_NAME", "list_model_dirs", "resolve_model_dir"]
+__all__ = ["FOLDER_NAME", "is_model_folder", "list_model_dirs", "resolve_model_dir"]
 
 FOLDER_NAME = re.compile(r"([1-9][0-9]*)-gpu")
 
@@ -23,6 +23,17 @@ def list_model_dirs(path: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
+def is_model_folder(path: Path) -> bool:
+    """Whether `path` is OUT or OUT/N-gpu, complete or not, rather than a checkpoint to convert."""
+    return path.is_dir() and bool(_is_one_folder(path) or list_model_dirs(path))
+
+
+def _is_one_folder(path: Path) -> bool:
+    """A folder that lost one of its two descriptions is a faulty model folder, still no source."""
+    named = FOLDER_NAME.fullmatch(path.resolve().name) is not None
+    return named or any((path / name).is_file() for name in ("config.ini", "manifest.json"))
+
+
 def resolve_model_dir(path: str | Path, tp: int | None = None) -> Path:
     """The folder of one tensor-parallel size that `path` (OUT or OUT/N-gpu) stands for.
 
@@ -33,7 +44,7 @@ def resolve_model_dir(path: str | Path, tp: int | None = None) -> Path:
     if not path.exists():
         raise ConfigError(f"model folder {path} does not exist", hint="flexq-ft convert SRC OUT")
     own = FOLDER_NAME.fullmatch(path.resolve().name)
-    if own or (path / "config.ini").is_file():
+    if _is_one_folder(path):
         if own and tp not in (None, int(own[1])):
             raise ConfigError(
                 f"{path} is the folder of tensor parallel size {own[1]}, but --tp {tp} was asked"
@@ -56,7 +67,7 @@ def resolve_model_dir(path: str | Path, tp: int | None = None) -> Path:
         return found[1]
     if not found:
         raise ConfigError(
-            f"{path} is no model folder: it has neither config.ini nor an N-gpu folder",
+            f"{path} is no model folder: no config.ini, manifest.json or N-gpu folder is there",
             hint="flexq-ft convert SRC OUT",
         )
     raise ConfigError(f"{path} has several folders and no 1-gpu: {sizes}", hint="--tp N")

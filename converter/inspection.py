@@ -113,6 +113,12 @@ def _find(name: str, files: dict[str, Any], rank: int) -> list[str]:
         found += [form for form in forms if form in files]
     if not found:
         known = sorted({re.sub(r"(\.int6|\.w8)?(\.scale)?(\.[0-9]+)?\.bin$", "", f) for f in files})
+        ranks = sorted({r for f in files if (r := rank_of(f)) is not None})
+        if rank not in ranks and any(_is_shard(f, stem, ranks) for f in files for stem in stems):
+            raise ConfigError(
+                f"{name!r} has no shard of rank {rank}: the folder holds ranks 0 to {ranks[-1]}",
+                hint=f"--rank {ranks[-1]}",
+            )
         near = difflib.get_close_matches(name, known, n=3)
         raise ConfigError(
             f"{name!r} (rank {rank}) is no tensor of this folder",
@@ -181,3 +187,7 @@ def _load_scales(folder: Path, file: str, files: dict[str, Any]) -> FloatArray:
 def _is_linear(file: str) -> bool:
     parts = (part for group in _LINEAR_FILES.values() for part in group)
     return any(f".{part}.weight" in file for part in parts)
+
+
+def _is_shard(file: str, stem: str, ranks: list[int]) -> bool:
+    return any(file == f"{stem}{form}.{r}.bin" for form in ("", ".int6", ".w8") for r in ranks)

@@ -48,13 +48,11 @@ def find_model(
     progress: ProgressSink | None,
 ) -> FoundModel:
     """Raises ConfigError if the path is nothing that holds a model, or the choices contradict."""
-    from flexq_ft.converter.folder import list_model_dirs, resolve_model_dir
+    from flexq_ft.converter.folder import is_model_folder, resolve_model_dir
 
     if not model.exists():
         raise ConfigError(f"{model} does not exist.", hint="flexq-ft run PATH_OF_A_MODEL …")
-    is_folder = model.is_dir() and (
-        (model / "config.ini").is_file() or bool(list_model_dirs(model))
-    )
+    is_folder = is_model_folder(model)
     if scheme is None and not is_folder:
         scheme = "w6ax" if policy is not None else dtype or "fp16"
     if scheme is not None:  # checked here, so that the cache and the engine get what makes sense

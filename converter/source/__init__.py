@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flexq_ft.converter.folder import list_model_dirs
+from flexq_ft.converter.folder import is_model_folder
 from flexq_ft.converter.source.base import Source, TensorInfo, hash_files
 from flexq_ft.converter.source.safetensors import SafetensorsSource
 from flexq_ft.errors import ConfigError
@@ -39,7 +39,7 @@ def open_source(path: str | Path) -> Source:
 
 
 def _open_other_folder(path: Path) -> Source:
-    if (path / "config.ini").is_file() or list_model_dirs(path):
+    if is_model_folder(path):
         raise ConfigError(
             f"{path} is a FasterTransformer or flexq-ft folder, which cannot be converted again",
             hint="convert the Hugging Face checkpoint it came from",

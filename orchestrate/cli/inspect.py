@@ -40,10 +40,9 @@ def command(
     DIR is a folder made by convert, or a checkpoint (Hugging Face folder, GGUF file). TENSOR is a
     linear (layers.0.qkv), or a file's name with or without its end.
     """
-    from flexq_ft.converter.folder import list_model_dirs, resolve_model_dir
+    from flexq_ft.converter.folder import is_model_folder, resolve_model_dir
 
-    is_folder = (model / "config.ini").is_file() or bool(list_model_dirs(model))
-    if not is_folder:
+    if not is_model_folder(model):
         if tensor or verify:
             raise ConfigError(
                 f"{model} is not a model folder: only its configuration can be shown",
@@ -74,8 +73,9 @@ def _verify(folder: Path) -> None:
     count = len(load_manifest(folder)["files"])
     rows = [{"file": fault.file, "problem": fault.problem} for fault in faults]
     if faults:
+        verb = "does" if len(faults) == 1 else "do"
         raise WeightError(
-            f"{len(faults)} faults in the {count} weight files of {folder}.",
+            f"{len(faults)} of {count} weight files in {folder} {verb} not match manifest.json.",
             cause="; ".join(str(fault) for fault in faults),
             hint="flexq-ft convert SRC OUT (verifies, and repairs the files that differ)",
             faults=rows,
@@ -192,6 +192,7 @@ def _show_tensor(folder: Path, name: str, rank: int, corner: tuple[int, int]) ->
     results = []
     for tensor in read_tensor(folder, name, rank=rank):
         statistics = tensor.statistics()
+        _check_corner(tensor, corner)
         shown = _cut(tensor, corner)
         results.append(
             {
@@ -215,6 +216,16 @@ def _show_tensor(folder: Path, name: str, rank: int, corner: tuple[int, int]) ->
                 console.show(_matrix(f"{kind} at {corner[0]},{corner[1]}", rows))
     config = {"model": str(folder), "tensor": name, "rank": rank}
     console.emit(SCHEMA, config=config, results=results)
+
+
+def _check_corner(tensor: TensorValues, corner: tuple[int, int]) -> None:
+    rows, columns = tensor.shape if len(tensor.shape) == 2 else (1, tensor.shape[0])
+    row, column = corner
+    if row >= rows or column >= columns:
+        raise ConfigError(
+            f"--at {row},{column} is outside of {tensor.file}, {rows:,} x {columns:,}",
+            hint=f"--at from 0,0 to {rows - 1},{columns - 1}",
+        )
 
 
 def _cut(tensor: TensorValues, corner: tuple[int, int]) -> dict[str, list[list[float]]]:

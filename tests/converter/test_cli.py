@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flexq_ft.converter.folder import is_model_folder
 from flexq_ft.orchestrate.cli.main import run_cli
 from tests.converter.conftest import folder_bytes
 from tests.converter.layout_oracle import read_tensors
@@ -169,7 +170,7 @@ def test_verify_lists_every_fault(checkpoint: Checkpoint, tmp_path: Path, capsys
     capsys.readouterr()
     assert run("inspect", tmp_path, "--verify") == 3
     error = capsys.readouterr().err
-    assert "3 faults" in error
+    assert f"3 of {len(files)} weight files" in error
     assert f"{files[3]} holds 5 bytes" in error
     assert f"{files[7]} is missing" in error
     assert f"{files[9]} has hash" in error
@@ -200,3 +201,33 @@ def test_which_folder_a_path_means(checkpoint: Checkpoint, tmp_path: Path, capsy
         resolve_model_dir(tmp_path / "2-gpu", 4)
     assert run("convert", checkpoint("opt"), tmp_path, "--tp", "1") == 0
     assert resolve_model_dir(tmp_path).name == "1-gpu"
+
+
+@pytest.mark.parametrize("lost", ["config.ini", "manifest.json"])
+def test_a_folder_that_lost_a_description_is_no_checkpoint(
+    checkpoint: Checkpoint, tmp_path: Path, capsys: Capture, lost: str
+) -> None:
+    out = tmp_path / "out"
+    assert run("convert", checkpoint("llama-mha"), out, "--scheme", "w6ax") == 0
+    (out / "1-gpu").rename(tmp_path / "model")
+    (tmp_path / "model" / lost).unlink()
+    assert is_model_folder(tmp_path / "model")
+    assert run("convert", tmp_path / "model", out) == 2
+    assert "cannot be converted again" in capsys.readouterr().err
+    # Without the INI the manifest tells all; without the manifest nobody knows the layout.
+    code = run("run", tmp_path / "model", "--ids", "1,2", "--max-tokens", "1")
+    assert code == (0 if lost == "config.ini" else 3)
+    (tmp_path / "model").rename(tmp_path / "1-gpu")
+    for name in {"config.ini", "manifest.json"} - {lost}:
+        (tmp_path / "1-gpu" / name).unlink()
+    assert run("run", tmp_path / "1-gpu", "--ids", "1,2") == 3
+
+
+def test_inspect_refuses_what_lies_outside_of_the_tensor(
+    checkpoint: Checkpoint, tmp_path: Path, capsys: Capture
+) -> None:
+    assert run("convert", checkpoint("llama-mha"), tmp_path, "--scheme", "w6ax", "--tp", "2") == 0
+    assert run("inspect", tmp_path, "layers.0.o", "--at", "9999,0") == 2
+    assert "--at 9999,0 is outside of model.layers.0.attention" in capsys.readouterr().err
+    assert run("inspect", tmp_path, "layers.0.o", "--rank", "2") == 2
+    assert "the folder holds ranks 0 to 1" in capsys.readouterr().err
