@@ -67,8 +67,12 @@ def _expected(
 
 
 def _difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
-    for key in sorted(found.keys() | expected.keys()):
+    # What was chosen comes first: that the files differ then only follows from it.
+    chosen = ("scheme", "dtype", "source", "architecture")
+    for key in (*chosen, *sorted((found.keys() | expected.keys()) - set(chosen))):
         if found.get(key) != expected.get(key):
+            if key == "source":
+                return f"its source was {found.get(key, {}).get('name')}, with other content"
             if key in ("files", "model", "quantization", "tensor_parallel"):
                 return f"its {key} differ"
             return f"its {key} is {found.get(key)}, this conversion's is {expected.get(key)}"

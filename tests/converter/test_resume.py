@@ -186,6 +186,8 @@ def test_a_folder_of_something_else_is_not_replaced(
     with pytest.raises(ConfigError, match="is complete and came from another source") as caught:
         convert(source, out, options)
     assert "--force" in caught.value.hint
+    cause = {"options": "its dtype is fp16, this conversion's is bf16", "source": "other content"}
+    assert cause.get(change, "") in caught.value.cause
     assert folder_bytes(out / "1-gpu") == before
     assert not list(out.glob("*.partial"))
 
