@@ -173,7 +173,7 @@ class LLM:
         Raises ConfigError for an empty prompt, one that does not fit, or ids not in the vocabulary,
         before anything runs.
         """
-        batch: list[Prompt] = [prompts] if isinstance(prompts, str) else list(prompts)  # type: ignore[arg-type]
+        batch: list[Prompt] = [prompts] if isinstance(prompts, str) else _as_list(prompts)
         sequences = self._sequences(batch, params)
         outputs = []
         for result in self._in_order(sequences):
@@ -269,12 +269,7 @@ class LLM:
     def _sequence(self, prompt: Prompt, params: SamplingParams) -> TextSequence:
         ids = self._ids(prompt)
         if len(ids) >= self.info.max_len:
-            raise ConfigError(
-                f"the prompt has {len(ids):,} tokens; with at least one new token it does not fit "
-                f"in {self.info.max_len:,}.",
-                cause="the context of the model, or --max-len.",
-                hint="a shorter prompt, or a larger --max-len if the model allows it",
-            )
+            raise _too_long(len(ids), self.info)
         if params.stop and self._tokenizer is None:
             raise ConfigError(
                 "stop texts need a tokenizer, and this model has none.",
@@ -346,6 +341,30 @@ def open_engine(options: EngineOptions, ranks: Any = None) -> EngineClient:
         return RemoteEngine(options)
     single = SingleRank(options)
     return LocalEngine(single, describe(single.engine, options))
+
+
+def _as_list(prompts: Any) -> list[Prompt]:
+    try:
+        return list(prompts)
+    except TypeError as error:
+        raise ConfigError(
+            f"generate() takes texts or lists of ids, not {type(prompts).__name__}.",
+            hint="llm.generate([prompt], params)",
+        ) from error
+
+
+def _too_long(tokens: int, info: EngineInfo) -> ConfigError:
+    windowed = info.sliding_window == info.max_len
+    return ConfigError(
+        f"the prompt has {tokens:,} tokens; with at least one new token it does not fit "
+        f"in {info.max_len:,}.",
+        cause=f"contexts beyond the model's sliding_window of {info.max_len:,} are not supported."
+        if windowed
+        else "the context of the model, or --max-len.",
+        hint="a shorter prompt"
+        if windowed
+        else "a shorter prompt, or a larger --max-len if the model allows it",
+    )
 
 
 def _params_for(

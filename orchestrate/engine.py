@@ -52,6 +52,7 @@ class EngineInfo:
     vocab_size: int
     eos_ids: list[int]
     max_len: int
+    sliding_window: int | None
     max_batch: int
     kv_tokens: int
     scheme: str
@@ -250,6 +251,7 @@ def describe(engine: Any, options: EngineOptions) -> EngineInfo:
         vocab_size=config.vocab_size,
         eos_ids=list(config.eos_ids),
         max_len=engine.max_len,
+        sliding_window=config.sliding_window or None,
         max_batch=engine.max_batch,
         kv_tokens=engine.kv_tokens,
         scheme=engine.scheme,

@@ -114,7 +114,7 @@ class FakeNative:
         return 12345678
 
 
-def fake_info(*, max_len: int = 64) -> EngineInfo:
+def fake_info(*, max_len: int = 64, sliding_window: int | None = None) -> EngineInfo:
     return EngineInfo(
         model_dir="fake/1-gpu",
         name="fake",
@@ -122,6 +122,7 @@ def fake_info(*, max_len: int = 64) -> EngineInfo:
         vocab_size=VOCAB,
         eos_ids=[EOS],
         max_len=max_len,
+        sliding_window=sliding_window,
         max_batch=2,
         kv_tokens=2 * 64,
         scheme="fp16",
@@ -139,8 +140,13 @@ def says(text: str) -> Script:
 
 
 def fake_llm(
-    script: Script | FakeNative, *, tokenizer: bool = True, max_len: int = 64, **options: Any
+    script: Script | FakeNative,
+    *,
+    tokenizer: bool = True,
+    max_len: int = 64,
+    sliding_window: int | None = None,
+    **options: Any,
 ) -> LLM:
     native = script if isinstance(script, FakeNative) else FakeNative(script, **options)
-    engine = LocalEngine(native, fake_info(max_len=max_len))
+    engine = LocalEngine(native, fake_info(max_len=max_len, sliding_window=sliding_window))
     return LLM.from_engine(engine, byte_tokenizer() if tokenizer else None)
