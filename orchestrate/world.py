@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -48,14 +49,15 @@ def check_world(world: World | None, tensor_parallel_size: int) -> None:
         return
     tp = tensor_parallel_size
     command = _own_command()
+    asked = f"--tp {tp} was asked for" if tp > 1 else "--tp is 1"
     if world.size == 1 or tp > 1:
         hint = f"{world.launcher} -n {tp} {command}"
         hint += f"         or, without {world.launcher}:  {command}"
     else:
-        hint = f"{command} --tp {world.size}"
+        plain = re.sub(r" --tp[ =]\d+", "", command)
+        hint = f"{world.launcher} -n {world.size} {plain} --tp {world.size}"
     raise ConfigError(
-        f"this process is rank {world.rank} of {world.size}, but --tp {tp} was asked for "
-        f"under {world.launcher}.",
+        f"this process is rank {world.rank} of {world.size}, but {asked} under {world.launcher}.",
         cause=f"{world.launcher} was started with -n {world.size}.",
         hint=hint,
         world_size=world.size,

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -83,6 +84,7 @@ class Chat:
         self.done: list[RequestOutput] = []
         self._llm = llm
         self._params = params
+        self._stopped = ""  # what is known of the last reply, if Ctrl-C ended it
 
     def loop(self) -> None:
         """Until the end of input. Errors of one message are reported, and the chat goes on."""
@@ -118,19 +120,27 @@ class Chat:
         self.conversation.answer("".join(said))
 
     def _stream(self, ids: list[int], params: SamplingParams, said: list[str]) -> None:
+        tokens, begin, cut = 0, time.perf_counter(), False
+        self._stopped = ""
         with _interrupt_flag() as interrupted, closing(self._llm.stream(ids, params)) as pieces:
             for piece in pieces:
+                tokens += len(piece.token_ids)
                 said.append(piece.text)
                 if not console.json_mode:
                     console.out(piece.text, end="")
                 if piece.output is not None:
                     self.done.append(piece.output)
-                if interrupted:
+                    cut = piece.output.outputs[0].finish_reason == "length"
+                elif interrupted:
                     break
         if not console.json_mode:
             console.out("")
-        if interrupted:
+        if interrupted and not cut:
+            rate = tokens / (time.perf_counter() - begin)
+            self._stopped = f"[stopped after {tokens:,} tokens, {rate:,.1f} tok/s with its prefill]"
             console.info("[stopped]")
+        elif cut:
+            console.info(f"[cut after {tokens:,} tokens; --max-tokens allows more]")
 
     def _obey(self, line: str) -> None:
         name, _, argument = line.partition(" ")
@@ -159,6 +169,8 @@ class Chat:
         console.info(f"[{len(self.conversation.messages())} messages written to {argument}]")
 
     def _stats(self) -> str:
+        if self._stopped:
+            return self._stopped
         if not self.done:
             return "[no reply yet]"
         last, total = self.done[-1].metrics, sum(r.metrics.output_tokens for r in self.done)

@@ -22,6 +22,7 @@ from flexq_ft.orchestrate.cli.console import (
     exit_code,
     silence_stdout,
 )
+from flexq_ft.orchestrate.suggest import nearest
 
 # In the order of the help page, each with its line there.
 VERBS = {
@@ -62,6 +63,13 @@ class VerbGroup(click.RichGroup):
         command: click.Command = importlib.import_module(f"{__package__}.{cmd_name}").command
         _keep_lines(command)
         return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
+            close = nearest(args[0], self.list_commands(ctx))
+            known = f"Did you mean '{close}'?" if close else f"There are {', '.join(VERBS)}."
+            raise click.UsageError(f"No such command '{args[0]}'. {known}", ctx)
+        return super().resolve_command(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         self._for_help = True

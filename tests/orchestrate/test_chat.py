@@ -125,9 +125,10 @@ def test_ctrl_c_stops_the_reply_and_not_the_chat(
 
     native = Interrupted(says("abcdef"))
     use_model(native, max_len=256)
-    type_lines(monkeypatch, "one", "two")
+    type_lines(monkeypatch, "one", "/stats", "two", "/stats")
     assert run_cli(["chat", "m", "--max-tokens", "9"]) == 0
     captured = capsys.readouterr()
+    assert "[stopped after 2 tokens, " in captured.err and "tokens in 1 replies" in captured.err
     assert captured.out == "ab\nabcdef\n" and "[stopped]" in captured.err
     assert prompts(native)[1] == "<user>one<assistant>ab<user>two<assistant>"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -204,3 +205,12 @@ def test_a_corrupt_tokenizer_file_is_a_weight_error(tmp_path: Path, name: str) -
     (tmp_path / name).write_text("{")
     with pytest.raises(WeightError, match=name):
         Tokenizer.load(tmp_path)
+
+
+def test_a_reply_at_the_token_limit_says_that_it_was_cut(
+    use_model: Use, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_model(says("0123456789"))
+    type_lines(monkeypatch, "a")
+    assert run_cli(["chat", "m", "--max-tokens", "4"]) == 0
+    assert "[cut after 4 tokens; --max-tokens allows more]" in capsys.readouterr().err

@@ -286,3 +286,24 @@ def test_progress_without_a_terminal_is_plain_lines(capsys: Capture) -> None:
 def test_no_color_is_honoured() -> None:
     done = shell("--help", env=os.environ | {"NO_COLOR": "1", "FORCE_COLOR": ""})
     assert done.returncode == 0 and "\x1b[3" not in done.stdout
+
+
+def test_the_shared_names_are_those_of_the_converter() -> None:
+    from flexq_ft.converter import options as converter
+    from flexq_ft.orchestrate.cli import options
+
+    assert set(converter.SCHEME_NAMES) == {*options.SCHEMES, *options.POLICY_SCHEMES}
+    assert converter.DTYPES == options.DTYPES
+
+
+def test_an_unknown_verb_names_the_nearest(capsys: Capture) -> None:
+    assert run_cli(["runn"]) == 2
+    assert "No such command 'runn'. Did you mean 'run'?" in capsys.readouterr().err
+    assert run_cli(["quantize"]) == 2
+    assert "There are convert, run, chat," in capsys.readouterr().err
+
+
+def test_a_prompt_beyond_the_sliding_window_names_it(use_model: Use, capsys: Capture) -> None:
+    use_model(says("x"), max_len=8, sliding_window=8)
+    assert run_cli(["run", "m", "longer than eight"]) == 2
+    assert "sliding_window of 8" in capsys.readouterr().err

@@ -428,7 +428,12 @@ def test_a_world_of_another_size_explains_itself(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "argv", ["flexq-ft", "run", "OUT"])
     with pytest.raises(ConfigError) as caught:
         world.check_world(world.World(0, 2, "srun"), 1)
-    assert caught.value.hint == "flexq-ft run OUT --tp 2"
+    assert caught.value.message.startswith("this process is rank 0 of 2, but --tp is 1 under srun")
+    assert caught.value.hint == "srun -n 2 flexq-ft run OUT --tp 2"
+    monkeypatch.setattr(sys, "argv", ["flexq-ft", "run", "OUT", "--tp", "1", "x"])
+    with pytest.raises(ConfigError) as caught:
+        world.check_world(world.World(0, 2, "mpirun"), 1)
+    assert caught.value.hint == "mpirun -n 2 flexq-ft run OUT x --tp 2"
 
 
 def test_one_rank_touches_no_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
