@@ -113,7 +113,7 @@ def _find(name: str, files: dict[str, Any], rank: int) -> list[str]:
         found += [form for form in forms if form in files]
     if not found:
         known = sorted({re.sub(r"(\.int6|\.w8)?(\.scale)?(\.[0-9]+)?\.bin$", "", f) for f in files})
-        ranks = sorted({r for f in files if (r := _rank(f)) is not None})
+        ranks = sorted({r for f in files if (r := rank_of(f)) is not None})
         if rank not in ranks and any(_is_shard(f, stem, ranks) for f in files for stem in stems):
             raise ConfigError(
                 f"{name!r} has no shard of rank {rank}: the folder holds ranks 0 to {ranks[-1]}",
@@ -191,8 +191,3 @@ def _is_linear(file: str) -> bool:
 
 def _is_shard(file: str, stem: str, ranks: list[int]) -> bool:
     return any(file == f"{stem}{form}.{r}.bin" for form in ("", ".int6", ".w8") for r in ranks)
-
-
-def _rank(file: str) -> int | None:
-    number = file.removesuffix(".bin").rpartition(".")[2]
-    return int(number) if number.isdecimal() else None
