@@ -288,14 +288,6 @@ def test_no_color_is_honoured() -> None:
     assert done.returncode == 0 and "\x1b[3" not in done.stdout
 
 
-def test_the_shared_names_are_those_of_the_converter() -> None:
-    from flexq_ft.converter import options as converter
-    from flexq_ft.orchestrate.cli import options
-
-    assert set(converter.SCHEME_NAMES) == {*options.SCHEMES, *options.POLICY_SCHEMES}
-    assert converter.DTYPES == options.DTYPES
-
-
 def test_an_unknown_verb_names_the_nearest(capsys: Capture) -> None:
     assert run_cli(["runn"]) == 2
     assert "No such command 'runn'. Did you mean 'run'?" in capsys.readouterr().err
