@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -50,10 +54,36 @@ def test_memory_does_not_follow_the_number_of_layers(tmp_path: Path, scheme: str
 
 
 @pytest.mark.slow
-def test_a_model_of_1_1_billion_weights(tmp_path: Path) -> None:
+def test_a_model_of_1_1_billion_weights(tmp_path: Path, measured: Callable[[str], None]) -> None:
     source = write_large_llama(tmp_path / "source", shard_bytes=1_000_000_000)
+    started = time.monotonic()
     peak, bits = convert_apart(source, tmp_path / "out", "w6ax")
+    seconds = time.monotonic() - started
+    measured(f"1.1B bf16 to w6ax: peak {peak / 1e6:.0f} MB, {bits:.4f} bits, {seconds:.1f} s")
     assert peak < 600 << 20
     assert bits == pytest.approx(6.125, rel=0.01)
     manifest = json.loads((tmp_path / "out/1-gpu/manifest.json").read_text(encoding="utf-8"))
     assert len(manifest["files"]) == 3 + 22 * (2 + 2 * 5)
+
+    random = Random()
+    for _ in range(3):
+        moment = random.uniform(0.2, 0.8) * seconds
+        if is_killed_after(moment, source, tmp_path / "again"):
+            assert not (tmp_path / "again/1-gpu").exists(), moment
+    convert_apart(source, tmp_path / "again", "w6ax")
+    names = sorted(path.name for path in (tmp_path / "out/1-gpu").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "again/1-gpu").iterdir())
+    pairs = (((tmp_path / out / "1-gpu" / name) for out in ("out", "again")) for name in names)
+    assert all(filecmp.cmp(one, other, shallow=False) for one, other in pairs)
+
+
+def is_killed_after(seconds: float, source: Path, out: Path) -> bool:
+    """False if the conversion was done before."""
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, source, out, "w6ax"])
+    try:
+        process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return True
+    return False
