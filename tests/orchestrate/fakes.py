@@ -65,7 +65,8 @@ class FakeNative:
         self.released: list[int] = []
         self.admitted: list[tuple[list[int], dict[str, Any]]] = []
         self.step_error = step_error
-        self.gate: threading.Event | None = None  # steps after the first wait for it
+        self.gate: threading.Event | None = None  # steps after the first wait for it …
+        self.at_gate = threading.Event()  # … and say that they do
 
     def can_admit(self, prompt_tokens: int, max_tokens: int) -> bool:
         return bool(self.free)
@@ -82,6 +83,7 @@ class FakeNative:
         if self.step_error is not None:
             raise self.step_error
         if self.gate is not None and self.steps > 0:
+            self.at_gate.set()
             assert self.gate.wait(30)
         self.steps += 1
         outputs = []

@@ -353,6 +353,7 @@ def test_closing_a_remote_stream_stops_it_and_the_next_one_is_clean(served: Any)
     native.gate = threading.Event()
     steps = remote.generate([Request(0, [97], _params(max_tokens=150, ignore_eos=True))])
     next(steps)
+    assert native.at_gate.wait(30)  # from here on the server reads nothing
     opener = threading.Thread(target=_open_when_told, args=(native, right))
     opener.start()
     steps.close()
@@ -378,6 +379,7 @@ def test_remote_cancel_ends_one_request(served: Any) -> None:
     native.gate = threading.Event()
     steps = remote.generate([Request(0, [97], params), Request(1, [97], params)])
     next(steps)
+    assert native.at_gate.wait(30)  # from here on the server reads nothing
     remote.cancel(0)
     _open_when_told(native, right)
     events = [event for step in steps for event in step]
