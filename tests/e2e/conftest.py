@@ -12,6 +12,7 @@ import pytest
 
 from flexq_ft import _native
 from flexq_ft.converter import ConvertOptions, convert
+from tests.reference.divergence import Divergence
 from tests.tools.checkpoints import make_checkpoint
 
 torch = pytest.importorskip("torch")
@@ -100,6 +101,16 @@ def hf_logprobs(model: Any, ids: list[int]) -> np.ndarray:
     with torch.inference_mode():
         logprobs = model(torch.tensor([ids])).logits[0, :-1].float().log_softmax(-1)
         return logprobs.gather(1, torch.tensor(ids[1:])[:, None])[:, 0].numpy()
+
+
+def compare(
+    divergence: Divergence, model: Model, engine: _native.Engine, hf: Any, ids: list[int]
+) -> None:
+    """One window of both sides: whole logits, or log-probabilities alone of a large model."""
+    if model.is_large:
+        divergence.add_scores(engine.score(ids)[0], hf_logprobs(hf, ids))
+    else:
+        divergence.add(ids, engine.forward(ids), hf_logits(hf, ids))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.e2e.conftest import Model, hf_logits
+from tests.e2e.conftest import Model, compare, hf_logits
 from tests.reference.divergence import Divergence
 
 GREEDY_STEPS = 64
@@ -80,7 +80,7 @@ def test_perplexity_is_that_of_transformers(
     length, count = (1024, 50) if model.trained and dtype == "fp32" else (256, 8)
     divergence = Divergence()
     for ids in model.windows(min(length, model.positions), count):
-        divergence.add(ids, engine.forward(ids), hf_logits(reference, ids))
+        compare(divergence, model, engine, reference, ids)
     measured(f"{model.name} {dtype}: {divergence}")
     assert divergence.perplexity_error <= (0.001 if dtype != "bf16" else 0.01), str(divergence)
 

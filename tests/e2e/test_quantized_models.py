@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flexq_ft import _native
-from tests.e2e.conftest import Model, hf_logits
+from tests.e2e.conftest import Model, compare
 from tests.reference import fake_quant
 from tests.reference import quantization as oracle
 from tests.reference.divergence import LARGE, TINY_FP32, Divergence
@@ -86,7 +86,7 @@ def test_perplexity_rule_against_fake_quantized_transformers(
     length = min(2048 if model.is_large else 512, model.positions)
     divergence = Divergence()
     for ids in model.windows(length, -(-30_000 // length)):
-        divergence.add(ids, engine.forward(ids), hf_logits(hf, ids))
+        compare(divergence, model, engine, hf, ids)
     measured(f"{model.name} {scheme}: {divergence}")
     (LARGE if model.is_large else TINY_FP32).check(divergence)
 
