@@ -4,9 +4,11 @@
 
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <filesystem>
 #include <new>
+#include <string>
 
 #include "ft/bin/program_output.h"
 #include "ft/comm/host_bootstrap.h"
@@ -145,9 +147,24 @@ void run(const Prepared& prepared, const ProgramStyle& style, HostBootstrap& hos
   print_peak_memory(host.rank());
 }
 
+// By default libgomp's waiting threads spin for milliseconds; beside one other busy process that
+// makes a token a hundred times slower. libgomp reads its settings when it is loaded, before main,
+// so the program starts itself again with them, once; where that fails it goes on as it is.
+void set_waiting(char** argv) {
+  if (std::getenv("OMP_WAIT_POLICY") || std::getenv("GOMP_SPINCOUNT")) return;
+  setenv("GOMP_SPINCOUNT", "1000", 1);
+  execv("/proc/self/exe", argv);
+}
+
 }  // namespace
 
 int run_program(const ProgramStyle& style, int argc, char** argv) {
+  set_waiting(argv);
+  if (argc > 1 && (std::string(argv[1]) == "-h" || std::string(argv[1]) == "--help")) {
+    std::printf("usage: %s [INI [START_IDS]]\nwithout INI: %s\n", style.name,
+                default_ini(style).c_str());
+    return 0;
+  }
   std::unique_ptr<HostBootstrap> host;
   if (const int code = guarded(nullptr, [&] { host = make_host_bootstrap(); })) return code;
   // What the user typed is judged once, by rank 0; the others end with its verdict.

@@ -340,3 +340,37 @@ def test_the_shipped_ini_runs_with_three_edits(case: Case, repo_root: Path, name
     )
     assert done.returncode == 0, done.stderr
     assert "request_batch_size 1 " in done.stdout
+
+
+def test_the_shipped_start_ids_are_in_small_vocabularies_too(repo_root: Path) -> None:
+    rows = (repo_root / "configs/start_ids.csv").read_text().splitlines()
+    ids = [int(field) for row in rows for field in row.split(",")]
+    assert ids and max(ids) < 1000
+
+
+def test_help_says_what_to_type_and_what_is_read_without_it() -> None:
+    done = subprocess.run(
+        [program("llama_example"), "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("usage: llama_example [INI [START_IDS]]\n")
+    assert "llama_config.ini" in done.stdout
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7")])
+def test_waiting_threads_do_not_spin_unless_the_user_says_so(
+    given: dict[str, str], expected: str
+) -> None:
+    plain = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run(
+        [program("llama_example"), "--help"],
+        env=plain | {"OMP_DISPLAY_ENV": "verbose"} | given,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    shown = re.findall(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr)
+    if not shown:
+        pytest.skip("not built with libgomp")
+    assert shown[-1] == expected
