@@ -70,11 +70,16 @@ class Divergence:
         return self.agree / self.rows if self.rows else float("nan")
 
     def __str__(self) -> str:
-        return (
+        text = (
             f"{self.tokens} tokens: perplexity {self.perplexity_a:.6g} and {self.perplexity_b:.6g}"
-            f" ({100 * self.perplexity_error:.4f} %), KL {self.kl:.2e},"
-            f" top-1 agreement {100 * self.agreement:.2f} %, max |difference| {self.max_abs:.2e}"
+            f" ({100 * self.perplexity_error:.4f} %)"
         )
+        if self.rows:
+            text += (
+                f", KL {self.kl:.2e}, top-1 agreement {100 * self.agreement:.2f} %,"
+                f" max |difference| {self.max_abs:.2e}"
+            )
+        return text
 
 
 @dataclass(frozen=True)
