@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,6 +44,8 @@ the environment: FLEXQ_FT_RUN_MAX_TOKENS is run's --max-tokens.
 Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 model or weights,
 4 device, MPI or launch, 5 out of memory, 130 interrupted.
 """
+
+RANK_0_SPEAKS_S = 5.0
 
 RICH_HELP = click.RichHelpConfiguration(show_arguments=True, options_panel_title="Other options")
 
@@ -157,6 +160,10 @@ def _report(error: BaseException) -> int:
         silence_stdout()
     except Exception as second:  # the report itself failed, e.g. --save on a full disk
         sys.stderr.write(describe_error(second) + "\n")
+    if console.muted:
+        # mpirun ends every rank with the first that fails: rank 0, which met the same fault, must
+        # have said it by then. Its end ends this wait.
+        time.sleep(RANK_0_SPEAKS_S)
     return exit_code(error)
 
 

@@ -299,3 +299,16 @@ def test_a_prompt_beyond_the_sliding_window_names_it(use_model: Use, capsys: Cap
     use_model(says("x"), max_len=8, sliding_window=8)
     assert run_cli(["run", "m", "longer than eight"]) == 2
     assert "sliding_window of 8" in capsys.readouterr().err
+
+
+def test_a_rank_that_may_not_speak_leaves_after_rank_0(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("flexq_ft.orchestrate.cli.main.time.sleep", waited.append)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    for rank, waits in (("0", 0), ("1", 1)):
+        monkeypatch.setenv("OMPI_COMM_WORLD_RANK", rank)
+        assert run_cli(["run", "m", "question", "--no-such-flag"]) == 2
+        assert len(waited) == waits
+    assert capsys.readouterr().err.count("No such option") == 1
