@@ -138,10 +138,12 @@ def _show_ft_folder(folder: Path) -> None:
     opened = _native.open_model_folder(str(folder))
     sizes = {path.name: path.stat().st_size for path in sorted(folder.glob("*.bin"))}
     total = sum(sizes.values())
-    results = {"files": sizes, "total_bytes": total, "config": repr(opened.config)}
+    config = opened.config
+    fields = (name for name in dir(config) if not name.startswith("_"))
+    model = {name: getattr(config, name) for name in fields}
+    results = {"files": sizes, "total_bytes": total, "model": model}
     if not console.json_mode:
-        console.out(f"{folder}: no manifest (FasterTransformer's own format)")
-        console.out(repr(opened.config))
+        console.show(_pairs(f"{folder} (FasterTransformer's own: no manifest)", model))
         console.out(f"{len(sizes)} files, {total / 1e6:,.1f} MB")
     console.emit(SCHEMA, config={"model": str(folder)}, results=results)
 
