@@ -104,6 +104,7 @@ class LLM:
             threads=threads,
             max_len=max_len,
         )
+        self._notify = notify or _say_nothing
         ranks = world.join(tensor_parallel_size)
         found = find_model(
             Path(model),
@@ -112,7 +113,7 @@ class LLM:
             policy=policy,
             dtype=dtype,
             cache_dir=None if cache_dir is None else Path(cache_dir),
-            notify=notify or (lambda line: None),
+            notify=self._notify,
             progress=progress,
         )
         options = EngineOptions(
@@ -128,8 +129,8 @@ class LLM:
         self._tokenizer = Tokenizer.load(found.folder)
         self._engine: EngineClient | None = open_engine(options, ranks)
         info = self._engine.info
-        if notify is not None and info.kv_tokens < info.max_batch * info.max_len:
-            notify(
+        if info.kv_tokens < info.max_batch * info.max_len:
+            self._notify(
                 f"the KV cache has room for {info.kv_tokens:,} tokens, fewer than"
                 f" {info.max_batch} sequences of {info.max_len:,}: long ones wait for each other"
             )
@@ -140,6 +141,7 @@ class LLM:
         llm = cls.__new__(cls)
         llm._engine = engine
         llm._tokenizer = tokenizer
+        llm._notify = _say_nothing
         return llm
 
     def __enter__(self) -> LLM:
@@ -281,6 +283,12 @@ class LLM:
                 "stop texts need a tokenizer, and this model has none.",
                 hint="stop_words with token ids",
             )
+        room = self.info.max_len - len(ids)
+        if params.max_tokens > room:
+            self._notify(
+                f"the context of {self.info.max_len:,} tokens leaves room for {room:,} after a"
+                f" prompt of {len(ids):,}, fewer than max_tokens {params.max_tokens:,}"
+            )
         text = prompt if isinstance(prompt, str) else None
         return TextSequence(text, ids, params.with_seed(), self._tokenizer)
 
@@ -326,6 +334,10 @@ class LLM:
         while given in ready:
             yield ready.pop(given)
             given += 1
+
+
+def _say_nothing(line: str) -> None:
+    """For callers of the Python API that gave no notify."""
 
 
 def _result(sequence: TextSequence) -> RequestOutput | FlexQFtError:

@@ -129,6 +129,15 @@ def test_a_folder_of_another_scheme_is_refused_with_the_command_to_type(model: P
     assert "convert" in caught.value.hint
 
 
+def test_output_that_the_context_cuts_short_is_announced(model: Path) -> None:
+    lines: list[str] = []
+    with LLM(model, max_len=24, notify=lines.append) as llm:
+        params = SamplingParams(max_tokens=30, ignore_eos=True)
+        (result,) = llm.generate([[5, 6, 7]], params)
+    assert len(result.outputs[0].token_ids) == 21
+    assert any("room for 21 after a prompt of 3, fewer than max_tokens 30" in s for s in lines)
+
+
 def test_a_float_folder_runs_in_int8_too(model: Path) -> None:
     with LLM(model, scheme="w8a16", tensor_parallel_size=1) as llm:
         assert llm.info.scheme == "w8a16"
