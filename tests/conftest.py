@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,9 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # tests.reference, tests.tools
+
+# Where the tests were started in the background SIGINT is ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tests run several processes on few cores: one OpenMP team per test process is enough.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

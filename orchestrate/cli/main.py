@@ -171,4 +171,9 @@ def main() -> None:
     """Console script `flexq-ft`."""
     # Ended from outside, too, it ends its ranks and removes its temporary files.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    sys.exit(run_cli(sys.argv[1:]))
+    code = run_cli(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError:  # said by run_cli; what is left must not make the interpreter's exit fail too
+        silence_stdout()
+    sys.exit(code)
