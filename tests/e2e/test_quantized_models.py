@@ -91,10 +91,11 @@ def test_perplexity_rule_against_fake_quantized_transformers(
     (LARGE if model.is_large else TINY_FP32).check(divergence)
 
 
-@pytest.mark.parametrize("scheme", ["fp32", *SCHEMES])
+@pytest.mark.parametrize("scheme", ["fp32", "fp16", "bf16", *SCHEMES])
 def test_a_repeated_run_gives_the_same_bits(model: Model, scheme: str) -> None:
     ids = model.text[:64]
-    first, second = model.engine(scheme), model.engine(scheme)
+    dtype = scheme if scheme in ("fp16", "bf16") else "fp32"
+    first, second = model.engine(scheme, dtype=dtype), model.engine(scheme, dtype=dtype)
     logits = first.forward(ids)
     np.testing.assert_array_equal(first.forward(ids), logits)
     np.testing.assert_array_equal(second.forward(ids), logits)

@@ -171,12 +171,13 @@ def cut_reference(model: Model, scheme: str, opened: _native.ModelFolder) -> Any
     return hf
 
 
-@pytest.mark.parametrize("scheme", ["fp32", "w8a16", "w8a8", "w6ax"])
+@pytest.mark.parametrize("scheme", ["fp32", "fp16", "bf16", "w8a16", "w8a8", "w6ax"])
 def test_a_repeated_parallel_run_gives_the_same_bits(
     model: Model, scheme: str, tmp_path: Path
 ) -> None:
     tp = sizes(model)[0]
-    folder = model.folder(scheme, tp=tp)
+    dtype = scheme if scheme in ("fp16", "bf16") else "fp32"
+    folder = model.folder(scheme, dtype=dtype, tp=tp)
     first = run_ranks(folder, tp, [model.text[:40]], tmp_path / "a")
     second = run_ranks(folder, tp, [model.text[:40]], tmp_path / "b")
     np.testing.assert_array_equal(first[0]["logits.0"], second[0]["logits.0"])
