@@ -6,12 +6,24 @@
 #include <string>
 #include <utility>
 
+#include "ft/core/cuda.h"
+
 namespace flexq_ft {
 
 namespace {
 
 constexpr size_t kAlignment = 64;  // one cache line, and the widest vector load
-std::array<std::atomic<size_t>, kMemoryKinds> g_in_use{};
+std::atomic<size_t> g_in_use[2][kMemoryKinds] = {};
+
+std::atomic<size_t>& in_use(Device device, MemoryKind kind) {
+  return g_in_use[static_cast<int>(device)][static_cast<int>(kind)];
+}
+
+void* allocate(size_t bytes, Device device) {
+  if (device == Device::kCuda) return cuda::allocate(bytes);
+  const size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  return rounded < bytes ? nullptr : std::aligned_alloc(kAlignment, rounded);
+}
 
 }  // namespace
 
@@ -29,9 +41,9 @@ const char* to_string(MemoryKind kind) {
   return "unknown";
 }
 
-std::array<size_t, kMemoryKinds> memory_in_use() {
+std::array<size_t, kMemoryKinds> memory_in_use(Device device) {
   std::array<size_t, kMemoryKinds> out{};
-  for (int i = 0; i < kMemoryKinds; ++i) out[i] = g_in_use[i].load();
+  for (int i = 0; i < kMemoryKinds; ++i) out[i] = g_in_use[static_cast<int>(device)][i].load();
   return out;
 }
 
@@ -45,22 +57,23 @@ size_t peak_resident_bytes() {
               "/proc/self/status has no VmHWM line");
 }
 
-Buffer::Buffer(size_t bytes, MemoryKind kind) : bytes_(bytes), kind_(kind) {
+Buffer::Buffer(size_t bytes, MemoryKind kind, Device device)
+    : bytes_(bytes), kind_(kind), device_(device) {
   shape_ = {static_cast<int64_t>(bytes)};
   if (bytes == 0) return;
-  const size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-  data_ = rounded < bytes ? nullptr : std::aligned_alloc(kAlignment, rounded);
+  data_ = allocate(bytes, device);
   if (data_ == nullptr) {
     const size_t wanted = std::exchange(bytes_, 0);
     throw Error(ErrorKind::kOutOfMemory,
-                detail::join("cannot allocate ", wanted, " bytes for ", to_string(kind)), {},
-                "use a smaller --max-len or --max-batch, or another scheme");
+                detail::join("cannot allocate ", wanted, " bytes for ", to_string(kind), " on the ",
+                             device == Device::kCuda ? "GPU" : "host"),
+                {}, "use a smaller --max-len or --max-batch, or another scheme");
   }
-  g_in_use[static_cast<int>(kind_)] += bytes_;
+  in_use(device_, kind_) += bytes_;
 }
 
-Buffer::Buffer(DataType dtype, Shape shape, MemoryKind kind)
-    : Buffer(static_cast<size_t>(shape.count()) * size_of(dtype), kind) {
+Buffer::Buffer(DataType dtype, Shape shape, MemoryKind kind, Device device)
+    : Buffer(static_cast<size_t>(shape.count()) * size_of(dtype), kind, device) {
   dtype_ = dtype;
   shape_ = shape;
 }
@@ -75,6 +88,7 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
     dtype_ = other.dtype_;
     shape_ = other.shape_;
     kind_ = other.kind_;
+    device_ = other.device_;
   }
   return *this;
 }
@@ -83,8 +97,12 @@ Buffer::~Buffer() { release(); }
 
 void Buffer::release() {
   if (data_ == nullptr) return;
-  std::free(data_);
-  g_in_use[static_cast<int>(kind_)] -= bytes_;
+  if (device_ == Device::kCuda) {
+    cuda::release(data_);
+  } else {
+    std::free(data_);
+  }
+  in_use(device_, kind_) -= bytes_;
   data_ = nullptr;
   bytes_ = 0;
 }
@@ -92,7 +110,7 @@ void Buffer::release() {
 Tensor Buffer::tensor(DataType dtype, Shape shape) const {
   const size_t wanted = static_cast<size_t>(shape.count()) * size_of(dtype);
   FLEXQ_FT_CHECK_LE(wanted, bytes_, "view of a ", to_string(kind_), " buffer as ", shape);
-  return Tensor(data_, dtype, shape);
+  return Tensor(data_, dtype, shape, device_);
 }
 
 }  // namespace flexq_ft

@@ -111,7 +111,7 @@ std::string mebibytes(size_t bytes) { return detail::join((bytes + (1u << 20) - 
 
 DecoderLimits decoder_limits(const EngineOptions& options) {
   return {*options.dtype, options.max_len, options.prefill_tokens + options.max_batch,
-          std::max(kLogitRows, options.max_batch)};
+          options.max_batch, std::max(kLogitRows, options.max_batch)};
 }
 
 size_t MemoryPlan::total() const {

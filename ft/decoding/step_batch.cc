@@ -44,8 +44,21 @@ void StepBatch::add(const std::vector<int64_t>& tokens, int64_t begin, int64_t c
 
 RaggedBatch StepBatch::view() const {
   const int64_t sequences = static_cast<int64_t>(context_.size());
-  return {int32_view(ids_), int32_view(positions_), int32_view(offsets_), int32_view(context_),
-          ConstTensor(pages_.data(), DataType::kInt32, {sequences, max_pages_})};
+  RaggedBatch batch;
+  batch.ids = int32_view(ids_);
+  batch.positions = int32_view(positions_);
+  batch.offsets = int32_view(offsets_);
+  batch.context = int32_view(context_);
+  batch.pages = ConstTensor(pages_.data(), DataType::kInt32, {sequences, max_pages_});
+  const auto length = [&](int64_t s) {
+    const auto i = static_cast<size_t>(s);
+    return static_cast<int64_t>(offsets_[i + 1]) - offsets_[i];
+  };
+  while (batch.decodes < sequences && length(batch.decodes) == 1) ++batch.decodes;
+  for (int64_t s = batch.decodes; s < sequences; ++s) {
+    batch.longest = std::max(batch.longest, length(s));
+  }
+  return batch;
 }
 
 ConstTensor StepBatch::logit_rows() const { return int32_view(rows_); }

@@ -6,26 +6,34 @@ namespace flexq_ft {
 
 namespace {
 
-void run(Tensor out, ConstTensor x, Activation activation, bool gated) {
-  FLEXQ_FT_CHECK(is_float(out.dtype()), "activation into ", out.dtype());
-  FLEXQ_FT_CHECK_EQ(out.rank(), 2, "activation: out ", out.shape());
-  FLEXQ_FT_CHECK_EQ(x.rank(), 2, "activation: x ", x.shape());
-  FLEXQ_FT_CHECK_EQ(x.dim(0), out.dim(0), "activation: tokens of x and out");
-  FLEXQ_FT_CHECK_EQ(x.dim(1), out.dim(1) * (gated ? 2 : 1), "activation: columns of x for out ",
-                    out.shape());
-  FLEXQ_FT_CHECK_EQ(x.dtype(), DataType::kFp32, "activation: x");
-  if (out.empty()) return;
-  cpu::activation(out, x, activation, gated);
+void run(const LinearInput& out, const Product& x, Activation activation, bool gated,
+         Stream stream) {
+  FLEXQ_FT_CHECK_EQ(x.values.rank(), 2, "activation: x ", x.values.shape());
+  const int64_t tokens = x.values.dim(0);
+  const int64_t columns = x.values.dim(1);
+  if (gated) FLEXQ_FT_CHECK_EQ(columns % 2, 0, "activation: columns of gate and up");
+  check_product(x, tokens, columns);
+  check_linear_input(out, tokens, gated ? columns / 2 : columns);
+  if (x.values.empty()) return;
+  if (x.values.device() == Device::kCuda) {
+    return gpu::activation(out, x, activation, gated, stream);
+  }
+  cpu::check_finished(x);
+  FLEXQ_FT_CHECK(!x.bias.defined(), "activation: a bias on the CPU is the linear's");
+  cpu::activation(out.values, x.values, activation, gated);
+  quantize_values(out, stream);
 }
 
 }  // namespace
 
-void invokeGatedActivation(Tensor out, ConstTensor gate_up, Activation activation, Stream) {
-  run(out, gate_up, activation, true);
+void invokeGatedActivation(const LinearInput& out, const Product& gate_up, Activation activation,
+                           Stream stream) {
+  run(out, gate_up, activation, true, stream);
 }
 
-void invokeActivation(Tensor out, ConstTensor x, Activation activation, Stream) {
-  run(out, x, activation, false);
+void invokeActivation(const LinearInput& out, const Product& x, Activation activation,
+                      Stream stream) {
+  run(out, x, activation, false, stream);
 }
 
 }  // namespace flexq_ft

@@ -1,17 +1,20 @@
-// Feed-forward activations: fp32 in, rounded once to the activation type on the store. Gelu is the
-// tanh approximation, as in FasterTransformer ("gelu_new", "gelu_pytorch_tanh" in Hugging Face).
+// Feed-forward activations: computed in fp32, rounded once to the activation type on the store, and
+// quantised where out asks for it. Gelu is the tanh approximation, as in FasterTransformer
+// ("gelu_new", "gelu_pytorch_tanh" in Hugging Face).
+//   out [tokens, inter]
 #pragma once
 
 #include "ft/core/model_config.h"
-#include "ft/core/stream.h"
-#include "ft/core/tensor.h"
+#include "ft/kernels/product.h"
 
 namespace flexq_ft {
 
-// out [tokens, inter] = act(gate) * up, where gate_up [tokens, 2 * inter] fp32 holds gate, then up.
-void invokeGatedActivation(Tensor out, ConstTensor gate_up, Activation activation, Stream stream);
+// out = act(gate) * up, where gate_up [tokens, 2 * inter] holds gate, then up.
+void invokeGatedActivation(const LinearInput& out, const Product& gate_up, Activation activation,
+                           Stream stream);
 
-// out [tokens, inter] = act(x), x [tokens, inter] fp32.
-void invokeActivation(Tensor out, ConstTensor x, Activation activation, Stream stream);
+// out = act(x), x [tokens, inter].
+void invokeActivation(const LinearInput& out, const Product& x, Activation activation,
+                      Stream stream);
 
 }  // namespace flexq_ft

@@ -1,5 +1,5 @@
 // Causal attention of a ragged batch over the paged cache, prefill and decode alike.
-//   out [tokens, heads * head_dim]  the compute type
+//   out [tokens, heads * head_dim], quantised where it asks for it
 //   q   [tokens, heads * head_dim]  the compute type
 // Token i of a sequence sees its pages' positions 0 … context + i. Query head h reads KV head
 // h / (heads / kv_heads). Softmax in fp32 over 1 / sqrt(head_dim). A token's result does
@@ -7,15 +7,20 @@
 // chunks; what it does not see may be NaN or infinite.
 //
 // On the CPU the calling thread keeps scratch for the scores of all threads between calls: nothing
-// is allocated once the longest context was seen.
+// is allocated once the longest context was seen. On a GPU the workspace holds the partial results
+// of the parts that a sequence's positions are cut into; the cut depends on its length alone.
 #pragma once
 
 #include "ft/core/stream.h"
 #include "ft/kernels/paged_kv.h"
+#include "ft/kernels/product.h"
 
 namespace flexq_ft {
 
-void invokeAttention(Tensor out, ConstTensor q, KvPages kv, const RaggedBatch& batch,
-                     Stream stream);
+// Bytes of the workspace for so many tokens of one-token sequences; 0 on the CPU.
+size_t attention_workspace_bytes(int64_t tokens, int64_t heads, int64_t head_dim, Device device);
+
+void invokeAttention(const LinearInput& out, ConstTensor q, KvPages kv, const RaggedBatch& batch,
+                     Tensor workspace, Stream stream);
 
 }  // namespace flexq_ft

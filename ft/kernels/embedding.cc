@@ -17,7 +17,7 @@ void check_range(ConstTensor values, int64_t limit, const char* what) {
 }  // namespace
 
 void invokeEmbedding(Tensor out, ConstTensor ids, ConstTensor table, ConstTensor positions,
-                     ConstTensor positional, Stream) {
+                     ConstTensor positional, Stream stream) {
   FLEXQ_FT_CHECK(is_float(out.dtype()), "embedding of ", out.dtype());
   FLEXQ_FT_CHECK_EQ(out.rank(), 2, "embedding: out ", out.shape());
   FLEXQ_FT_CHECK_EQ(ids.shape(), (Shape{out.dim(0)}), "embedding: ids of out ", out.shape());
@@ -33,6 +33,9 @@ void invokeEmbedding(Tensor out, ConstTensor ids, ConstTensor table, ConstTensor
     FLEXQ_FT_CHECK_EQ(positions.dtype(), DataType::kInt32, "embedding: positions");
   }
   if (out.empty()) return;
+  if (out.device() == Device::kCuda) {
+    return gpu::embedding(out, ids, table, positions, positional, stream);
+  }
   check_range(ids, table.dim(0), "id");
   if (positional.defined()) check_range(positions, positional.dim(0), "position");
   cpu::embedding(out, ids, table, positions, positional);

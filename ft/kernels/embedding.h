@@ -1,6 +1,8 @@
 // out[t] = round(table[ids[t]] (+ positional[positions[t]])).
 //   out        [tokens, hidden]  the compute type
-//   ids, positions [tokens] int32; outside the tables: Error{kInternal}
+//   ids, positions [tokens] int32; outside the tables: Error{kInternal} on the CPU, a row of zeros
+//   on
+//                  a GPU, where the caller has checked them
 //   table      [vocab, hidden], positional [max_positions, hidden] (or undefined)  dtype of out
 #pragma once
 

@@ -44,6 +44,8 @@ void check_sequence(const RaggedBatch& batch, int64_t s, int64_t num_pages) {
 
 void check_ragged_batch(const RaggedBatch& batch, const KvPages& kv) {
   check_shapes(batch, kv);
+  FLEXQ_FT_CHECK_LE(batch.decodes, batch.sequences(), "ragged batch: one-token sequences");
+  if (batch.offsets.device() == Device::kCuda) return;
   const int64_t sequences = batch.sequences();
   const int32_t* offsets = batch.offsets.data<int32_t>();
   FLEXQ_FT_CHECK_EQ(offsets[0], 0, "ragged batch: first offset");

@@ -26,12 +26,18 @@ struct RaggedBatch {
   ConstTensor context;    // [sequences] int32: tokens already in the cache
   ConstTensor pages;      // [sequences, max_pages] int32: page ids in order
 
+  // Known to the host wherever the tensors are. A GPU takes its decode attention for the first
+  // decodes sequences, and its prefill attention for those behind them.
+  int64_t decodes = 0;  // leading sequences of exactly one token
+  int64_t longest = 0;  // most tokens of a sequence behind them
+
   int64_t tokens() const { return ids.dim(0); }
   int64_t sequences() const { return context.dim(0); }
 };
 
 // Checks shapes, types, and that offsets, positions, context and page ids agree with each other and
-// with the cache: an op that trusts them can neither read nor write past the pages.
+// with the cache: an op that trusts them can neither read nor write past the pages. Of tensors on a
+// GPU only shapes and types are checked.
 void check_ragged_batch(const RaggedBatch& batch, const KvPages& kv);
 
 }  // namespace flexq_ft

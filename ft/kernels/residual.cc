@@ -4,17 +4,14 @@
 
 namespace flexq_ft {
 
-void invokeAddResidual(Tensor x, ConstTensor y, ConstTensor bias, Stream) {
+void invokeAddResidual(Tensor x, const Product& product, Stream stream) {
   FLEXQ_FT_CHECK(is_float(x.dtype()), "residual of ", x.dtype());
   FLEXQ_FT_CHECK_EQ(x.rank(), 2, "residual: x ", x.shape());
-  FLEXQ_FT_CHECK_EQ(y.shape(), x.shape(), "residual: y and x");
-  FLEXQ_FT_CHECK_EQ(y.dtype(), DataType::kFp32, "residual: y");
-  if (bias.defined()) {
-    FLEXQ_FT_CHECK_EQ(bias.shape(), (Shape{x.dim(1)}), "residual: bias of x ", x.shape());
-    FLEXQ_FT_CHECK_EQ(bias.dtype(), DataType::kFp32, "residual: bias");
-  }
+  check_product(product, x.dim(0), x.dim(1));
   if (x.empty()) return;
-  cpu::add_residual(x, y, bias);
+  if (x.device() == Device::kCuda) return gpu::add_residual(x, product, stream);
+  cpu::check_finished(product);
+  cpu::add_residual(x, product.values, product.bias);
 }
 
 }  // namespace flexq_ft

@@ -1,14 +1,12 @@
-// x = round(x + (y + bias)): the residual stream after a row-parallel linear and its all-reduce.
-//   x    [tokens, hidden]  fp32 | fp16 | bf16, updated in place
-//   y    [tokens, hidden]  fp32
-//   bias [hidden]          fp32, or undefined
+// x = round(x + product): the residual stream after a row-parallel linear and its all-reduce.
+//   x       [tokens, hidden]  fp32 | fp16 | bf16, updated in place
+//   product [tokens, hidden]
 #pragma once
 
-#include "ft/core/stream.h"
-#include "ft/core/tensor.h"
+#include "ft/kernels/product.h"
 
 namespace flexq_ft {
 
-void invokeAddResidual(Tensor x, ConstTensor y, ConstTensor bias, Stream stream);
+void invokeAddResidual(Tensor x, const Product& product, Stream stream);
 
 }  // namespace flexq_ft

@@ -64,8 +64,8 @@ Buffer make_rope_table(const RopeConfig& rope, int64_t head_dim, int64_t positio
   return table;
 }
 
-void invokeRopeAppend(Tensor q, KvPages kv, ConstTensor qkv, ConstTensor rope,
-                      const RaggedBatch& batch, Stream) {
+void invokeRopeAppend(Tensor q, KvPages kv, const Product& qkv, ConstTensor rope,
+                      const RaggedBatch& batch, Stream stream) {
   check_ragged_batch(batch, kv);
   const int64_t kv_heads = kv.k.dim(1);
   const int64_t head_dim = kv.k.dim(3);
@@ -73,20 +73,21 @@ void invokeRopeAppend(Tensor q, KvPages kv, ConstTensor qkv, ConstTensor rope,
   FLEXQ_FT_CHECK_EQ(q.dim(0), batch.positions.dim(0), "rope: tokens of q");
   FLEXQ_FT_CHECK_EQ(q.dim(1) % head_dim, 0, "rope: columns of q ", q.shape());
   FLEXQ_FT_CHECK_EQ(q.dtype(), kv.k.dtype(), "rope: q and the cache");
-  FLEXQ_FT_CHECK_EQ(qkv.shape(), (Shape{q.dim(0), q.dim(1) + 2 * kv_heads * head_dim}),
-                    "rope: qkv for q ", q.shape(), " and ", kv_heads, " KV heads");
-  FLEXQ_FT_CHECK_EQ(qkv.dtype(), DataType::kFp32, "rope: qkv");
+  check_product(qkv, q.dim(0), q.dim(1) + 2 * kv_heads * head_dim);
   if (rope.defined()) {
     FLEXQ_FT_CHECK_EQ(rope.dtype(), DataType::kFp32, "rope: table");
     FLEXQ_FT_CHECK_EQ(rope.rank(), 2, "rope: table ", rope.shape());
     FLEXQ_FT_CHECK_EQ(rope.dim(1), head_dim, "rope: columns of the table");
-    const int32_t* positions = batch.positions.data<int32_t>();
-    for (int64_t t = 0; t < batch.positions.count(); ++t) {
-      FLEXQ_FT_CHECK_LT(positions[t], rope.dim(0), "rope: position of token ", t);
-    }
   }
   if (q.empty()) return;
-  cpu::rope_append(q, kv, qkv, rope, batch);
+  if (q.device() == Device::kCuda) return gpu::rope_append(q, kv, qkv, rope, batch, stream);
+  const int32_t* positions = batch.positions.data<int32_t>();
+  for (int64_t t = 0; rope.defined() && t < batch.positions.count(); ++t) {
+    FLEXQ_FT_CHECK_LT(positions[t], rope.dim(0), "rope: position of token ", t);
+  }
+  cpu::check_finished(qkv);
+  FLEXQ_FT_CHECK(!qkv.bias.defined(), "rope: a bias on the CPU is the linear's");
+  cpu::rope_append(q, kv, qkv.values, rope, batch);
 }
 
 }  // namespace flexq_ft

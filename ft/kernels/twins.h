@@ -1,9 +1,13 @@
-// The CPU twins: what each op's .cc calls after its checks, for tensors on the CPU.
+// The two sides of every op: what its .cc calls after its checks, for tensors on the CPU and on a
+// GPU. In a build without CUDA gpu:: throws Error{kDevice} (gpu_absent.cc).
 #pragma once
 
 #include "ft/core/model_config.h"
+#include "ft/core/stream.h"
 #include "ft/core/tensor.h"
+#include "ft/kernels/norm.h"
 #include "ft/kernels/paged_kv.h"
+#include "ft/kernels/product.h"
 
 namespace flexq_ft::cpu {
 
@@ -19,5 +23,28 @@ void gemm_float(Tensor y, ConstTensor x, ConstTensor w, ConstTensor bias);
 void gemm_w8a16(Tensor y, ConstTensor x, ConstTensor w, ConstTensor scale, ConstTensor bias);
 void gemm_w8a8(Tensor y, ConstTensor codes, ConstTensor act_scale, ConstTensor w, ConstTensor scale,
                ConstTensor bias);
+void finish_product(Tensor out, const Product& product);
+// Throws unless the product is fp32 with its scales applied, as every linear on the CPU leaves it.
+void check_finished(const Product& product);
 
 }  // namespace flexq_ft::cpu
+
+namespace flexq_ft::gpu {
+
+// out = norm(residual += product), product undefined: norm(residual). residual may be const then.
+void residual_norm(const LinearInput& out, Tensor residual, const Product& product,
+                   const NormArgs& norm, Stream stream);
+void add_residual(Tensor residual, const Product& product, Stream stream);
+void activation(const LinearInput& out, const Product& x, Activation activation, bool gated,
+                Stream stream);
+void embedding(Tensor out, ConstTensor ids, ConstTensor table, ConstTensor positions,
+               ConstTensor positional, Stream stream);
+void rope_append(Tensor q, KvPages kv, const Product& qkv, ConstTensor rope,
+                 const RaggedBatch& batch, Stream stream);
+void attention(const LinearInput& out, ConstTensor q, KvPages kv, const RaggedBatch& batch,
+               Tensor workspace, Stream stream);
+size_t attention_workspace_bytes(int64_t tokens, int64_t heads, int64_t head_dim);
+void finish_product(Tensor out, const Product& product, Stream stream);
+void quantize_activations(const LinearInput& input, Stream stream);
+
+}  // namespace flexq_ft::gpu

@@ -1,4 +1,4 @@
-// Attention: QKV product, rotation and cache, attention, output product, all-reduce, residual.
+// Attention: QKV product, rotation and cache, attention, output product, all-reduce.
 // Tensor parallel: the rank's heads; the output product is row-parallel.
 #pragma once
 
@@ -14,9 +14,9 @@ class Attention {
   Attention(const LayerWeights& weights, ConstTensor rope_table)
       : qkv_(weights.qkv), o_(weights.o), o_bias_(&weights.o_bias), rope_table_(rope_table) {}
 
-  // residual [tokens, hidden] += attention(x); x [tokens, hidden] is the normed residual.
-  void forward(Tensor residual, ConstTensor x, KvPages kv, const RaggedBatch& batch,
-               const LayerContext& context) const;
+  // [tokens, hidden], to be added to the residual stream; x is the normed residual, made for qkv().
+  Product forward(const LinearInput& x, KvPages kv, const RaggedBatch& batch,
+                  const LayerContext& context) const;
 
   const Linear& qkv() const { return qkv_; }
   const Linear& o() const { return o_; }

@@ -4,20 +4,15 @@
 
 namespace flexq_ft {
 
-void Ffn::forward(Tensor residual, ConstTensor x, const LayerContext& context) const {
-  const int64_t tokens = x.dim(0);
-  const Tensor up = context.workspace.up(tokens);
-  const Tensor inter = context.workspace.inter(tokens);
-  const Tensor product = context.workspace.product(tokens);
+Product Ffn::forward(const LinearInput& x, const LayerContext& context) const {
+  const int64_t tokens = x.tokens();
+  const Workspace& ws = context.workspace;
 
-  up_.forward(up, x, context);
-  if (gated_) {
-    invokeGatedActivation(inter, up, activation_, context.stream);
-  } else {
-    invokeActivation(inter, up, activation_, context.stream);
-  }
-  down_.forward(product, inter, context);
-  add_row_parallel(residual, product, *down_bias_, context);
+  const Product up = up_.forward(ws.up(tokens), x, context);
+  const LinearInput inter = down_.input(ws.inter(tokens), context);
+  (gated_ ? invokeGatedActivation : invokeActivation)(inter, up, activation_, context.stream());
+  return reduce_row_parallel(down_.forward(ws.product(tokens), inter, context), *down_bias_,
+                             context);
 }
 
 }  // namespace flexq_ft

@@ -1,4 +1,4 @@
-// Ffn: up product(s), activation, down product, all-reduce, residual.
+// Ffn: up product(s), activation, down product, all-reduce.
 // Tensor parallel: the rank's channels; the down product is row-parallel.
 #pragma once
 
@@ -17,8 +17,8 @@ class Ffn {
         activation_(activation),
         gated_(gated) {}
 
-  // residual [tokens, hidden] += ffn(x); x [tokens, hidden] is the normed residual.
-  void forward(Tensor residual, ConstTensor x, const LayerContext& context) const;
+  // [tokens, hidden], to be added to the residual stream; x is the normed residual, made for up().
+  Product forward(const LinearInput& x, const LayerContext& context) const;
 
   const Linear& up() const { return up_; }
   const Linear& down() const { return down_; }

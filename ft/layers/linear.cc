@@ -1,9 +1,8 @@
 #include "ft/layers/linear.h"
 
 #include "flexq_kernels/gemm.h"
-#include "flexq_kernels/quantize.h"
+#include "ft/core/cuda.h"
 #include "ft/kernels/gemm.h"
-#include "ft/kernels/residual.h"
 
 namespace flexq_ft {
 
@@ -16,8 +15,8 @@ flexq_kernels::FloatType float_type(DataType dtype) {
   return flexq_kernels::FloatType::kFp32;
 }
 
-// Named by its own rows; the layout pads them to 16 behind.
-Tensor panel(const LinearWeight& weight) {
+// Named by its own rows; a panel layout pads them to 16 behind.
+Tensor matrix(const LinearWeight& weight) {
   return weight.codes.tensor(weight.format.storage, {weight.n, weight.k});
 }
 
@@ -30,6 +29,21 @@ flexq_kernels::PackedWeight packed(const LinearWeight& weight) {
           static_cast<const uint16_t*>(weight.scales.data())};
 }
 
+// The same memory as another type of the same size.
+Tensor as(Tensor t, DataType dtype) {
+  FLEXQ_FT_CHECK_EQ(size_of(dtype), size_of(t.dtype()), "view of ", t.dtype(), " as ", dtype);
+  return Tensor(t.raw(), dtype, t.shape(), t.device());
+}
+
+// A host copy of a tensor, for an observer.
+struct HostCopy {
+  Buffer buffer;
+  HostCopy(ConstTensor x, Stream stream) : buffer(x.dtype(), x.shape(), MemoryKind::kWorkspace) {
+    cuda::copy(buffer.data(), x.raw(), x.bytes(), stream);
+    cuda::synchronize(stream);
+  }
+};
+
 }  // namespace
 
 ActivationCodes ActivationCodes::of(const DataFormat& format, int64_t k) {
@@ -39,67 +53,95 @@ ActivationCodes ActivationCodes::of(const DataFormat& format, int64_t k) {
   return {groups * group, groups};
 }
 
-void Linear::forward(Tensor y, ConstTensor x, const LayerContext& context) const {
-  FLEXQ_FT_CHECK_EQ(x.dim(1), weight_->k, weight_->name);
-  FLEXQ_FT_CHECK_EQ(y.dim(1), weight_->n, weight_->name);
-  FLEXQ_FT_CHECK_EQ(y.dim(0), x.dim(0), weight_->name);
-  if (y.empty()) return;
-  if (weight_->format.quantizes_activations()) {
-    multiply_quantized(y, x, context);
-  } else {
-    multiply(y, x, context);
-  }
-  if (context.observer != nullptr) context.observer->saw(weight_->name, x, y);
+LinearInput Linear::input(Tensor values, const LayerContext& context) const {
+  const DataFormat& format = weight_->format;
+  const int64_t tokens = values.dim(0);
+  LinearInput out;
+  out.dtype = values.dtype();
+  const bool on_cpu = context.device.device == Device::kCpu;
+  if (on_cpu || !format.quantizes_activations() || context.observer != nullptr) out.values = values;
+  if (!format.quantizes_activations()) return out;
+  const ActivationCodes shape = ActivationCodes::of(format, weight_->k);
+  out.codes = context.workspace.codes(tokens, shape.k);
+  out.scales = context.workspace.act_scales(tokens, shape.groups);
+  out.group = shape.k / shape.groups;
+  out.act_bits = format.act_bits;
+  return out;
 }
 
-void Linear::multiply(Tensor y, ConstTensor x, const LayerContext& context) const {
+Product Linear::forward(Tensor y, const LinearInput& x, const LayerContext& context) const {
+  FLEXQ_FT_CHECK_EQ(y.shape(), (Shape{x.tokens(), weight_->n}), weight_->name);
+  check_linear_input(x, x.tokens(), weight_->k);
+  Product product{y, {}, {}, {}};
+  if (y.empty()) return product;
+  product = multiply(y, x, context);
+  if (context.observer == nullptr) return product;
+  if (y.device() == Device::kCpu) {
+    context.observer->saw(weight_->name, x.values, product.values);
+    return product;
+  }
+  invokeFinishProduct(y, product, context.stream());
+  const HostCopy seen_x(x.values, context.stream());
+  const HostCopy seen_y(y, context.stream());
+  context.observer->saw(weight_->name, seen_x.buffer.tensor(), seen_y.buffer.tensor());
+  return {y, {}, {}, {}};
+}
+
+Product Linear::multiply(Tensor y, const LinearInput& x, const LayerContext& context) const {
+  if (context.device.device == Device::kCuda) return multiply_gpu(y, x, context);
+  return multiply_cpu(y, x, context);
+}
+
+Product Linear::multiply_cpu(Tensor y, const LinearInput& x, const LayerContext& context) const {
   const LinearWeight& w = *weight_;
   const ConstTensor bias = vector_of(w.bias, w.n);
+  const auto* bias_values = static_cast<const float*>(w.bias.data());
+  const flexq_kernels::GemmProblem problem{x.tokens(), w.n, w.k, w.format.act_bits};
   switch (w.format.scheme) {
     case Scheme::kFloat:
-      return invokeGemmFloat(y, x, panel(w), bias, context.stream);
+      invokeGemmFloat(y, x.values, matrix(w), bias, context.stream());
+      break;
     case Scheme::kW8A16:
-      return invokeGemmW8A16(y, x, panel(w), vector_of(w.scales, w.n), bias, context.stream);
-    case Scheme::kW6Ax:
-      return flexq_kernels::gemm_w6a16(y.data<float>(), x.raw(), float_type(x.dtype()), packed(w),
-                                       static_cast<const float*>(w.bias.data()),
-                                       {x.dim(0), w.n, w.k, w.format.act_bits});
+      invokeGemmW8A16(y, x.values, matrix(w), vector_of(w.scales, w.n), bias, context.stream());
+      break;
     case Scheme::kW8A8:
+      invokeGemmW8A8(y, x.codes, x.scales.view({x.tokens()}), matrix(w), vector_of(w.scales, w.n),
+                     bias, context.stream());
+      break;
+    case Scheme::kW6Ax:
+      if (x.quantized()) {
+        flexq_kernels::gemm_w6ax(y.data<float>(), {x.codes.data<int8_t>(), x.scales.data<float>()},
+                                 packed(w), bias_values, problem);
+      } else {
+        flexq_kernels::gemm_w6a16(y.data<float>(), x.values.raw(), float_type(x.dtype), packed(w),
+                                  bias_values, problem);
+      }
       break;
   }
-  FLEXQ_FT_CHECK(false, "no product for ", w.name, ": ", w.format);
+  return {y, {}, {}, {}};
 }
 
-void Linear::multiply_quantized(Tensor y, ConstTensor x, const LayerContext& context) const {
+Product Linear::multiply_gpu(Tensor y, const LinearInput& x, const LayerContext& context) const {
   const LinearWeight& w = *weight_;
-  const int64_t m = x.dim(0);
-  const ActivationCodes shape = ActivationCodes::of(w.format, w.k);
-  const Tensor codes = context.workspace.codes(m, shape.k);
-  const Tensor scales = context.workspace.act_scales(m, shape.groups);
-  flexq_kernels::quantize_activations(codes.data<int8_t>(), scales.data<float>(), x.raw(),
-                                      float_type(x.dtype()), m, w.k, shape.k / shape.groups,
-                                      w.format.act_bits);
-  switch (w.format.scheme) {
-    case Scheme::kW8A8:
-      return invokeGemmW8A8(y, codes, scales.view({m}), panel(w), vector_of(w.scales, w.n),
-                            vector_of(w.bias, w.n), context.stream);
-    case Scheme::kW6Ax:
-      return flexq_kernels::gemm_w6ax(y.data<float>(), {codes.data<int8_t>(), scales.data<float>()},
-                                      packed(w), static_cast<const float*>(w.bias.data()),
-                                      {m, w.n, w.k, w.format.act_bits});
-    case Scheme::kFloat:
-    case Scheme::kW8A16:
-      break;
-  }
-  FLEXQ_FT_CHECK(false, "no product for ", w.name, ": ", w.format);
+  const Scheme scheme = w.format.scheme;
+  FLEXQ_FT_CHECK(scheme != Scheme::kW6Ax, "no product on a GPU for ", w.name, ": ", w.format);
+  const bool int8 = scheme == Scheme::kW8A8;
+  const Tensor values = int8 ? as(y, DataType::kInt32) : y;
+  context.device.gemm->run(values, int8 ? x.codes : x.values, matrix(w), scheme, context.stream());
+  return {values, int8 ? ConstTensor(x.scales.view({x.tokens()})) : ConstTensor(),
+          vector_of(w.scales, w.n), vector_of(w.bias, w.n)};
 }
 
-void add_row_parallel(Tensor residual, Tensor product, const Buffer& bias,
-                      const LayerContext& context) {
-  context.comm.all_reduce(product, context.stream);
-  const ConstTensor bias_view =
-      bias.defined() ? bias.tensor(DataType::kFp32, {residual.dim(1)}) : Tensor();
-  invokeAddResidual(residual, product, bias_view, context.stream);
+Product reduce_row_parallel(Product product, const Buffer& bias, const LayerContext& context) {
+  const int64_t n = product.values.dim(1);
+  if (context.comm.size() > 1) {
+    const Tensor sum = as(product.values, DataType::kFp32);
+    if (sum.device() == Device::kCuda) invokeFinishProduct(sum, product, context.stream());
+    context.comm.all_reduce(sum, context.stream());
+    product = {sum, {}, {}, {}};
+  }
+  product.bias = vector_of(bias, n);
+  return product;
 }
 
 }  // namespace flexq_ft

@@ -2,6 +2,7 @@
 // and the product; adding a precision adds a value there and a line in linear.cc.
 #pragma once
 
+#include "ft/kernels/product.h"
 #include "ft/layers/workspace.h"
 #include "ft/weights/model_weights.h"
 
@@ -21,19 +22,23 @@ class Linear {
 
   const LinearWeight& weight() const { return *weight_; }
 
-  // y [tokens, n] fp32 = x [tokens, k] · wᵀ + bias. Quantised codes go to the context's workspace.
-  void forward(Tensor y, ConstTensor x, const LayerContext& context) const;
+  // What the op before this layer is to fill: values [tokens, k] in the memory given, or codes and
+  // scales in the context's workspace, or both.
+  LinearInput input(Tensor values, const LayerContext& context) const;
+
+  // The product of an input made by input(), in y [tokens, n] fp32: x · wᵀ + bias, of which the op
+  // behind this layer applies what the Product says.
+  Product forward(Tensor y, const LinearInput& x, const LayerContext& context) const;
 
  private:
-  void multiply(Tensor y, ConstTensor x, const LayerContext& context) const;
-  void multiply_quantized(Tensor y, ConstTensor x, const LayerContext& context) const;
+  Product multiply(Tensor y, const LinearInput& x, const LayerContext& context) const;
+  Product multiply_cpu(Tensor y, const LinearInput& x, const LayerContext& context) const;
+  Product multiply_gpu(Tensor y, const LinearInput& x, const LayerContext& context) const;
 
   const LinearWeight* weight_;
 };
 
-// residual += sum over ranks of product + bias: the end of every row-parallel layer. The bias is
-// added once, after the all-reduce. product [tokens, hidden] fp32 is overwritten.
-void add_row_parallel(Tensor residual, Tensor product, const Buffer& bias,
-                      const LayerContext& context);
+// The sum over ranks of a row-parallel product; the layer's bias is added once, behind it.
+Product reduce_row_parallel(Product product, const Buffer& bias, const LayerContext& context);
 
 }  // namespace flexq_ft

@@ -5,12 +5,13 @@
 
 namespace flexq_ft {
 
-LmHead::LmHead(const LinearWeight& weight, int64_t vocab_size, int64_t max_rows, int ranks)
+LmHead::LmHead(const LinearWeight& weight, int64_t vocab_size, int64_t max_rows, int ranks,
+               Device device)
     : linear_(weight), vocab_size_(vocab_size), local_columns_((vocab_size + ranks - 1) / ranks) {
   FLEXQ_FT_CHECK_LE(weight.n, local_columns_, weight.name);
   if (ranks == 1) return;
-  const auto fp32 = [](Shape shape) {
-    return Buffer(DataType::kFp32, shape, MemoryKind::kActivations);
+  const auto fp32 = [&](Shape shape) {
+    return Buffer(DataType::kFp32, shape, MemoryKind::kActivations, device);
   };
   product_ = fp32({max_rows, weight.n});
   local_ = fp32({max_rows, local_columns_});
@@ -25,8 +26,14 @@ size_t LmHead::gather_bytes(int64_t vocab_size, int64_t max_rows, int ranks) {
 
 void LmHead::forward(Tensor logits, ConstTensor x, const LayerContext& context) const {
   FLEXQ_FT_CHECK_EQ(logits.dim(1), vocab_size_, "logits");
-  if (context.comm.size() == 1) return linear_.forward(logits, x, context);
+  if (context.comm.size() == 1) return multiply(logits, x, context);
   gather(logits, x, context);
+}
+
+void LmHead::multiply(Tensor y, ConstTensor x, const LayerContext& context) const {
+  const Tensor values(const_cast<void*>(x.raw()), x.dtype(), x.shape(), x.device());
+  const Product product = linear_.forward(y, linear_.input(values, context), context);
+  if (y.device() == Device::kCuda) invokeFinishProduct(y, product, context.stream());
 }
 
 void LmHead::gather(Tensor logits, ConstTensor x, const LayerContext& context) const {
@@ -36,16 +43,16 @@ void LmHead::gather(Tensor logits, ConstTensor x, const LayerContext& context) c
   const Tensor local = local_.tensor(DataType::kFp32, {rows, local_columns_});
   const Tensor gathered = gathered_.tensor(DataType::kFp32, {ranks, rows, local_columns_});
   if (n == local_columns_) {
-    linear_.forward(local, x, context);
+    multiply(local, x, context);
   } else {  // the last ranks hold fewer rows; what they send beyond them is never read
     const Tensor product = product_.tensor(DataType::kFp32, {rows, n});
-    linear_.forward(product, x, context);
+    multiply(product, x, context);
     std::memset(local.raw(), 0, local.bytes());
     for (int64_t row = 0; row < rows; ++row) {
       std::copy_n(product.data<float>() + row * n, n, local.data<float>() + row * local_columns_);
     }
   }
-  context.comm.all_gather(gathered, local, context.stream);
+  context.comm.all_gather(gathered, local, context.stream());
   for (int64_t rank = 0; rank < ranks; ++rank) {
     const int64_t begin = rank * local_columns_;
     const int64_t count = std::min(local_columns_, vocab_size_ - begin);

@@ -9,7 +9,8 @@ namespace flexq_ft {
 class LmHead {
  public:
   // Keeps a reference to the weight. max_rows: most rows of one call.
-  LmHead(const LinearWeight& weight, int64_t vocab_size, int64_t max_rows, int ranks);
+  LmHead(const LinearWeight& weight, int64_t vocab_size, int64_t max_rows, int ranks,
+         Device device);
 
   // logits [rows, vocab] fp32 from x [rows, hidden] of the compute type.
   void forward(Tensor logits, ConstTensor x, const LayerContext& context) const;
@@ -20,6 +21,7 @@ class LmHead {
   static size_t gather_bytes(int64_t vocab_size, int64_t max_rows, int ranks);
 
  private:
+  void multiply(Tensor y, ConstTensor x, const LayerContext& context) const;
   void gather(Tensor logits, ConstTensor x, const LayerContext& context) const;
 
   Linear linear_;

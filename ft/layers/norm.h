@@ -1,8 +1,7 @@
 // Norm: RMSNorm or LayerNorm, whichever the model has.
 #pragma once
 
-#include "ft/core/model_config.h"
-#include "ft/core/stream.h"
+#include "ft/kernels/norm.h"
 #include "ft/weights/model_weights.h"
 
 namespace flexq_ft {
@@ -16,7 +15,13 @@ class Norm {
   // out and x [tokens, hidden], of the compute type; out may alias x.
   void forward(Tensor out, ConstTensor x, Stream stream) const;
 
+  // residual += product, then out = norm(residual).
+  void forward(const LinearInput& out, Tensor residual, const Product& product,
+               Stream stream) const;
+
  private:
+  NormArgs args(DataType dtype, int64_t hidden) const;
+
   NormType type_;
   const NormWeight* weight_;
   float eps_;

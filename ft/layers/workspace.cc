@@ -1,11 +1,15 @@
 #include "ft/layers/workspace.h"
 
+#include "ft/kernels/attention.h"
+
 namespace flexq_ft {
 
 namespace {
 
-Buffer matrix(DataType dtype, int64_t rows, int64_t columns) {
-  return Buffer(dtype, Shape{rows, columns}, MemoryKind::kActivations);
+size_t attention_bytes(const WorkspaceSizes& sizes) {
+  if (sizes.head_dim == 0) return 0;
+  return attention_workspace_bytes(sizes.decodes, sizes.attention / sizes.head_dim, sizes.head_dim,
+                                   sizes.device);
 }
 
 }  // namespace
@@ -14,21 +18,25 @@ size_t WorkspaceSizes::bytes() const {
   const int64_t typed = 2 * hidden + 2 * attention + inter;
   const int64_t fp32 = qkv + up + hidden + quantized_groups;
   const int64_t row = typed * static_cast<int64_t>(size_of(dtype)) + fp32 * 4 + quantized_k;
-  return static_cast<size_t>(tokens * row);
+  return static_cast<size_t>(tokens * row) + attention_bytes(*this);
 }
 
-Workspace::Workspace(const WorkspaceSizes& sizes)
-    : sizes_(sizes),
-      residual_(matrix(sizes.dtype, sizes.tokens, sizes.hidden)),
-      normed_(matrix(sizes.dtype, sizes.tokens, sizes.hidden)),
-      qkv_(matrix(DataType::kFp32, sizes.tokens, sizes.qkv)),
-      q_(matrix(sizes.dtype, sizes.tokens, sizes.attention)),
-      attention_(matrix(sizes.dtype, sizes.tokens, sizes.attention)),
-      up_(matrix(DataType::kFp32, sizes.tokens, sizes.up)),
-      inter_(matrix(sizes.dtype, sizes.tokens, sizes.inter)),
-      product_(matrix(DataType::kFp32, sizes.tokens, sizes.hidden)),
-      codes_(matrix(DataType::kInt8, sizes.tokens, sizes.quantized_k)),
-      act_scales_(matrix(DataType::kFp32, sizes.tokens, sizes.quantized_groups)) {}
+Workspace::Workspace(const WorkspaceSizes& sizes) : sizes_(sizes) {
+  const auto matrix = [&](DataType dtype, int64_t columns) {
+    return Buffer(dtype, Shape{sizes.tokens, columns}, MemoryKind::kActivations, sizes.device);
+  };
+  residual_ = matrix(sizes.dtype, sizes.hidden);
+  normed_ = matrix(sizes.dtype, sizes.hidden);
+  qkv_ = matrix(DataType::kFp32, sizes.qkv);
+  q_ = matrix(sizes.dtype, sizes.attention);
+  attention_ = matrix(sizes.dtype, sizes.attention);
+  up_ = matrix(DataType::kFp32, sizes.up);
+  inter_ = matrix(sizes.dtype, sizes.inter);
+  product_ = matrix(DataType::kFp32, sizes.hidden);
+  codes_ = matrix(DataType::kInt8, sizes.quantized_k);
+  act_scales_ = matrix(DataType::kFp32, sizes.quantized_groups);
+  attention_parts_ = Buffer(attention_bytes(sizes), MemoryKind::kActivations, sizes.device);
+}
 
 Tensor Workspace::residual(int64_t tokens) const {
   return residual_.tensor(sizes_.dtype, {tokens, sizes_.hidden});
@@ -68,6 +76,10 @@ Tensor Workspace::codes(int64_t tokens, int64_t k) const {
 
 Tensor Workspace::act_scales(int64_t tokens, int64_t groups) const {
   return act_scales_.tensor(DataType::kFp32, {tokens, groups});
+}
+
+Tensor Workspace::attention_parts() const {
+  return attention_parts_.defined() ? attention_parts_.tensor() : Tensor();
 }
 
 }  // namespace flexq_ft

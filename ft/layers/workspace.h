@@ -6,21 +6,24 @@
 
 #include "ft/comm/device_comm.h"
 #include "ft/core/buffer.h"
-#include "ft/core/stream.h"
+#include "ft/layers/compute_device.h"
 
 namespace flexq_ft {
 
 // Columns of every intermediate of one rank, and the most tokens of a step.
 struct WorkspaceSizes {
+  Device device = Device::kCpu;
   DataType dtype = DataType::kFp32;  // compute type
   int64_t tokens = 0;
   int64_t hidden = 0;
   int64_t qkv = 0;        // (heads + 2 * kv_heads) * head_dim
   int64_t attention = 0;  // heads * head_dim
-  int64_t up = 0;         // 2 * inter where the feed-forward is gated
+  int64_t head_dim = 0;
+  int64_t up = 0;  // 2 * inter where the feed-forward is gated
   int64_t inter = 0;
   int64_t quantized_k = 0;  // widest quantised input, padded to its groups; 0: none
   int64_t quantized_groups = 0;
+  int64_t decodes = 0;  // most sequences of one token in a step
 
   size_t bytes() const;
 };
@@ -42,13 +45,15 @@ class Workspace {
   Tensor product(int64_t tokens) const;           // [tokens, hidden]     fp32, row-parallel outputs
   Tensor codes(int64_t tokens, int64_t k) const;  // [tokens, k]      int8
   Tensor act_scales(int64_t tokens, int64_t groups) const;  // [tokens, groups] fp32
+  Tensor attention_parts() const;  // what the attention op asks for, or undefined
 
  private:
   WorkspaceSizes sizes_;
   Buffer residual_, normed_, qkv_, q_, attention_, up_, inter_, product_, codes_, act_scales_;
+  Buffer attention_parts_;
 };
 
-// Told of every linear's input and output; for replay and tests.
+// Told of every linear's input and output, in host memory; for replay and tests.
 class LinearObserver {
  public:
   virtual ~LinearObserver() = default;
@@ -59,7 +64,9 @@ struct LayerContext {
   const Workspace& workspace;
   DeviceComm& comm;
   LinearObserver* observer = nullptr;
-  Stream stream;
+  ComputeDevice device;
+
+  Stream stream() const { return device.stream; }
 };
 
 }  // namespace flexq_ft

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "ft/core/cuda.h"
 #include "ft/kernels/embedding.h"
+#include "ft/kernels/residual.h"
 #include "ft/kernels/rope.h"
 
 namespace flexq_ft {
@@ -17,11 +19,14 @@ void widen(WorkspaceSizes* sizes, const LinearWeight& weight) {
 }
 
 WorkspaceSizes sizes_of(const ModelConfig& config, const ModelWeights& weights,
-                        const DecoderLimits& limits) {
+                        const DecoderLimits& limits, Device device) {
   WorkspaceSizes sizes;
+  sizes.device = device;
   sizes.dtype = limits.dtype;
   sizes.tokens = std::max(limits.tokens, limits.logit_rows);
   sizes.hidden = config.hidden_size;
+  sizes.head_dim = config.head_dim;
+  sizes.decodes = limits.sequences;
   for (const LayerWeights& layer : weights.layers) {
     sizes.qkv = std::max(sizes.qkv, layer.qkv.n);
     sizes.attention = std::max(sizes.attention, layer.o.k);
@@ -35,24 +40,32 @@ WorkspaceSizes sizes_of(const ModelConfig& config, const ModelWeights& weights,
   return sizes;
 }
 
-Buffer rope_table(const ModelConfig& config, int64_t positions) {
-  return config.rope ? make_rope_table(*config.rope, config.head_dim, positions) : Buffer();
+Buffer rope_table(const ModelConfig& config, int64_t positions, const ComputeDevice& device) {
+  if (!config.rope) return {};
+  Buffer table = make_rope_table(*config.rope, config.head_dim, positions);
+  if (device.device == Device::kCpu) return table;
+  Buffer copy(DataType::kFp32, table.tensor().shape(), MemoryKind::kWeights, Device::kCuda);
+  cuda::copy(copy.data(), table.data(), table.bytes(), device.stream);
+  cuda::synchronize(device.stream);
+  return copy;
 }
 
 }  // namespace
 
 Decoder::Decoder(const ModelConfig& config, ModelWeights weights, const DecoderLimits& limits,
-                 std::shared_ptr<DeviceComm> comm)
+                 std::shared_ptr<DeviceComm> comm, const ComputeDevice& device)
     : config_(config),
       limits_(limits),
       weights_(std::move(weights)),
       comm_(std::move(comm)),
-      rope_table_(rope_table(config, limits.positions)),
+      device_(device),
+      rope_table_(rope_table(config, limits.positions, device)),
       head_input_(limits.dtype, Shape{limits.logit_rows, config.hidden_size},
-                  MemoryKind::kActivations),
-      workspace_(sizes_of(config, weights_, limits)),
+                  MemoryKind::kActivations, device.device),
+      workspace_(sizes_of(config, weights_, limits, device.device)),
       final_norm_(config.norm, weights_.final_norm, config.norm_eps),
-      lm_head_(weights_.lm_head, config.vocab_size, limits.logit_rows, comm_->size()) {
+      lm_head_(weights_.lm_head, config.vocab_size, limits.logit_rows, comm_->size(),
+               device.device) {
   const DecoderWiring& wiring = wiring_of(config);
   const ConstTensor rope = rope_table_.defined() ? rope_table_.tensor() : Tensor();
   layers_.reserve(weights_.layers.size());
@@ -64,7 +77,7 @@ Decoder::Decoder(const ModelConfig& config, ModelWeights weights, const DecoderL
 }
 
 LayerContext Decoder::context(LinearObserver* observer) const {
-  return {workspace_, *comm_, observer, Stream{}};
+  return {workspace_, *comm_, observer, device_};
 }
 
 void Decoder::forward(const RaggedBatch& batch, const std::vector<KvPages>& kv,
@@ -80,14 +93,18 @@ void Decoder::forward(const RaggedBatch& batch, const std::vector<KvPages>& kv,
       weights_.positional.defined() ? weights_.positional.tensor() : Tensor();
 
   invokeEmbedding(residual, batch.ids, weights_.embedding.tensor(limits_.dtype, table_shape),
-                  batch.positions, positional, ctx.stream);
+                  batch.positions, positional, ctx.stream());
+  Product pending;  // what the residual stream is still to take in
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];
-    layer.input_norm.forward(normed, residual, ctx.stream);
-    layer.attention.forward(residual, normed, kv[i], batch, ctx);
-    layer.post_norm.forward(normed, residual, ctx.stream);
-    layer.ffn.forward(residual, normed, ctx);
+    const LinearInput attention_input = layer.attention.qkv().input(normed, ctx);
+    layer.input_norm.forward(attention_input, residual, pending, ctx.stream());
+    pending = layer.attention.forward(attention_input, kv[i], batch, ctx);
+    const LinearInput ffn_input = layer.ffn.up().input(normed, ctx);
+    layer.post_norm.forward(ffn_input, residual, pending, ctx.stream());
+    pending = layer.ffn.forward(ffn_input, ctx);
   }
+  invokeAddResidual(residual, pending, ctx.stream());
 }
 
 void Decoder::logits(Tensor logits, ConstTensor token_rows, LinearObserver* observer) {
@@ -97,8 +114,8 @@ void Decoder::logits(Tensor logits, ConstTensor token_rows, LinearObserver* obse
   const Tensor picked = head_input_.tensor(limits_.dtype, {rows, config_.hidden_size});
   // Only the rows that need logits go on: a gather is an embedding in the residual stream.
   invokeEmbedding(picked, token_rows, workspace_.residual(workspace_.sizes().tokens), {}, {},
-                  ctx.stream);
-  final_norm_.forward(picked, picked, ctx.stream);
+                  ctx.stream());
+  final_norm_.forward(picked, picked, ctx.stream());
   lm_head_.forward(logits, picked, ctx);
 }
 
@@ -115,7 +132,12 @@ const Linear* Decoder::find_linear(const std::string& name) const {
 
 void Decoder::run_linear(const Linear& linear, Tensor y, ConstTensor x) const {
   FLEXQ_FT_CHECK_LE(x.dim(0), limits_.tokens, linear.weight().name);
-  linear.forward(y, x, context(nullptr));
+  const LayerContext ctx = context(nullptr);
+  const Tensor values(const_cast<void*>(x.raw()), x.dtype(), x.shape(), x.device());
+  LinearInput input = linear.input(values, ctx);
+  input.values = values;
+  quantize_values(input, ctx.stream());
+  invokeFinishProduct(y, linear.forward(y, input, ctx), ctx.stream());
 }
 
 }  // namespace flexq_ft

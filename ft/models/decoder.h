@@ -16,13 +16,14 @@ struct DecoderLimits {
   DataType dtype = DataType::kFp32;  // compute type
   int64_t positions = 0;             // longest sequence
   int64_t tokens = 0;                // most tokens of one forward
+  int64_t sequences = 0;             // most sequences of one forward
   int64_t logit_rows = 0;            // most rows of one logits call
 };
 
 class Decoder {
  public:
   Decoder(const ModelConfig& config, ModelWeights weights, const DecoderLimits& limits,
-          std::shared_ptr<DeviceComm> comm);
+          std::shared_ptr<DeviceComm> comm, const ComputeDevice& device);
   Decoder(const Decoder&) = delete;
   Decoder& operator=(const Decoder&) = delete;
 
@@ -55,6 +56,7 @@ class Decoder {
   DecoderLimits limits_;
   ModelWeights weights_;
   std::shared_ptr<DeviceComm> comm_;
+  ComputeDevice device_;
   Buffer rope_table_;
   Buffer head_input_;  // [logit_rows, hidden]
   Workspace workspace_;

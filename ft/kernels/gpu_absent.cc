@@ -1,0 +1,44 @@
+// The GPU side of the ops in a build without CUDA.
+#include <cstdlib>
+
+#include "ft/core/cuda.h"
+#include "ft/kernels/gpu_gemm.h"
+#include "ft/kernels/twins.h"
+
+namespace flexq_ft::gpu {
+
+namespace {
+
+// Throws: there is no device to use.
+[[noreturn]] void refuse() {
+  cuda::use_device(0);
+  FLEXQ_FT_CHECK(false, "a device in a build without CUDA");
+  std::abort();
+}
+
+}  // namespace
+
+void residual_norm(const LinearInput&, Tensor, const Product&, const NormArgs&, Stream) {
+  refuse();
+}
+void add_residual(Tensor, const Product&, Stream) { refuse(); }
+void activation(const LinearInput&, const Product&, Activation, bool, Stream) { refuse(); }
+void embedding(Tensor, ConstTensor, ConstTensor, ConstTensor, ConstTensor, Stream) { refuse(); }
+void rope_append(Tensor, KvPages, const Product&, ConstTensor, const RaggedBatch&, Stream) {
+  refuse();
+}
+void attention(const LinearInput&, ConstTensor, KvPages, const RaggedBatch&, Tensor, Stream) {
+  refuse();
+}
+size_t attention_workspace_bytes(int64_t, int64_t, int64_t) { refuse(); }
+void finish_product(Tensor, const Product&, Stream) { refuse(); }
+void quantize_activations(const LinearInput&, Stream) { refuse(); }
+
+}  // namespace flexq_ft::gpu
+
+namespace flexq_ft {
+
+std::unique_ptr<GpuGemm> make_gpu_gemm(const GpuGemmLimits&) { gpu::refuse(); }
+size_t gpu_gemm_workspace_bytes(const GpuGemmLimits&) { gpu::refuse(); }
+
+}  // namespace flexq_ft

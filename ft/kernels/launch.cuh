@@ -1,0 +1,63 @@
+// Launching our kernels, with programmatic dependent launch between two of them that follow each
+// other (sm_90 and later; a full edge elsewhere).
+//
+// The rules that make it safe (CUDA programming guide, "Programmatic Dependent Launch"):
+//   - every kernel of ours calls pdl_wait() in every thread before it reads or writes any memory
+//     that another kernel touches; then "the kernel before has finished" is transitive, and buffers
+//     may be reused along a chain. Before it a kernel may only read what never changes (weights).
+//   - every kernel calls pdl_launch_dependents() once, as early as it can: the next kernel's blocks
+//     may then be placed as soon as there is room, and wait in pdl_wait().
+//   - a library's kernels and copies have full edges on both sides (StreamTail).
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "ft/core/cuda_check.h"
+#include "ft/core/stream.h"
+
+namespace flexq_ft::gpu {
+
+__device__ __forceinline__ void pdl_wait() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void pdl_launch_dependents() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Launches on the current device. Dynamic shared memory above 48 KB must have been allowed for the
+// kernel (allow_shared_memory).
+template <typename... Params, typename... Args>
+void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, Stream stream,
+            Args&&... args) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = static_cast<cudaStream_t>(stream.handle);
+  cudaLaunchAttribute attribute;
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = stream.tail != nullptr && stream.tail->our_kernel ? 1 : 0;
+  FLEXQ_FT_CUDA(cudaLaunchKernelEx(&config, kernel, Params(args)...));
+  if (stream.tail != nullptr) stream.tail->our_kernel = true;
+}
+
+// To be called around work that is not launched by launch(): a library's kernels.
+inline void foreign_work(Stream stream) {
+  if (stream.tail != nullptr) stream.tail->our_kernel = false;
+}
+
+// Allows a kernel so much dynamic shared memory on the current device.
+template <typename Kernel>
+void allow_shared_memory(Kernel* kernel, size_t bytes) {
+  FLEXQ_FT_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                     static_cast<int>(bytes)));
+}
+
+}  // namespace flexq_ft::gpu

@@ -1,0 +1,16 @@
+// Where a model computes: the CPU, or a GPU with its queue and its products.
+#pragma once
+
+#include "ft/core/stream.h"
+#include "ft/core/tensor.h"
+#include "ft/kernels/gpu_gemm.h"
+
+namespace flexq_ft {
+
+struct ComputeDevice {
+  Device device = Device::kCpu;
+  Stream stream;
+  GpuGemm* gemm = nullptr;  // of a GPU
+};
+
+}  // namespace flexq_ft
