@@ -70,8 +70,17 @@ std::unique_ptr<Engine> make_engine(const std::string& model_dir,
                                     const std::optional<std::string>& scheme,
                                     const std::optional<py::dict>& policy, int64_t max_len,
                                     int64_t max_batch, int64_t prefill_tokens, int64_t kv_tokens,
-                                    int threads, std::shared_ptr<DeviceComm> comm) {
+                                    int threads, std::shared_ptr<DeviceComm> comm,
+                                    const std::string& device, int gpu, bool graphs,
+                                    bool synthetic_weights) {
   EngineOptions options;
+  if (device != "cpu" && device != "cuda") {
+    refuse(detail::join("device \"", device, "\" is not known"), "use cpu or cuda");
+  }
+  options.device = device == "cuda" ? Device::kCuda : Device::kCpu;
+  options.gpu = gpu;
+  options.graphs = graphs;
+  options.synthetic_weights = synthetic_weights;
   if (dtype) {
     DataType type;
     if (!parse_dtype(*dtype, &type) || !is_float(type)) {
@@ -218,7 +227,8 @@ void bind_engine(py::module_& module) {
            py::arg("dtype") = py::none(), py::arg("scheme") = py::none(),
            py::arg("policy") = py::none(), py::arg("max_len") = 0, py::arg("max_batch") = 8,
            py::arg("prefill_tokens") = 512, py::arg("kv_tokens") = 0, py::arg("threads") = 0,
-           py::arg("comm") = py::none())
+           py::arg("comm") = py::none(), py::arg("device") = "cpu", py::arg("gpu") = 0,
+           py::arg("graphs") = true, py::arg("synthetic_weights") = false)
       .def("can_admit", &Engine::can_admit, py::arg("prompt_tokens"), py::arg("max_tokens"),
            Nogil())
       .def("step", &step, Nogil())

@@ -26,6 +26,10 @@ struct EngineOptions {
   int64_t kv_pages = 0;           // pages of the KV cache; 0: max_batch x max_len, or what fits
   int64_t prefill_tokens = 512;   // most prompt tokens of one step (chunked prefill)
   int threads = 0;                // 0: the cores of this host / the ranks on it
+  Device device = Device::kCpu;
+  int gpu = 0;                     // which, on a GPU
+  bool graphs = true;              // on a GPU: decode steps as CUDA graphs
+  bool synthetic_weights = false;  // random weights in the runtime layout; model_dir may be an INI
 };
 
 enum class FinishReason : uint8_t { kNone, kStop, kLength };

@@ -1,4 +1,5 @@
-// The weights of one rank, in the layouts that the CPU's GEMMs stream.
+// The weights of one rank, in the layouts that the device's GEMMs stream: panels on the CPU, rows
+// ([n, k], Layout::kRowMajor) on a GPU.
 #pragma once
 
 #include <string>
@@ -49,6 +50,8 @@ struct LoadOptions {
   Scheme scheme = Scheme::kFloat;    // differs from the folder's only for float files: w8 at load
   Policy policy;
   int rank = 0;
+  Device device = Device::kCpu;
+  bool synthetic = false;  // random weights instead of the files'
 };
 
 // Reads every file of the rank, checks every size, repacks. Throws Error{kWeight} listing all

@@ -70,7 +70,7 @@ RAGGED = [(0, 1), (0, 7), (15, 1), (16, 1), (31, 3), (0, 40), (129, 17)]
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "head_dim"), [(1, 1, 16), (3, 1, 64), (9, 3, 64), (2, 2, 7), (10, 2, 80)]
 )
-def test_attention_matches(isa, rng, dtype, heads, kv_heads, head_dim):
+def test_attention_matches(backend, rng, dtype, heads, kv_heads, head_dim):
     batch = Batch(RAGGED, heads, kv_heads, head_dim, dtype, rng)
     tokens = sum(t for _, t in RAGGED)
     q = batch.random(tokens, heads * head_dim)
@@ -85,7 +85,7 @@ def test_attention_matches(isa, rng, dtype, heads, kv_heads, head_dim):
     reference.assert_close(batch.attend(q), np.concatenate(want), dtype=dtype)
 
 
-def test_attention_of_large_scores_does_not_overflow(isa, rng):
+def test_attention_of_large_scores_does_not_overflow(backend, rng):
     batch = Batch([(0, 20)], 1, 1, 16, "fp32", rng)
     k, v = batch.random(20, 1, 16) * 100, batch.random(20, 1, 16)
     batch.write(batch.k, 0, k)
@@ -95,7 +95,7 @@ def test_attention_of_large_scores_does_not_overflow(isa, rng):
     np.testing.assert_allclose(batch.attend(q), want, atol=1e-3)
 
 
-def test_attention_of_nan_is_nan(isa, rng):
+def test_attention_of_nan_is_nan(backend, rng):
     batch = Batch([(0, 20)], 2, 1, 16, "fp32", rng)
     batch.write(batch.k, 0, batch.random(20, 1, 16))
     batch.write(batch.v, 0, batch.random(20, 1, 16))
@@ -111,7 +111,7 @@ def test_attention_of_nan_is_nan(isa, rng):
 @pytest.mark.parametrize("heads", [1, 3, 40])
 @pytest.mark.parametrize("poisoned", [1, 15, 16, 30])
 def test_a_later_token_that_is_not_finite_does_not_reach_earlier_ones(
-    isa, rng, cache, value, heads, poisoned
+    backend, rng, cache, value, heads, poisoned
 ):
     """The rows of one block see different parts of a page: what is masked is not multiplied."""
     batch = Batch([(0, 40)], heads, 1, 16, "fp32", rng)
@@ -125,7 +125,7 @@ def test_a_later_token_that_is_not_finite_does_not_reach_earlier_ones(
     assert not np.isfinite(got[poisoned:]).any()
 
 
-def test_an_empty_sequence_beside_others_changes_nothing(isa, rng):
+def test_an_empty_sequence_beside_others_changes_nothing(backend, rng):
     batch = Batch([(0, 0), (0, 3), (5, 0)], 2, 1, 16, "fp32", rng)
     k, v, q = batch.random(3, 1, 16), batch.random(3, 1, 16), batch.random(3, 32)
     batch.write(batch.k, 1, k)
@@ -135,7 +135,7 @@ def test_an_empty_sequence_beside_others_changes_nothing(isa, rng):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_token_does_not_depend_on_chunks_batch_or_threads(isa, rng, dtype):
+def test_a_token_does_not_depend_on_chunks_batch_or_threads(backend, rng, dtype):
     heads, kv_heads, head_dim, length = 9, 3, 64, 77
     k, v = (rng.standard_normal((length, kv_heads, head_dim)) for _ in range(2))
     q = rng.standard_normal((length, heads * head_dim)).astype(reference.DTYPES[dtype])
@@ -166,7 +166,7 @@ def test_a_token_does_not_depend_on_chunks_batch_or_threads(isa, rng, dtype):
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(9, 3, 64), (2, 2, 14), (3, 1, 80)])
 @pytest.mark.parametrize("rotated", [True, False])
 def test_rope_append_rounds_rotates_and_fills_pages(
-    isa, rng, dtype, heads, kv_heads, head_dim, rotated
+    backend, rng, dtype, heads, kv_heads, head_dim, rotated
 ):
     sequences = [(3, 1), (0, 0), (14, 20), (0, 5)]
     batch = Batch(sequences, heads, kv_heads, head_dim, dtype, rng)
@@ -223,6 +223,6 @@ def test_position_past_the_rope_table_is_refused(rng):
         )
 
 
-def test_no_tokens_is_a_no_op(isa, rng):
+def test_no_tokens_is_a_no_op(backend, rng):
     batch = Batch([(0, 0), (4, 0)], 1, 1, 8, "fp32", rng)
     assert batch.attend(np.zeros((0, 8), np.float32)).shape == (0, 8)

@@ -21,7 +21,7 @@ def cast(x: np.ndarray, dtype: str) -> np.ndarray:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("hidden", HIDDEN)
 @pytest.mark.parametrize("tokens", TOKENS)
-def test_rms_norm_matches(isa, rng, dtype, hidden, tokens):
+def test_rms_norm_matches(backend, rng, dtype, hidden, tokens):
     x = cast(rng.standard_normal((tokens, hidden)) * 3, dtype)
     weight = cast(rng.standard_normal(hidden), dtype)
     got = ops.rms_norm(x, weight, 1e-5)
@@ -32,7 +32,7 @@ def test_rms_norm_matches(isa, rng, dtype, hidden, tokens):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("hidden", [7, 16, 129, 576])
 @pytest.mark.parametrize("tokens", TOKENS)
-def test_layer_norm_matches_with_a_large_mean(isa, rng, dtype, hidden, tokens):
+def test_layer_norm_matches_with_a_large_mean(backend, rng, dtype, hidden, tokens):
     x = cast(rng.standard_normal((tokens, hidden)) + 20, dtype)
     weight, bias = (cast(rng.standard_normal(hidden), dtype) for _ in range(2))
     got = ops.layer_norm(x, weight, bias, 1e-5)
@@ -43,7 +43,7 @@ def test_layer_norm_matches_with_a_large_mean(isa, rng, dtype, hidden, tokens):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("hidden", HIDDEN)
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_residual_is_rounded_once(isa, rng, dtype, hidden, with_bias):
+def test_residual_is_rounded_once(backend, rng, dtype, hidden, with_bias):
     x = cast(rng.standard_normal((7, hidden)), dtype)
     y = rng.standard_normal((7, hidden)).astype(np.float32)
     bias = rng.standard_normal(hidden).astype(np.float32) if with_bias else None
@@ -57,7 +57,7 @@ def test_residual_is_rounded_once(isa, rng, dtype, hidden, with_bias):
 @pytest.mark.parametrize("name", ["silu", "relu", "gelu"])
 @pytest.mark.parametrize("inter", HIDDEN)
 @pytest.mark.parametrize("gated", [False, True])
-def test_activation_matches(isa, rng, dtype, name, inter, gated):
+def test_activation_matches(backend, rng, dtype, name, inter, gated):
     x = (rng.standard_normal((7, inter * (2 if gated else 1))) * 4).astype(np.float32)
     want = reference.activation(x[:, :inter], name)
     if gated:
@@ -66,7 +66,7 @@ def test_activation_matches(isa, rng, dtype, name, inter, gated):
 
 
 @pytest.mark.parametrize("name", ["silu", "gelu"])
-def test_activation_is_accurate_value_by_value(isa, name):
+def test_activation_is_accurate_value_by_value(backend, name):
     x = np.linspace(-80, 80, 160 * 101, dtype=np.float32)[None]
     want = reference.activation(x, name)
     got = ops.activation(x, name, dtype="fp32", gated=False).astype(np.float64)
@@ -79,7 +79,7 @@ def test_activation_is_accurate_value_by_value(isa, name):
 
 
 @pytest.mark.parametrize("name", ["silu", "relu", "gelu"])
-def test_activation_keeps_nan_and_infinity(isa, name):
+def test_activation_keeps_nan_and_infinity(backend, name):
     x = np.array([[np.nan, np.inf, 1.0]], np.float32)
     got = ops.activation(x, name, dtype="fp32", gated=False)[0]
     assert np.isnan(got[0])
@@ -90,7 +90,7 @@ def test_activation_keeps_nan_and_infinity(isa, name):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("tokens", TOKENS)
 @pytest.mark.parametrize("learned", [False, True])
-def test_embedding_matches(isa, rng, dtype, tokens, learned):
+def test_embedding_matches(backend, rng, dtype, tokens, learned):
     table = cast(rng.standard_normal((31, 129)), dtype)
     wpe = cast(rng.standard_normal((11, 129)), dtype)
     ids = rng.integers(0, 31, tokens).astype(np.int32)
@@ -120,7 +120,7 @@ def test_shapes_that_disagree_are_named_with_both_values():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_row_does_not_depend_on_the_others_or_on_threads(isa, rng, dtype):
+def test_a_row_does_not_depend_on_the_others_or_on_threads(backend, rng, dtype):
     x = cast(rng.standard_normal((129, 576)), dtype)
     weight = cast(rng.standard_normal(576), dtype)
     whole = ops.rms_norm(x, weight, 1e-6)
@@ -129,7 +129,7 @@ def test_a_row_does_not_depend_on_the_others_or_on_threads(isa, rng, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
-def test_stores_round_half_to_even_at_the_edges_of_the_type(isa, rng, dtype):
+def test_stores_round_half_to_even_at_the_edges_of_the_type(backend, rng, dtype):
     bits = rng.integers(0, 2**32, 4096, dtype=np.uint32)
     ties = (np.arange(65536, dtype=np.uint32) << 16) | 0x8000  # halfway between two bf16
     half = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
