@@ -119,7 +119,8 @@ class GpuRunner final : public StepRunner {
     times_.push_back(landing.end.since_ms(landing.begin));
     std::vector<StepSample> out(static_cast<size_t>(landing.rows));
     for (size_t row = 0; row < out.size(); ++row) {
-      out[row] = read(landing.samples.as<DeviceSample>()[row], landing.params[row]);
+      out[row] = read(landing.samples.as<DeviceSample>()[row], landing.params[row],
+                      model_.config.vocab_size);
     }
     return out;
   }
@@ -138,13 +139,13 @@ class GpuRunner final : public StepRunner {
   std::vector<StepNode> profile(int64_t batch, int64_t context) override;
 
  private:
-  static StepSample read(const DeviceSample& sample, const SamplingParams& params) {
+  static StepSample read(const DeviceSample& sample, const SamplingParams& params, int64_t vocab) {
     StepSample out;
-    out.idle = sample.status == DeviceSample::kIdle;
+    out.idle = sample.status == kSampleIdle;
     out.sampled = {sample.token, sample.logprob};
-    if (out.idle || sample.status == DeviceSample::kOk) return out;
+    if (out.idle || sample.status == kSampleOk) return out;
     try {
-      throw_sampling_fault(sample, params);
+      throw_sampling_fault(sample, params, vocab);
     } catch (const Error& error) {
       out.fault = std::make_exception_ptr(
           Error(error.kind(), detail::join("slot ", sample.slot, ": ", error.what()), error.cause(),

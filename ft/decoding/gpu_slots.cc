@@ -32,7 +32,7 @@ void put(const Buffer& matrix, int64_t row, const std::vector<T>& values, Stream
 
 size_t GpuSlotSizes::bytes() const {
   const int64_t max_pages = pages_for(max_len);
-  const int64_t per_slot = max_len + 2 + kSlotWords + 2 * max_pages + 2 + kStepInputInts;
+  const int64_t per_slot = max_len + 2 + kWordInts + 2 * max_pages + 2 + kStepInputInts;
   const int64_t integers = slots * per_slot + 2 * tokens + 2 * logit_rows + 1;
   return static_cast<size_t>(integers) * sizeof(int32_t) +
          static_cast<size_t>(slots) * sizeof(SlotParams) +
@@ -48,7 +48,7 @@ GpuSlots::GpuSlots(const GpuSlotSizes& sizes, Stream stream)
       history_(ints({sizes.slots, sizes.max_len})),
       tokens_(ints({sizes.slots})),
       finished_(ints({sizes.slots})),
-      words_(ints({sizes.slots, kSlotWords})),
+      words_(ints({sizes.slots, kWordInts})),
       slot_pages_(ints({sizes.slots, max_pages_})),
       ids_(ints({sizes.tokens})),
       positions_(ints({sizes.tokens})),
@@ -63,8 +63,7 @@ GpuSlots::GpuSlots(const GpuSlotSizes& sizes, Stream stream)
       samples_(bytes(sizes.logit_rows, sizeof(DeviceSample))),
       sample_workspace_(sample_workspace_bytes(sizes.logit_rows, sizes.vocab),
                         MemoryKind::kActivations, Device::kCuda) {
-  // Nothing is read before it was written, but for the first tickets of the sampler, and pages of
-  // slots that never had a sequence.
+  // Idle rows read what no sequence has written yet.
   for (const Buffer* buffer :
        {&params_, &history_, &tokens_, &words_, &slot_pages_, &pages_, &sample_workspace_}) {
     cuda::fill(buffer->data(), 0, buffer->bytes(), stream);

@@ -2,6 +2,7 @@
 #include <cstdlib>
 
 #include "ft/core/cuda.h"
+#include "ft/kernels/device_sampling.h"
 #include "ft/kernels/gpu_gemm.h"
 #include "ft/kernels/twins.h"
 
@@ -34,6 +35,7 @@ size_t attention_workspace_bytes(int64_t, int64_t, int64_t) { refuse(); }
 void finish_product(Tensor, const Product&, Stream) { refuse(); }
 void quantize_activations(const LinearInput&, Stream) { refuse(); }
 void step_inputs(const StepInputs&, ConstTensor, const SlotTensors&, int32_t, Stream) { refuse(); }
+void sample(Tensor, Tensor, ConstTensor, const DeviceSlots&, Tensor, Stream) { refuse(); }
 
 }  // namespace flexq_ft::gpu
 

@@ -92,6 +92,20 @@ def sample(
     model_end_ids: Sequence[int] = ...,
     **fields: Any,
 ) -> tuple[int, float]: ...
+def sample_on_device(
+    logits: NDArray[np.float32],
+    histories: Sequence[Sequence[int]],
+    params: Sequence[dict[str, Any]],
+    *,
+    prompts: Sequence[int] | None = None,
+    row_slots: Sequence[int] | None = None,
+    model_end_ids: Sequence[int] = ...,
+    max_len: int = 256,
+    repeat: int = 1,
+) -> dict[str, Any]: ...
+def throw_sampling_fault(
+    status: int, token: int, logprob: float, vocab_size: int, **fields: Any
+) -> None: ...
 def validate_sampling(vocab_size: int, **fields: Any) -> None: ...
 def philox4x32(counter: Sequence[int], key: Sequence[int]) -> list[int]: ...
 def philox_uniform(seed: int, index: int) -> float: ...
