@@ -1,6 +1,7 @@
 #include "ft/kernels/skinny_gemm.h"
 
 #include <limits>
+#include <string>
 
 namespace flexq_ft::gpu {
 
@@ -27,7 +28,8 @@ std::vector<SkinnyConfig> shapes(int tiles) {
 }  // namespace
 
 std::ostream& operator<<(std::ostream& out, const SkinnyConfig& c) {
-  return out << "rows=" << c.rows << " warps=" << c.warps << " stages=" << c.stages;
+  return out << "rows=" << c.rows << " warps=" << c.warps << " stages=" << c.stages
+             << (c.ahead > 0 ? " ahead=" + std::to_string(c.ahead) : "");
 }
 
 bool skinny_gemm_takes(const GemmProblem& p) {
@@ -123,6 +125,7 @@ void invokeSkinnyGemm(Tensor y, ConstTensor x, ConstTensor w, Scheme scheme,
   args.m = static_cast<int>(problem.m);
   args.n = static_cast<int>(problem.n);
   args.pieces = static_cast<int>(problem.k * static_cast<int64_t>(size_of(w.dtype())) / 16);
+  args.ahead = config.ahead;
   const SkinnyMath math = math_of(scheme, x.dtype());
   bool known = config.warps == 4 || config.warps == 8;
   if (known && scheme == Scheme::kFloat) {
