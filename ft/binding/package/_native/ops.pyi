@@ -138,6 +138,19 @@ def gemm_w8a8(
     scale: NDArray[np.float32],
     bias: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]: ...
+def skinny_gemm(
+    x: NDArray[Any],
+    w: NDArray[Any],
+    *,
+    scheme: str,
+    config: tuple[int, int, int] | None = None,
+) -> NDArray[Any]: ...
+def skinny_configs(
+    *, scheme: str, dtype: str, m: int, n: int, k: int
+) -> list[tuple[int, int, int]]: ...
+def skinny_default(
+    *, scheme: str, dtype: str, m: int, n: int, k: int, multiprocessors: int
+) -> tuple[int, int, int]: ...
 def sample(
     logits: NDArray[np.float32],
     *,
