@@ -84,6 +84,13 @@ def gemm_w8a8(
     scale: NDArray[np.float32],
     bias: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]: ...
+def gpu_gemm(
+    x: NDArray[Any], w: NDArray[Any], *, scheme: str, table: str = ""
+) -> NDArray[Any]: ...
+def gpu_gemm_choice(
+    *, scheme: str, dtype: str, m: int, n: int, k: int, table: str = ""
+) -> str: ...
+def gpu_gemm_note(*, table: str = "") -> str: ...
 def sample(
     logits: NDArray[np.float32],
     *,
