@@ -7,8 +7,6 @@ namespace flexq_ft {
 
 namespace {
 
-constexpr int64_t kLargestSkinny = 64;  // tokens; above, products are bound by arithmetic
-
 DataType output_type(Scheme scheme) {
   return scheme == Scheme::kW8A8 ? DataType::kInt32 : DataType::kFp32;
 }
@@ -57,7 +55,7 @@ GemmBackend::GemmBackend(const GpuGemmLimits& limits)
   if (!limits.needs_library) return;
   context_ = std::make_unique<cublaslt::Context>();
   workspace_ = Buffer(cublaslt::kWorkspaceBytes, MemoryKind::kWorkspace, Device::kCuda);
-  if (largest_w8a16_ > 0 && limits.max_tokens > kLargestSkinny) {
+  if (largest_w8a16_ > 0 && limits.max_tokens > gpu::kSkinnyMaxTokens) {
     dequantized_ =
         Buffer(static_cast<size_t>(largest_w8a16_) * 2, MemoryKind::kWorkspace, Device::kCuda);
   }
@@ -65,7 +63,7 @@ GemmBackend::GemmBackend(const GpuGemmLimits& limits)
 
 size_t GemmBackend::workspace_bytes(const GpuGemmLimits& limits) {
   if (!limits.needs_library) return 0;
-  const bool dequantizes = limits.largest_w8a16 > 0 && limits.max_tokens > kLargestSkinny;
+  const bool dequantizes = limits.largest_w8a16 > 0 && limits.max_tokens > gpu::kSkinnyMaxTokens;
   return cublaslt::kWorkspaceBytes +
          (dequantizes ? static_cast<size_t>(limits.largest_w8a16) * 2 : 0);
 }

@@ -14,7 +14,7 @@
 #include "ft/kernels/cublaslt_gemm.h"
 #include "ft/kernels/gemm_table.h"
 #include "ft/kernels/gpu_gemm.h"
-#include "ft/kernels/skinny_seam.h"
+#include "ft/kernels/skinny_gemm.h"
 
 namespace flexq_ft {
 

@@ -3,6 +3,7 @@
 
 #include "ft/core/cuda.h"
 #include "ft/kernels/gpu_gemm.h"
+#include "ft/kernels/skinny_gemm.h"
 #include "ft/kernels/twins.h"
 
 namespace flexq_ft::gpu {
@@ -33,6 +34,9 @@ void attention(const LinearInput&, ConstTensor, KvPages, const RaggedBatch&, Ten
 size_t attention_workspace_bytes(int64_t, int64_t, int64_t) { refuse(); }
 void finish_product(Tensor, const Product&, Stream) { refuse(); }
 void quantize_activations(const LinearInput&, Stream) { refuse(); }
+bool launch_skinny_float(SkinnyMath, const SkinnyArgs&, const SkinnyConfig&, Stream) { refuse(); }
+bool launch_skinny_w8a16(SkinnyMath, const SkinnyArgs&, const SkinnyConfig&, Stream) { refuse(); }
+bool launch_skinny_int8(const SkinnyArgs&, const SkinnyConfig&, Stream) { refuse(); }
 
 }  // namespace flexq_ft::gpu
 

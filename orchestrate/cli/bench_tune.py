@@ -28,36 +28,67 @@ weight. The runtime uses it after the next build.
 
 @click.command("tune", epilog=EPILOG)
 @click.option(
-    "--shapes", default="llama-7b", metavar="LIST", panel="Products",
+    "--shapes",
+    default="llama-7b",
+    metavar="LIST",
+    panel="Products",
     help="Models of configs/models, and weights as OUTPUTSxINPUTS.",
 )
 @click.option(
-    "--m", "ms", type=INT_LIST, default="1,2,4,8,16,32,64,128,256,512,1024,2048", metavar="LIST",
-    panel="Products", help="Tokens, powers of two; each stands for all below it to its half.",
+    "--m",
+    "ms",
+    type=INT_LIST,
+    default="1,2,4,8,16,32,64,128,256,512,1024,2048",
+    metavar="LIST",
+    panel="Products",
+    help="Tokens, powers of two; each stands for all below it to its half.",
 )
 @click.option(
-    "--scheme", "schemes", default="fp16,w8a16,w8a8", metavar="LIST", panel="Products",
+    "--scheme",
+    "schemes",
+    default="fp16,w8a16,w8a8",
+    metavar="LIST",
+    panel="Products",
     help="Of fp16 (any 16-bit float), w8a16, w8a8.",
 )
 @click.option(
-    "--dtype", "dtypes", default="fp16", metavar="LIST", panel="Products",
+    "--dtype",
+    "dtypes",
+    default="fp16",
+    metavar="LIST",
+    panel="Products",
     help="Compute types of fp16 and w8a16: fp16, bf16.",
 )
 @click.option(
-    "--tp", type=INT_LIST, default="1", metavar="LIST", panel="Products",
+    "--tp",
+    type=INT_LIST,
+    default="1",
+    metavar="LIST",
+    panel="Products",
     help="Also the parts that so many ranks have.",
 )
 @click.option(
-    "--replays", type=click.IntRange(min=1), default=20, metavar="N", panel="Measuring",
+    "--replays",
+    type=click.IntRange(min=1),
+    default=20,
+    metavar="N",
+    panel="Measuring",
     help="Timed replays of each of the best.",
 )
 @click.option(
-    "--table", type=click.Path(dir_okay=False, path_type=Path), panel="Measuring",
+    "--table",
+    type=click.Path(dir_okay=False, path_type=Path),
+    panel="Measuring",
     help="File to write or to add to.  [default: configs/gemm/GPU.tsv]",
 )
 @common_options
 def command(
-    shapes: str, ms: list[int], schemes: str, dtypes: str, tp: list[int], replays: int,
+    shapes: str,
+    ms: list[int],
+    schemes: str,
+    dtypes: str,
+    tp: list[int],
+    replays: int,
     table: Path | None,
 ) -> int:
     """Measure the GPU products of models, and write which kernel is the fastest for each."""
