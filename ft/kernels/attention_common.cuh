@@ -12,6 +12,7 @@
 #include "ft/kernels/launch.cuh"
 #include "ft/kernels/paged_kv.h"
 #include "ft/kernels/product.h"
+#include "ft/kernels/quantize.cuh"
 
 namespace flexq_ft::gpu {
 
@@ -110,47 +111,21 @@ struct AttentionView {
 template <typename T>
 struct AttentionOut {
   T* values;
-  int8_t* codes;
-  float* scales;
-  int columns;  // heads * head_dim
-  int group;
-  int groups;
-  int limit;  // of a code: 31 or 127
+  Quantizer quantizer;
 
   AttentionOut(const LinearInput& out, int64_t k)
-      : values(static_cast<T*>(out.values.raw())),
-        codes(static_cast<int8_t*>(out.codes.raw())),
-        scales(static_cast<float*>(out.scales.raw())),
-        columns(static_cast<int>(k)),
-        group(static_cast<int>(out.group)),
-        groups(out.quantized() ? static_cast<int>((k + out.group - 1) / out.group) : 0),
-        limit(out.act_bits == 6 ? 31 : 127) {}
+      : values(static_cast<T*>(out.values.raw())), quantizer(out, k) {}
 };
 
-// The quantiser of docs/numerics.md in single IEEE operations. A group's magnitude is the bits of
-// max|x|, at least those of infinity where a value is not finite.
-__device__ __forceinline__ int attention_magnitude(float x) {
-  return __float_as_int(x) & 0x7fffffff;
+// Four codes as they lie in memory.
+__device__ __forceinline__ uint32_t pack_codes(const float (&x)[4], float inverse, int limit) {
+  uint32_t word = 0;
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {
+    word |= (static_cast<uint32_t>(quantized(x[e], inverse, limit)) & 0xffu) << (8 * e);
+  }
+  return word;
 }
-struct AttentionGroup {
-  float inverse;
-  float scale;
-  int limit;
-
-  __device__ __forceinline__ AttentionGroup(int magnitude, int limit) : limit(limit) {
-    const bool zero = magnitude < 0x0d800000;  // 2^-100
-    const bool finite = magnitude < 0x7f800000;
-    inverse =
-        zero || !finite ? 0.0f : __fdiv_rn(static_cast<float>(limit), __int_as_float(magnitude));
-    scale = zero ? 0.0f : __fdiv_rn(__int_as_float(magnitude), static_cast<float>(limit));
-    if (!finite) scale = __int_as_float(0x7fc00000);
-  }
-  __device__ __forceinline__ uint32_t code(float x) const {  // the low byte
-    if (inverse == 0.0f) return 0;                           // x may be NaN
-    const int code = min(max(__float2int_rn(__fmul_rn(x, inverse)), -limit - 1), limit);
-    return static_cast<uint32_t>(code) & 0xffu;
-  }
-};
 
 // Host side.
 

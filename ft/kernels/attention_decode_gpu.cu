@@ -113,18 +113,20 @@ template <typename T>
 __device__ __forceinline__ void combine_quantize(const AttentionOut<T>& out, int64_t token,
                                                  const T* rounded, int width, int columns,
                                                  int magnitude, int* shared) {
-  const AttentionGroup group(block_magnitude(magnitude, shared), out.limit);
-  const int64_t index = token * out.groups + blockIdx.x;
-  uint32_t* codes = reinterpret_cast<uint32_t*>(out.codes + index * out.group);
+  const Quantizer& q = out.quantizer;
+  const int bits = block_magnitude(magnitude, shared);
+  const float inverse = group_inverse(bits, q.limit);
+  const int64_t index = token * q.groups + blockIdx.x;
+  uint32_t* codes = reinterpret_cast<uint32_t*>(q.codes + index * q.group);
   for (int i = static_cast<int>(threadIdx.x); i * 4 < width; i += static_cast<int>(blockDim.x)) {
-    uint32_t word = 0;  // the rest of the last group is zeros
-    if (i * 4 < columns) {
+    float x[4] = {};  // the rest of the last group is zeros
 #pragma unroll
-      for (int e = 0; e < 4; ++e) word |= group.code(to_float(rounded[i * 4 + e])) << (8 * e);
+    for (int e = 0; e < 4; ++e) {
+      if (i * 4 < columns) x[e] = to_float(rounded[i * 4 + e]);
     }
-    codes[i] = word;
+    codes[i] = pack_codes(x, inverse, q.limit);
   }
-  if (threadIdx.x == 0) out.scales[index] = group.scale;
+  if (threadIdx.x == 0) q.scales[index] = group_scale(bits, q.limit);
 }
 
 // Blocks: (columns [width x, width (x + 1)) of the token, token). A width is a group where there
@@ -138,7 +140,7 @@ __global__ void attention_combine_kernel(AttentionView<T> view, DecodeParts part
   pdl_wait();
   const int64_t token = blockIdx.y;
   const int first = static_cast<int>(blockIdx.x) * width;
-  const int columns = min(width, out.columns - first);
+  const int columns = min(width, out.quantizer.columns - first);
   const int head = first / view.head_dim;
   const int heads = (first + columns - 1) / view.head_dim - head + 1;
   const int count = decode_parts(view.context[token] + 1);
@@ -172,18 +174,18 @@ __global__ void attention_combine_kernel(AttentionView<T> view, DecodeParts part
     words.x = pack2(sum[0] * inverse, sum[1] * inverse, T{});
     words.y = pack2(sum[2] * inverse, sum[3] * inverse, T{});
     if (out.values != nullptr) {
-      *reinterpret_cast<uint2*>(out.values + token * out.columns + first + i) = words;
+      *reinterpret_cast<uint2*>(out.values + token * out.quantizer.columns + first + i) = words;
     }
-    if (out.codes == nullptr) continue;
+    if (out.quantizer.codes == nullptr) continue;
     T* mine = rounded + i;
     *reinterpret_cast<uint32_t*>(mine) = words.x;
     *reinterpret_cast<uint32_t*>(mine + 2) = words.y;
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      magnitude = max(magnitude, attention_magnitude(to_float(mine[e])));
+      magnitude = max(magnitude, magnitude_bits(to_float(mine[e])));
     }
   }
-  if (out.codes == nullptr) return;
+  if (out.quantizer.codes == nullptr) return;
   combine_quantize(out, token, rounded, width, columns, magnitude, magnitudes);
 }
 

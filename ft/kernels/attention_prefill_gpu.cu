@@ -13,6 +13,7 @@ __device__ __forceinline__ void write_prefill_rows(const T* rows, const PrefillT
                                                    const AttentionOut<T>& out, int head,
                                                    int head_dim, int first, int count) {
   using Shape = PrefillShape<kDim>;
+  const Quantizer& q = out.quantizer;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   for (int i = lane; i < count * Shape::kWords; i += 32) {  // a whole number of rounds
     const int row = first + i / Shape::kWords;
@@ -20,35 +21,28 @@ __device__ __forceinline__ void write_prefill_rows(const T* rows, const PrefillT
     const bool there = row < tile.rows && column < head_dim;
     const uint4 x = *reinterpret_cast<const uint4*>(rows + row * Shape::kStride + column);
     const int64_t token = tile.token + row;
-    if (there && out.values != nullptr) {
-      *reinterpret_cast<uint4*>(out.values + token * out.columns + head * head_dim + column) = x;
-    }
+    const int64_t at = token * q.columns + head * head_dim + column;
+    if (there && out.values != nullptr) *reinterpret_cast<uint4*>(out.values + at) = x;
     if constexpr ((kDim & (kDim - 1)) == 0) {
-      if (out.codes == nullptr) continue;
-      const uint32_t words[4] = {x.x, x.y, x.z, x.w};
-      float values[8];
-      int magnitude = 0;
+      if (q.codes == nullptr) continue;
+      const float2 p0 = unpack2(x.x, T{}), p1 = unpack2(x.y, T{});
+      const float2 p2 = unpack2(x.z, T{}), p3 = unpack2(x.w, T{});
+      const float low[4] = {p0.x, p0.y, p1.x, p1.y};
+      const float high[4] = {p2.x, p2.y, p3.x, p3.y};
+      int bits = 0;
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const float2 pair = unpack2(words[e], T{});
-        values[2 * e] = pair.x;
-        values[2 * e + 1] = pair.y;
-        magnitude = max(magnitude, max(attention_magnitude(pair.x), attention_magnitude(pair.y)));
+        bits = max(bits, max(magnitude_bits(low[e]), magnitude_bits(high[e])));
       }
 #pragma unroll
       for (int lanes = Shape::kWords / 2; lanes > 0; lanes /= 2) {
-        magnitude = max(magnitude, __shfl_xor_sync(0xffffffffu, magnitude, lanes));
+        bits = max(bits, __shfl_xor_sync(0xffffffffu, bits, lanes));
       }
       if (!there) continue;
-      const AttentionGroup group(magnitude, out.limit);
-      uint2 codes = make_uint2(0, 0);
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        codes.x |= group.code(values[e]) << (8 * e);
-        codes.y |= group.code(values[4 + e]) << (8 * e);
-      }
-      *reinterpret_cast<uint2*>(out.codes + token * out.columns + head * head_dim + column) = codes;
-      if (column == 0) out.scales[token * out.groups + head] = group.scale;
+      const float inverse = group_inverse(bits, q.limit);
+      *reinterpret_cast<uint2*>(q.codes + at) =
+          make_uint2(pack_codes(low, inverse, q.limit), pack_codes(high, inverse, q.limit));
+      if (column == 0) q.scales[token * q.groups + head] = group_scale(bits, q.limit);
     }
   }
 }
