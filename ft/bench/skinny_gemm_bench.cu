@@ -2,6 +2,7 @@
 // step.
 //
 //   flexq_ft_skinny_bench [--all] [--types fp16,bf16,w8a16,w8a16-bf16,w8a8] [--m 1,8] [--shapes N]
+//   [--ahead N]
 //
 // Weights are random and rotate over more than 400 MB, so that L2 is cold for them; x is warm, as
 // it is in a step, where the kernel in front has just written it. A measurement is the replay of a
@@ -177,6 +178,7 @@ struct Bench {
   std::vector<std::string> types = {"fp16", "w8a16", "w8a8"};
   std::vector<int64_t> tokens = {1, 2, 4, 8, 16, 32, 64};
   size_t shapes = std::size(kShapes);
+  int ahead = 0;
 
   cuda::Queue queue;
   int multiprocessors = cuda::device_info(cuda::current_device()).multiprocessors;
@@ -260,12 +262,14 @@ struct Bench {
   }
 
   void run_problem(const Kind& kind, const GemmProblem& p) {
-    const gpu::SkinnyConfig usual = gpu::skinny_default(p, multiprocessors);
+    gpu::SkinnyConfig usual = gpu::skinny_default(p, multiprocessors);
+    usual.ahead = ahead;
     const double usual_us = run(kind, p, usual, "default");
     if (!all) return;
     double best_us = usual_us;
     gpu::SkinnyConfig best = usual;
-    for (const gpu::SkinnyConfig& config : gpu::skinny_configs(p)) {
+    for (gpu::SkinnyConfig config : gpu::skinny_configs(p)) {
+      config.ahead = ahead;
       if (config == usual) continue;
       const double us = run(kind, p, config, "");
       if (us == 0 || us >= best_us) continue;
@@ -321,6 +325,8 @@ int bench_main(int argc, char** argv) {
       for (const std::string& m : split(value)) bench.tokens.push_back(std::stoll(m));
     } else if (option == "--shapes") {
       bench.shapes = std::stoull(value);
+    } else if (option == "--ahead") {
+      bench.ahead = std::stoi(value);
     } else {
       std::fprintf(stderr, "unknown option %s; see the head of skinny_gemm_bench.cu\n", argv[i]);
       return 2;

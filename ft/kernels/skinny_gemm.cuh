@@ -53,6 +53,10 @@ __device__ __forceinline__ uint4 load_weight(const uint4* from, bool valid, uint
   return v;
 }
 
+__device__ __forceinline__ void prefetch_to_l2(const void* line) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(line));
+}
+
 // 16 bytes of x, or zeros. Through L1, where the other blocks of the multiprocessor find them; not
 // as read-only data, because the kernel in front may have written them while this one ran.
 __device__ __forceinline__ uint4 load_activation(const uint4* from, bool valid) {

@@ -21,9 +21,13 @@ struct SkinnyConfig {
   int rows = 16;   // of w, that is columns of y, of one block: 16, 32 or 64
   int warps = 8;   // of one block; they share its k: 4 or 8
   int stages = 4;  // 64-byte chunks of each row that a warp has in flight
+  // 4 KB steps per 16 rows and warp that are asked for into L2, behind the stages, while the kernel
+  // in front still runs: fills its tail or its latency with bytes, and may slow its own reads.
+  int ahead = 0;
 
   bool operator==(const SkinnyConfig& other) const {
-    return rows == other.rows && warps == other.warps && stages == other.stages;
+    return rows == other.rows && warps == other.warps && stages == other.stages &&
+           ahead == other.ahead;
   }
 };
 
@@ -47,7 +51,7 @@ void invokeSkinnyGemm(Tensor y, ConstTensor x, ConstTensor w, Scheme scheme,
 // The order in which the rows of w are walked, in pieces of 16 bytes (8 floats or 16 int8 values):
 // the i-th chunk of 4 pieces, 64 bytes, that a warp reads starts at this piece. Chunks are dealt in
 // pairs, so that one warp reads a whole line of 128 bytes.
-constexpr int64_t skinny_chunk_start(int64_t i, int64_t warp, int64_t warps) {
+constexpr uint32_t skinny_chunk_start(uint32_t i, uint32_t warp, uint32_t warps) {
   return 8 * (warp + warps * (i / 2)) + 4 * (i % 2);
 }
 
@@ -61,6 +65,7 @@ struct SkinnyArgs {
   const void* w = nullptr;
   int m = 0, n = 0;
   int pieces = 0;  // of a row of w
+  int ahead = 0;   // of the config
 };
 
 // One per source file with instances. False: config is not among them.

@@ -84,7 +84,8 @@ struct SkinnyWarp {
   const uint4* w;
   const uint4* x;
   uint64_t policy;
-  int warp, warps, t, m, pieces;
+  uint32_t warp, warps;
+  int t, m, pieces;
   int w_row[kRowTiles][2];  // start of the lane's rows, in pieces
   int token, x_row;         // first token of the lane and its start
 
@@ -92,8 +93,8 @@ struct SkinnyWarp {
       : w(static_cast<const uint4*>(args.w)),
         x(static_cast<const uint4*>(args.x)),
         policy(stream_once_policy()),
-        warp(static_cast<int>(threadIdx.x / 32)),
-        warps(static_cast<int>(blockDim.x / 32)),
+        warp(threadIdx.x / 32),
+        warps(blockDim.x / 32),
         t(static_cast<int>(threadIdx.x % 4)),
         m(args.m),
         pieces(args.pieces) {
@@ -109,11 +110,25 @@ struct SkinnyWarp {
     x_row = g * pieces * kXPieces;
   }
 
-  __device__ __forceinline__ int chunk_start(int i) const {
-    return static_cast<int>(8 * (warp + warps * (i / 2)) + 4 * (i % 2));
+  __device__ __forceinline__ int chunk_start(uint32_t i) const {
+    return static_cast<int>(skinny_chunk_start(i, warp, warps));
   }
 
-  __device__ __forceinline__ void load_w(uint4 (&to)[kRowTiles][2], int i) const {
+  // Asks for what follows the stages, a line of 128 bytes per lane: 16 rows, two pairs of chunks.
+  __device__ __forceinline__ void prefetch_w(const SkinnyArgs& args, int first_row) const {
+    const uint32_t lane = threadIdx.x % 32;
+    for (uint32_t a = 0; a < static_cast<uint32_t>(args.ahead); ++a) {
+      const int piece = chunk_start((kStages + 1) / 2 * 2 + 4 * a + 2 * (lane / 16));
+      if (piece >= pieces) return;
+#pragma unroll
+      for (int r = 0; r < kRowTiles; ++r) {
+        const int row = min(first_row + 16 * r + static_cast<int>(lane % 16), args.n - 1);
+        prefetch_to_l2(w + row * pieces + piece);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void load_w(uint4 (&to)[kRowTiles][2], uint32_t i) const {
     const int piece = chunk_start(i) + t;
 #pragma unroll
     for (int r = 0; r < kRowTiles; ++r) {
@@ -125,7 +140,8 @@ struct SkinnyWarp {
   }
 
   // Of kXTiles token tiles from the first.
-  __device__ __forceinline__ void load_x(uint4 (&to)[kXTiles], int i, int p, int first = 0) const {
+  __device__ __forceinline__ void load_x(uint4 (&to)[kXTiles], uint32_t i, int p,
+                                         int first = 0) const {
     const int piece = chunk_start(i) + t;
 #pragma unroll
     for (int c = 0; c < kXTiles; ++c) {
@@ -135,7 +151,7 @@ struct SkinnyWarp {
     }
   }
 
-  __device__ __forceinline__ void load_ahead(uint4 (&to)[kXPieces][kXTiles], int i) const {
+  __device__ __forceinline__ void load_ahead(uint4 (&to)[kXPieces][kXTiles], uint32_t i) const {
     if constexpr (kXAhead) {
 #pragma unroll
       for (int p = 0; p < kXPieces; ++p) load_x(to[p], i, p);
@@ -144,7 +160,7 @@ struct SkinnyWarp {
 
   // The i-th chunk, which is in w_in and x_in (which is overwritten if it was not loaded ahead).
   __device__ __forceinline__ void multiply(Sums& sum, const uint4 (&w_in)[kRowTiles][2],
-                                           uint4 (&x_in)[kXPieces][kXTiles], int i) const {
+                                           uint4 (&x_in)[kXPieces][kXTiles], uint32_t i) const {
 #pragma unroll(kXAhead ? kXPieces : 1)
     for (int p = 0; p < kXPieces; ++p) {
       uint4(&x_piece)[kXTiles] = x_in[kXAhead ? p : 0];
@@ -159,16 +175,17 @@ struct SkinnyWarp {
     }
   }
 
-  __device__ __forceinline__ void run(Sums& sum) const {
+  __device__ __forceinline__ void run(Sums& sum, const SkinnyArgs& args, int first_row) const {
     uint4 w_in[kStages][kRowTiles][2];
     uint4 x_in[kStages][kXPieces][kXTiles];
 #pragma unroll
     for (int u = 0; u < kStages; ++u) load_w(w_in[u], u);
+    prefetch_w(args, first_row);
     pdl_wait();
 #pragma unroll
     for (int u = 0; u < kStages; ++u) load_ahead(x_in[u], u);
 #pragma unroll 1
-    for (int i = 0;; i += kStages) {
+    for (uint32_t i = 0;; i += kStages) {
 #pragma unroll
       for (int u = 0; u < kStages; ++u) {
         // The branch also keeps the compiler from multiplying all stages before it loads the first.
@@ -186,7 +203,7 @@ __global__ void __launch_bounds__(kSkinnyMaxWarps * 32) skinny_gemm(const Skinny
   pdl_launch_dependents();
   const int first_row = static_cast<int>(blockIdx.x) * kRowTiles * 16;
   typename SkinnyTraits<kMath>::Sum sum[kRowTiles][kTokenTiles][4] = {};
-  SkinnyWarp<kMath, kRowTiles, kTokenTiles, kStages>(args, first_row).run(sum);
+  SkinnyWarp<kMath, kRowTiles, kTokenTiles, kStages>(args, first_row).run(sum, args, first_row);
   reduce_and_store(args, first_row, sum);
 }
 
