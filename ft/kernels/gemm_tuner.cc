@@ -34,6 +34,7 @@ class TimedGraph {
       throw;
     }
     FLEXQ_FT_CUDA(cudaStreamEndCapture(queue, &graph));
+    stream.tail->our_kernel = false;  // what was captured is not on the queue
     const cudaError_t status = cudaGraphInstantiate(&executable_, graph, 0);
     cudaGraphDestroy(graph);
     FLEXQ_FT_CUDA(status);

@@ -37,9 +37,9 @@ def weights_of_shape(ini: Path, *, tp: int = 1) -> list[Weight]:
     parser = configparser.ConfigParser()
     parser.read_string(ini.read_text(encoding="utf-8"))
     section = parser[parser.sections()[0]]
-    heads, head_dim = section.getint("head_num"), section.getint("size_per_head")
-    kv_heads = section.getint("kv_head_num", fallback=heads)
-    inter, vocab = section.getint("inter_size"), section.getint("vocab_size")
+    heads, head_dim = int(section["head_num"]), int(section["size_per_head"])
+    kv_heads = int(section.get("kv_head_num", str(heads)))
+    inter, vocab = int(section["inter_size"]), int(section["vocab_size"])
     for name, size in (("heads", heads), ("key/value heads", kv_heads), ("inter_size", inter)):
         if size % tp:
             raise ConfigError(f"{ini.stem} has {size} {name}, which {tp} ranks cannot share.")

@@ -1,4 +1,4 @@
-"""Products on a GPU: our kernels for few tokens and cuBLASLt, against NumPy in float64 and int64."""
+"""GPU products, of our kernels for few tokens and of cuBLASLt, against NumPy."""
 
 from __future__ import annotations
 
@@ -153,7 +153,9 @@ def test_a_measured_table_is_used_and_right(cuda, rng, scheme):
         assert len(orders) == 1
     for m in (1, 3, 16, 50, 200):
         choice = ops.gpu_gemm_choice(scheme=scheme, dtype=dtype, m=m, n=n, k=k, table=table)
-        assert choice.endswith("(table)"), choice
+        # Between buckets the library may refuse the algorithm of the one above, and says so.
+        known = choice.endswith("(table)") or (m not in work["ms"] and "refuses" in choice)
+        assert known, choice
         x, w = operands(rng, scheme, dtype, m, n, k)
         y = ops.gpu_gemm(x, w, scheme=scheme, table=table)
         if scheme == "w8a8":
