@@ -120,7 +120,7 @@ __device__ __forceinline__ void for_each_logit(const DrawRow& row, F&& f) {
       const int id = first + i * kDrawThreads + static_cast<int>(threadIdx.x);
       logits[i] = id < row.vocab ? row.logits[id] : -INFINITY;
     }
-#pragma unroll 1
+#pragma unroll
     for (int i = 0; i < kBatch; ++i) {
       f(first + i * kDrawThreads + static_cast<int>(threadIdx.x), logits[i]);
     }
