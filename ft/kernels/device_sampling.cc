@@ -185,6 +185,7 @@ DeviceSample sample_row(float* logits, int64_t vocab, int32_t slot, const Device
 void check_slots(const DeviceSlots& slots) {
   FLEXQ_FT_CHECK_EQ(slots.tokens.rank(), 1, "sampling: tokens ", slots.tokens.shape());
   const int64_t count = slots.tokens.dim(0);
+  FLEXQ_FT_CHECK_LT(0, count, "sampling: slots");
   FLEXQ_FT_CHECK_EQ(slots.params.shape(), (Shape{count, sizeof(SlotParams)}), "sampling: params");
   FLEXQ_FT_CHECK_EQ(slots.params.dtype(), DataType::kUint8, "sampling: params");
   FLEXQ_FT_CHECK_EQ(slots.history.rank(), 2, "sampling: history ", slots.history.shape());
