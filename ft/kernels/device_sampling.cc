@@ -69,6 +69,15 @@ void encode_end_ids(const SamplingParams& params, const std::vector<int64_t>& en
   std::transform(all.begin(), all.end(), slot->end_ids, to_int32);
 }
 
+int32_t flags_of(const SlotParams& slot) {
+  const bool greedy =
+      slot.temperature == 0.0 || slot.top_k == 1 || (slot.top_k == 0 && slot.top_p == 0.0);
+  const bool divides = slot.temperature != 0.0 && slot.temperature != 1.0;
+  const bool penalises = slot.repetition_penalty != 1.0 || slot.presence_penalty != 0.0;
+  return (greedy ? kSlotGreedy : 0) | (divides ? kSlotDivides : 0) |
+         (penalises ? kSlotPenalises : 0) | (slot.bad_words > 0 ? kSlotBans : 0);
+}
+
 Words decode_words(const int32_t* words, int32_t begin, int32_t count) {
   Words list;
   for (int32_t w = begin; w < begin + count; ++w) {
@@ -176,6 +185,7 @@ DeviceSample sample_row(float* logits, int64_t vocab, int32_t slot, const Device
 void check_slots(const DeviceSlots& slots) {
   FLEXQ_FT_CHECK_EQ(slots.tokens.rank(), 1, "sampling: tokens ", slots.tokens.shape());
   const int64_t count = slots.tokens.dim(0);
+  FLEXQ_FT_CHECK_LT(0, count, "sampling: slots");
   FLEXQ_FT_CHECK_EQ(slots.params.shape(), (Shape{count, sizeof(SlotParams)}), "sampling: params");
   FLEXQ_FT_CHECK_EQ(slots.params.dtype(), DataType::kUint8, "sampling: params");
   FLEXQ_FT_CHECK_EQ(slots.history.rank(), 2, "sampling: history ", slots.history.shape());
@@ -206,6 +216,8 @@ std::vector<uint8_t> encode_slot(const SamplingParams& params, const std::vector
   slot.max_len = to_int32(max_len);
   encode_words(params, &slot, words);
   encode_end_ids(params, end_ids, &slot);
+  slot.flags = flags_of(slot);
+  if (slot.mask_ids > 0) slot.hold_until = to_int32(prompt_tokens + params.min_tokens);
   std::vector<uint8_t> bytes(sizeof(slot));
   std::memcpy(bytes.data(), &slot, sizeof(slot));
   return bytes;

@@ -21,8 +21,19 @@ constexpr int64_t kWordInts = 4096;           // of a slot's stop and bad words,
 constexpr int kSlotEndIds = 64;               // ids that end a sequence or are held back
 constexpr int64_t kMaxSampleVocab = 1 << 19;  // the sum of so many probabilities fits 64 bits
 
+enum SlotFlags : int32_t {
+  kSlotGreedy = 1,
+  kSlotDivides = 2,    // by the temperature
+  kSlotPenalises = 4,  // tokens of the history
+  kSlotBans = 8,       // bad words
+};
+
 // What encode_slot made of SamplingParams; read by kernels.
 struct SlotParams {
+  // What every row asks first, in one load: bits of SlotFlags, and how long the sequence must be
+  // before its end ids are no longer held back.
+  int32_t flags = 0;
+  int32_t hold_until = 0;
   double temperature = 0.0;
   double top_p = 1.0;
   double min_p = 0.0;

@@ -43,6 +43,7 @@ struct DrawRow {
   int vocab;
   float top;  // the largest
 
+  __device__ __forceinline__ float at(int id) const { return id < vocab ? logits[id] : -INFINITY; }
   // The step below the best logit in which the token lies, -1 where its probability is nothing.
   __device__ __forceinline__ int bin(float logit) const {
     const float below = top - logit;
@@ -112,25 +113,37 @@ __device__ __forceinline__ void add_warp_to_histogram(DrawShared& s, int bin, Ma
 // f(id, logit) for every logit of the row, by whole warps; a logit of -inf behind the row's end.
 template <typename F>
 __device__ __forceinline__ void for_each_logit(const DrawRow& row, F&& f) {
-  constexpr int kBatch = 8;  // loads in flight
-  for (int first = 0; first < row.vocab; first += kBatch * kDrawThreads) {
-    float logits[kBatch];
+  constexpr int kAhead = 8;  // loads in flight
+  const int thread = static_cast<int>(threadIdx.x);
+  float ahead[kAhead];
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      const int id = first + i * kDrawThreads + static_cast<int>(threadIdx.x);
-      logits[i] = id < row.vocab ? row.logits[id] : -INFINITY;
-    }
+  for (int i = 0; i < kAhead; ++i) ahead[i] = row.at(i * kDrawThreads + thread);
 #pragma unroll 1
-    for (int i = 0; i < kBatch; ++i) {
-      f(first + i * kDrawThreads + static_cast<int>(threadIdx.x), logits[i]);
-    }
+  for (int first = 0; first < row.vocab; first += kDrawThreads) {
+    const float logit = ahead[0];
+#pragma unroll
+    for (int i = 1; i < kAhead; ++i) ahead[i - 1] = ahead[i];
+    ahead[kAhead - 1] = row.at(first + kAhead * kDrawThreads + thread);
+    f(first + thread, logit);
   }
 }
 
-// The first bin with which the sum of the bins reaches quota(sum of all): s.found, or -1, and what
-// lies before it, s.before. Returns the quota. By the whole block; synchronises at both ends.
-template <typename Quota>
-__device__ inline Mass find_bin(DrawShared& s, int bins, Quota&& quota_of) {
+// How much of the best tokens is kept: so many, or so much of their mass.
+struct Quota {
+  Mass count = 0;
+  double share = -1.0;  // below 0: count
+
+  __device__ __forceinline__ Mass of(Mass total) const {
+    if (share < 0.0) return count;
+    const Mass part = __double2ull_ru(__dmul_rn(share, __ull2double_rn(total)));
+    return min(max(part, static_cast<Mass>(1)), total);
+  }
+};
+
+// The first bin with which the sum of the bins reaches the quota of their total: s.found, or -1,
+// and what lies before it, s.before. Returns the quota. By the whole block; synchronises at both
+// ends. Not inlined: there are four callers, and code has to be fetched too.
+__device__ __noinline__ inline Mass find_bin(DrawShared& s, int bins, Quota wanted) {
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp, warp = thread / kWarp;
   __syncthreads();
   Mass values[2] = {0, 0};
@@ -146,7 +159,7 @@ __device__ inline Mass find_bin(DrawShared& s, int bins, Quota&& quota_of) {
   const Mass warps = scan_warp(s.warp_sums[lane]);
   const Mass total = __shfl_sync(kFullWarp, warps, kWarp - 1);
   const Mass through = __shfl_sync(kFullWarp, warps, warp);
-  const Mass quota = quota_of(total);
+  const Mass quota = wanted.of(total);
   Mass before = through - s.warp_sums[warp] + up_to - values[0] - values[1];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
@@ -177,7 +190,7 @@ __device__ inline Mass select_rank(const DrawRow& row, DrawShared& s, Mass quota
       add_warp_to_histogram(s, one ? kDigits - 1 - digit : -1,
                             kMass && one ? row.mass(row.logit_of(rank)) : 1);
     });
-    find_bin(s, kDigits, [&](Mass) { return quota; });
+    find_bin(s, kDigits, Quota{quota});
     quota -= s.before;
     prefix |= static_cast<Mass>(kDigits - 1 - s.found) << shift;
     decided |= static_cast<Mass>(kDigits - 1) << shift;
@@ -189,15 +202,15 @@ __device__ inline Mass select_rank(const DrawRow& row, DrawShared& s, Mass quota
 // The rank of the last token that is kept where the best ones are kept until their number, or
 // their mass, reaches the quota; floor if all from there on do not reach it. Ranks below floor do
 // not take part.
-template <bool kMass, typename Quota>
-__device__ inline Mass find_cut(const DrawRow& row, DrawShared& s, Mass floor, Quota&& quota_of) {
+template <bool kMass>
+__device__ inline Mass find_cut(const DrawRow& row, DrawShared& s, Mass floor, Quota wanted) {
   clear_histogram(s, kDrawBins);
   __syncthreads();
   for_each_logit(row, [&](int id, float logit) {
     const int bin = row.rank(id, logit) >= floor ? row.bin(logit) : -1;
     add_warp_to_histogram(s, bin, kMass && bin >= 0 ? row.mass(logit) : 1);
   });
-  Mass quota = find_bin(s, kDrawBins, quota_of);
+  Mass quota = find_bin(s, kDrawBins, wanted);
   const int cut_bin = s.found;
   if (cut_bin < 0) return floor;
   quota -= s.before;
@@ -245,9 +258,14 @@ __device__ inline int draw_kept(const DrawRow& row, DrawShared& s, Mass cut, dou
     part = ((end - begin + kDrawWarps - 1) / kDrawWarps + kWarp - 1) / kWarp * kWarp;
     const int last = min(begin + (warp + 1) * part, end);
     Mass sum = 0;
-#pragma unroll 4
-    for (int id = begin + warp * part + lane; id < last; id += kWarp) {
-      sum += kept_mass(id, row.logits[id]);
+    constexpr int kBatch = 8;  // loads in flight
+    for (int id = begin + warp * part + lane; id < last; id += kBatch * kWarp) {
+      float logits[kBatch];
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i)
+        logits[i] = id + i * kWarp < last ? row.logits[id + i * kWarp] : -INFINITY;
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) sum += kept_mass(id + i * kWarp, logits[i]);
     }
     sum = add_across_warp(sum);
     __syncthreads();  // the sums of the round before have been read
@@ -294,13 +312,10 @@ __device__ inline int draw_token(const DrawRow& row, DrawShared& s, const SlotPa
                                  int32_t generated) {
   Mass cut = 0;
   if (p.top_k > 0 && p.top_k < row.vocab) {
-    cut = find_cut<false>(row, s, cut, [&](Mass) { return static_cast<Mass>(p.top_k); });
+    cut = find_cut<false>(row, s, cut, Quota{static_cast<Mass>(p.top_k)});
   }
   if (p.top_p < 1.0 && !(p.top_k > 0 && p.top_p == 0.0)) {
-    cut = find_cut<true>(row, s, cut, [&](Mass all) {
-      const Mass share = __double2ull_ru(__dmul_rn(p.top_p, __ull2double_rn(all)));
-      return min(max(share, static_cast<Mass>(1)), all);
-    });
+    cut = find_cut<true>(row, s, cut, Quota{0, p.top_p});
   }
   return draw_kept(row, s, cut, p.min_p,
                    philox_uniform_gpu(p.seed, static_cast<uint64_t>(generated)));

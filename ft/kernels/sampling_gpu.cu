@@ -30,15 +30,11 @@ __global__ void __launch_bounds__(kChunkThreads)
     const int id = first_id + i * kChunkThreads + thread;
     x[i] = id < vocab ? logits[row * vocab + id] : -INFINITY;
   }
-  const int32_t slot = row_slots[row];
-  if (slots.idle(slot)) return;
-  const SlotParams& p = slots.params[slot];
-  const int32_t count = slots.tokens[slot];
-  const bool adjust = adjusts(p, count - p.prompt_tokens);
-  const bool keep = adjust && !is_greedy(p);
-  if (adjust) {
-    mark_chunk(marks, first_id, p, slots.words_of(slot), slots.history_of(slot), count);
-  }
+  const RowState state(slots, row_slots[row]);
+  if (state.idle) return;
+  const SlotParams& p = slots.params[state.slot];
+  const bool adjust = state.adjusts(), keep = adjust && !state.greedy();
+  if (adjust) mark_chunk(marks, first_id, slots, state);
   RowPartial own = nothing_yet();
 #pragma unroll
   for (int i = 0; i < kChunkLogits; ++i) {
@@ -49,7 +45,7 @@ __global__ void __launch_bounds__(kChunkThreads)
     float y = x[i];
     if (adjust) y = adjusted(y, p, marked(marks.seen, at), marked(marks.masked, at));
     if (keep) changed[row * vocab + id] = y;
-    take_better(own, y, id);
+    if (take_better(own, y, id)) own.raw = x[i];
   }
   float sum = 0.0f;
 #pragma unroll
@@ -76,40 +72,41 @@ __global__ void __launch_bounds__(kDrawThreads)
   pdl_launch_dependents();
   pdl_wait();
   const int64_t at = blockIdx.x;
-  const int32_t slot = row_slots[at];
   const bool first_warp = threadIdx.x < kWarp;
-  if (slots.idle(slot)) {
-    if (threadIdx.x == 0) store_sample(out + at, slot, 0, 0.0f, kSampleIdle);
+  const RowState state(slots, row_slots[at]);
+  if (state.greedy() && !first_warp) return;
+  RowPartial row = nothing_yet();
+  if (first_warp) row = reduce_row(partials + at * chunks, chunks);  // of an idle row: anything
+  if (state.idle) {
+    if (threadIdx.x == 0) store_sample(out + at, state.slot, 0, 0.0f, kSampleIdle);
     return;
   }
-  const SlotParams& p = slots.params[slot];
-  const bool greedy = is_greedy(p);
-  if (greedy && !first_warp) return;
-  const int32_t generated = slots.tokens[slot] - p.prompt_tokens;
   const float* row_logits = logits + at * vocab;
-  RowPartial row = nothing_yet();
-  if (first_warp) row = reduce_row(partials + at * chunks, chunks);
-  if (!greedy) {
+  if (!state.greedy()) {
     if (threadIdx.x == 0) of_row = row;
     __syncthreads();
     row = of_row;
   }
   if (fault_of(row) != kSampleOk) {
-    if (threadIdx.x == 0) store_fault(out + at, slots, slot, row, row_logits);
+    if (threadIdx.x == 0) store_fault(out + at, slots, state.slot, row, row_logits);
     return;
   }
   int token = row.best_id;
-  if (!greedy) {
-    const float* drawn_from = adjusts(p, generated) ? changed + at * vocab : row_logits;
-    token = draw_token(DrawRow{drawn_from, vocab, row.best}, shared, p, generated);
+  float logit = row.raw;
+  if (!state.greedy()) {
+    const SlotParams& p = slots.params[state.slot];
+    const float* drawn_from = state.adjusts() ? changed + at * vocab : row_logits;
+    token =
+        draw_token(DrawRow{drawn_from, vocab, row.best}, shared, p, state.count - p.prompt_tokens);
     if (!first_warp) return;
+    logit = row_logits[token];
   }
   if (threadIdx.x == 0) {
     const double log_sum = static_cast<double>(row.top) + log(row.sum);
-    const float logprob = static_cast<float>(static_cast<double>(row_logits[token]) - log_sum);
-    store_sample(out + at, slot, token, logprob, kSampleOk);
+    const float logprob = static_cast<float>(static_cast<double>(logit) - log_sum);
+    store_sample(out + at, state.slot, token, logprob, kSampleOk);
   }
-  append_token(slots, slot, token);
+  append_token(slots, state, token);
 }
 
 }  // namespace

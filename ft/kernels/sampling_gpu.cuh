@@ -31,9 +31,6 @@ struct SlotsView {
         slots(static_cast<int32_t>(s.tokens.dim(0))),
         max_len(static_cast<int32_t>(s.history.dim(1))) {}
 
-  __device__ bool idle(int32_t slot) const {
-    return slot < 0 || slot >= slots || finished[slot] != 0;
-  }
   __device__ int32_t* history_of(int32_t slot) const {
     return history + static_cast<int64_t>(slot) * max_len;
   }
@@ -42,22 +39,32 @@ struct SlotsView {
   }
 };
 
-__device__ __forceinline__ bool is_greedy(const SlotParams& p) {
-  return p.temperature == 0.0 || p.top_k == 1 || (p.top_k == 0 && p.top_p == 0.0);
-}
-__device__ __forceinline__ bool divides(const SlotParams& p) {
-  return p.temperature != 0.0 && p.temperature != 1.0;
-}
-__device__ __forceinline__ bool penalises(const SlotParams& p) {
-  return p.repetition_penalty != 1.0 || p.presence_penalty != 0.0;
-}
-__device__ __forceinline__ bool holds_back(const SlotParams& p, int32_t generated) {
-  return p.mask_ids > 0 && generated < p.min_tokens;
-}
-// Whether some logit is other than the model's.
-__device__ __forceinline__ bool adjusts(const SlotParams& p, int32_t generated) {
-  return divides(p) || penalises(p) || p.bad_words > 0 || holds_back(p, generated);
-}
+// What a row asks of its slot first. Loads that do not wait for each other.
+struct RowState {
+  int32_t slot;
+  int32_t count;       // ids in the history
+  int32_t flags;       // SlotFlags
+  int32_t hold_until;  // SlotParams
+  bool idle;
+
+  __device__ __forceinline__ RowState(const SlotsView& slots, int32_t of_row) {
+    slot = of_row;
+    const bool known = slot >= 0 && slot < slots.slots;
+    const int32_t read = known ? slot : 0;
+    const int2 head = *reinterpret_cast<const int2*>(slots.params + read);
+    count = slots.tokens[read];
+    idle = !known || slots.finished[read] != 0;
+    flags = head.x;
+    hold_until = head.y;
+  }
+
+  __device__ __forceinline__ bool greedy() const { return (flags & kSlotGreedy) != 0; }
+  __device__ __forceinline__ bool holds_back() const { return count < hold_until; }
+  // Whether some logit is other than the model's.
+  __device__ __forceinline__ bool adjusts() const {
+    return (flags & (kSlotDivides | kSlotPenalises | kSlotBans)) != 0 || holds_back();
+  }
+};
 
 // What the history and the words say about the tokens of one chunk, a bit for each.
 struct ChunkMarks {
@@ -74,12 +81,16 @@ __device__ __forceinline__ bool marked(const uint32_t* bits, int32_t at) {
 }
 
 // By all threads of a block; synchronises.
-__device__ inline void mark_chunk(ChunkMarks& marks, int32_t first_id, const SlotParams& p,
-                                  const int32_t* words, const int32_t* history, int32_t count) {
+__device__ inline void mark_chunk(ChunkMarks& marks, int32_t first_id, const SlotsView& slots,
+                                  const RowState& state) {
+  const SlotParams& p = slots.params[state.slot];
+  const int32_t* words = slots.words_of(state.slot);
+  const int32_t* history = slots.history_of(state.slot);
+  const int32_t count = state.count;
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   for (int i = thread; i < kSampleChunk / 32; i += threads) marks.seen[i] = marks.masked[i] = 0;
   __syncthreads();
-  if (penalises(p)) {
+  if ((state.flags & kSlotPenalises) != 0) {
     for (int i = thread; i < count; i += threads) mark(marks.seen, first_id, history[i]);
   }
   for (int w = p.stop_words + thread; w < p.stop_words + p.bad_words; w += threads) {
@@ -89,7 +100,7 @@ __device__ inline void mark_chunk(ChunkMarks& marks, int32_t first_id, const Slo
     for (int i = begin; i < last && match; ++i) match = words[i] == history[count - last + i];
     if (match) mark(marks.masked, first_id, words[last]);
   }
-  if (holds_back(p, count - p.prompt_tokens)) {
+  if (state.holds_back()) {
     for (int i = thread; i < p.mask_ids; i += threads) {
       mark(marks.masked, first_id, p.end_ids[p.mask_begin + i]);
     }
@@ -101,7 +112,7 @@ __device__ inline void mark_chunk(ChunkMarks& marks, int32_t first_id, const Slo
 __device__ __forceinline__ float adjusted(float logit, const SlotParams& p, bool seen,
                                           bool masked) {
   if (masked) return -INFINITY;
-  if (divides(p)) logit = __double2float_rn(__ddiv_rn(logit, p.temperature));
+  if ((p.flags & kSlotDivides) != 0) logit = __double2float_rn(__ddiv_rn(logit, p.temperature));
   if (!seen) return logit;
   const double value = logit;
   const double scaled =
@@ -116,24 +127,28 @@ struct alignas(16) RowPartial {
   int32_t bad;      // the first that is not finite; INT_MAX: none
   float best;       // the largest adjusted logit
   int32_t best_id;  // the lowest id of those
-  int32_t unused[2];
+  float raw;        // its logit as the model gave it
+  int32_t unused;
 };
 static_assert(sizeof(RowPartial) == kSamplePartialBytes, "sample_workspace_bytes");
 
 __device__ __forceinline__ RowPartial nothing_yet() {
-  return {0.0, -INFINITY, INT_MAX, -INFINITY, INT_MAX, {0, 0}};
+  return {0.0, -INFINITY, INT_MAX, -INFINITY, INT_MAX, 0.0f, 0};
 }
 
-__device__ __forceinline__ void take_better(RowPartial& a, float value, int32_t id) {
-  if (value > a.best || (value == a.best && id < a.best_id)) {
+__device__ __forceinline__ bool take_better(RowPartial& a, float value, int32_t id) {
+  const bool better = value > a.best || (value == a.best && id < a.best_id);
+  if (better) {
     a.best = value;
     a.best_id = id;
   }
+  return better;
 }
 
 // The partials of the lanes together, in every lane. In the order of the lanes, whatever they hold.
 __device__ inline RowPartial reduce_warp(RowPartial a) {
-  const float own_top = a.top;
+  const float own_top = a.top, own_raw = a.raw;
+  const int32_t own_id = a.best_id;
 #pragma unroll
   for (int step = kWarp / 2; step > 0; step /= 2) {
     a.top = fmaxf(a.top, __shfl_xor_sync(kFullWarp, a.top, step));
@@ -141,6 +156,8 @@ __device__ inline RowPartial reduce_warp(RowPartial a) {
     const float value = __shfl_xor_sync(kFullWarp, a.best, step);
     take_better(a, value, __shfl_xor_sync(kFullWarp, a.best_id, step));
   }
+  const unsigned owners = __ballot_sync(kFullWarp, own_id == a.best_id);
+  a.raw = __shfl_sync(kFullWarp, own_raw, __ffs(static_cast<int>(owners)) - 1);
   a.sum = own_top == -INFINITY ? 0.0 : a.sum * expf(own_top - a.top);
 #pragma unroll
   for (int step = kWarp / 2; step > 0; step /= 2) {
@@ -161,7 +178,7 @@ __device__ inline RowPartial reduce_row(const RowPartial* partials, int count) {
     all.sum = (base == 0 ? 0.0 : all.sum * expf(all.top - top)) + own.sum * expf(own.top - top);
     all.top = top;
     all.bad = min(all.bad, own.bad);
-    take_better(all, own.best, own.best_id);
+    if (take_better(all, own.best, own.best_id)) all.raw = own.raw;
   }
   return all;
 }
@@ -189,12 +206,12 @@ __device__ inline void store_fault(DeviceSample* out, const SlotsView& slots, in
 }
 
 // Appends the token, and ends the slot by the rule of ft/decoding/stop.cc. By one warp.
-__device__ inline void append_token(const SlotsView& slots, int32_t slot, int32_t token) {
+__device__ inline void append_token(const SlotsView& slots, const RowState& state, int32_t token) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const SlotParams& p = slots.params[slot];
-  const int32_t* words = slots.words_of(slot);
-  int32_t* history = slots.history_of(slot);
-  const int32_t count = slots.tokens[slot], length = count + 1;
+  const SlotParams& p = slots.params[state.slot];
+  const int32_t* words = slots.words_of(state.slot);
+  int32_t* history = slots.history_of(state.slot);
+  const int32_t count = state.count, length = count + 1;
   bool stop = false;
   for (int i = lane; i < p.stop_ids; i += kWarp) stop |= p.end_ids[i] == token;
   for (int w = lane; w < p.stop_words; w += kWarp) {
@@ -208,9 +225,9 @@ __device__ inline void append_token(const SlotsView& slots, int32_t slot, int32_
   if (lane != 0) return;
   if (count < slots.max_len) {
     history[count] = token;
-    slots.tokens[slot] = length;
+    slots.tokens[state.slot] = length;
   }
-  if (stop) slots.finished[slot] = 1;
+  if (stop) slots.finished[state.slot] = 1;
 }
 
 }  // namespace flexq_ft::gpu

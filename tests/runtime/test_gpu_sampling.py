@@ -80,7 +80,7 @@ def test_tokens_are_those_of_the_host(device, rng, kind, vocab):
         assert got["status"] == [OK] * len(PARAMS)
         assert got["tokens"] == [token for token, _ in want]
         assert np.allclose(got["logprobs"], [p for _, p in want], rtol=1e-6, atol=2e-6)
-        assert got["histories"] == [h + [t] for h, (t, _) in zip(histories, want, strict=True)]
+        assert got["histories"] == [[*h, t] for h, (t, _) in zip(histories, want, strict=True)]
 
 
 def test_a_large_vocabulary(device, rng):
@@ -193,7 +193,7 @@ def finish(history: list[int], token: int, prompt: int, **kwargs: Any) -> int:
     got = ops.sample_on_device(
         logits, [history], [kwargs], prompts=[prompt], model_end_ids=[2], max_len=max_len
     )
-    assert got["histories"] == [history + [token]]
+    assert got["histories"] == [[*history, token]]
     return int(got["finished"][0])
 
 

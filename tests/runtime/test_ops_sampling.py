@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -25,6 +27,13 @@ CUTS = [
 ]
 
 
+def sample(logits: np.ndarray, generated: int, **params: Any) -> tuple[int, float]:
+    """One row on the device of the test. History: the prompt, and what was generated."""
+    got = ops.sample_on_device(logits[None], [[0] * (generated + 1)], [params], prompts=[1])
+    assert got["status"] == [0]
+    return got["tokens"][0], got["logprobs"][0]
+
+
 def expected(logits: np.ndarray, uniform: float, cut: dict[str, float]) -> int:
     """The token at `uniform` of the kept probabilities, walked by id."""
     if cut == {"top_p": 0.0}:
@@ -36,27 +45,29 @@ def expected(logits: np.ndarray, uniform: float, cut: dict[str, float]) -> int:
 
 @pytest.mark.parametrize("cut", CUTS, ids=str)
 @pytest.mark.parametrize("spread", [0.1, 3.0])
-def test_draw_is_that_of_the_kept_probabilities(rng, cut, spread):
+def test_draw_is_that_of_the_kept_probabilities(device, rng, cut, spread):
     logits = (rng.standard_normal(5000) * spread).astype(np.float32)
     for step in range(20):
-        token, logprob = ops.sample(logits, generated=step, temperature=1.0, seed=3, **cut)
+        token, logprob = sample(logits, step, temperature=1.0, seed=3, **cut)
+        if device == "cpu":
+            assert ops.sample(logits, generated=step, temperature=1.0, seed=3, **cut)[0] == token
         assert token == expected(logits, ops.philox_uniform(3, step), cut)
         x = logits.astype(np.float64)
         assert abs(logprob - (x[token] - np.log(np.exp(x).sum()))) < 1e-5
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.7])
-def test_temperature_is_applied_before_the_cuts(rng, temperature):
+def test_temperature_is_applied_before_the_cuts(device, rng, temperature):
     logits = (rng.standard_normal(2000) * 2).astype(np.float32)
     scaled = (logits / np.float64(temperature)).astype(np.float32)
     for step in range(20):
-        token, _ = ops.sample(logits, generated=step, temperature=temperature, top_p=0.8)
+        token, _ = sample(logits, step, temperature=temperature, top_p=0.8)
         assert token == expected(scaled, ops.philox_uniform(0, step), {"top_p": 0.8})
 
 
-def test_ties_at_the_edge_of_top_k_go_to_the_lower_ids():
+def test_ties_at_the_edge_of_top_k_go_to_the_lower_ids(device):
     logits = np.zeros(300, np.float32)
-    drawn = {ops.sample(logits, generated=s, temperature=1.0, top_k=3)[0] for s in range(200)}
+    drawn = {sample(logits, s, temperature=1.0, top_k=3)[0] for s in range(200)}
     assert drawn == {0, 1, 2}
 
 
