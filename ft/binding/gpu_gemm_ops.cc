@@ -79,8 +79,9 @@ py::dict row_dict(const GemmRow& row) {
 }
 
 py::list gemm_table_rows(const std::string& text) {
+  const GemmTable table = GemmTable::parse(text);
   py::list out;
-  for (const GemmRow* row : GemmTable::parse(text).rows()) out.append(row_dict(*row));
+  for (const GemmRow* row : table.rows()) out.append(row_dict(*row));
   return out;
 }
 

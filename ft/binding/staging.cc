@@ -1,5 +1,7 @@
 #include "ft/binding/staging.h"
 
+#include <algorithm>
+
 #include "ft/binding/arrays.h"
 #include "ft/core/cuda.h"
 
@@ -48,8 +50,10 @@ Tensor Staging::inout(py::array& array) {
 }
 
 Tensor Staging::scratch(DataType dtype, Shape shape) {
-  buffers_.emplace_back(dtype, shape, MemoryKind::kWorkspace, device_);
-  const Tensor tensor = buffers_.back().tensor();
+  // An empty tensor is defined too.
+  const size_t bytes = static_cast<size_t>(shape.count()) * size_of(dtype);
+  buffers_.emplace_back(std::max<size_t>(bytes, 1), MemoryKind::kWorkspace, device_);
+  const Tensor tensor(buffers_.back().data(), dtype, shape, device_);
   if (device_ == Device::kCuda) cuda::fill(tensor.raw(), kPoison, tensor.bytes(), stream());
   return tensor;
 }

@@ -100,7 +100,7 @@ struct AttentionView {
         sequences(static_cast<int>(batch.sequences())),
         scale(1.4426950408889634f / __builtin_sqrtf(static_cast<float>(kv.k.dim(3)))) {}
 
-  __device__ __forceinline__ int group() const { return heads / kv_heads; }
+  __host__ __device__ __forceinline__ int group() const { return heads / kv_heads; }
   // Elements from the start of k or v to a page of a KV head.
   __device__ __forceinline__ int64_t page_at(int page, int kv_head) const {
     return (static_cast<int64_t>(page) * kv_heads + kv_head) * kPageTokens * head_dim;
