@@ -11,6 +11,7 @@ import rich_click as click
 
 from flexq_ft.converter.options import DTYPES, SCHEME_NAMES, scheme_of_int8_mode
 from flexq_ft.errors import ConfigError
+from flexq_ft.orchestrate.devices import check_device
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -75,6 +76,19 @@ def chosen_scheme(scheme: str | None, int8_mode: int | None) -> str | None:
     return scheme_of_int8_mode(int8_mode)
 
 
+def device_option(function: _F) -> _F:
+    """--device, of every verb that runs models."""
+    return click.option(
+        "--device", default="auto", metavar="auto|cpu|cuda|cuda:N", panel="Parallel",
+        callback=_known_device,
+        help="auto: a GPU where one can run the model, else the CPU. With --tp each rank has one.",
+    )(function)  # fmt: skip
+
+
+def _known_device(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    return check_device(value)
+
+
 def model_options(function: _F) -> _F:
     """How a model is loaded: groups `Model`, `Precision` and `Parallel`."""
     options = [
@@ -102,6 +116,7 @@ def model_options(function: _F) -> _F:
             "--dtype", type=click.Choice(DTYPES), panel="Precision",
             help="Compute type.  [default: that of the model folder]",
         ),
+        device_option,
         click.option(
             "--tp", type=click.IntRange(min=1), default=1, metavar="N", panel="Parallel",
             help="Ranks that share the model; started with mpirun unless under it already.",

@@ -132,6 +132,7 @@ def fake_info(*, max_len: int = 64, sliding_window: int | None = None) -> Engine
         policy=None,
         tensor_parallel_size=1,
         threads=1,
+        device="cpu",
         memory_bytes={"weights": 1000, "kv_cache": 500},
     )
 
