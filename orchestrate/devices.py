@@ -22,7 +22,7 @@ _GRAMMAR = re.compile(r"auto|cpu|cuda(?::(\d+))?")
 
 @dataclass(frozen=True)
 class Device:
-    """Where a model runs. gpu: of the host's first rank; rank r of a host takes the r-th from it."""
+    """Where a model runs. gpu: of a host's first rank; the next rank takes the next one."""
 
     kind: str = "cpu"
     gpu: int = 0
@@ -40,7 +40,7 @@ def check_device(text: str) -> str:
     if _GRAMMAR.fullmatch(text) is None:
         raise ConfigError(
             f"device '{text}' is not known.",
-            hint="auto, cpu, cuda, or cuda:N for one GPU of several",
+            hint="auto, cpu, cuda, or cuda:N for one of several",
         )
     return text
 
@@ -83,7 +83,7 @@ def choose_device(
     if index and ranks > 1:
         raise ConfigError(
             f"--device {asked} names one GPU, and {ranks} ranks need one each.",
-            hint=f"--device cuda, with CUDA_VISIBLE_DEVICES={_some_gpus(int(index), ranks)} for a choice",
+            hint=f"--device cuda, with CUDA_VISIBLE_DEVICES={_some_gpus(int(index), ranks)}",
         )
     first, count = int(index or 0), len(gpus())
     if first + ranks > count:
@@ -121,7 +121,5 @@ def _too_few(asked: str, first: int, ranks: int, count: int) -> DeviceError:
     return DeviceError(
         f"--device {asked}: {wanted}, and this process sees {count}.",
         cause="CUDA_VISIBLE_DEVICES limits what a process sees.",
-        hint="--tp with fewer ranks, or --device cpu"
-        if ranks > 1
-        else f"--device cuda:{count - 1}",
+        hint="fewer ranks, or --device cpu" if ranks > 1 else f"--device cuda:{count - 1}",
     )

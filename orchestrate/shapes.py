@@ -17,9 +17,7 @@ def shapes_folder() -> Path:
     source = Path(__file__).resolve().parents[1] / "configs" / "models"
     if source.is_dir():
         return source
-    raise InternalError(
-        "the model shapes were not installed.", cause=f"there is no {installed}."
-    )
+    raise InternalError("the model shapes were not installed.", cause=f"there is no {installed}.")
 
 
 def shape_names() -> list[str]:

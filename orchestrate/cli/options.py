@@ -12,6 +12,7 @@ import rich_click as click
 from flexq_ft.converter.options import DTYPES, SCHEME_NAMES, scheme_of_int8_mode
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.devices import check_device
+from flexq_ft.orchestrate.number_list import expand_numbers
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -59,8 +60,28 @@ class IntListType(click.ParamType[list[int]]):
             self.fail(f"{value!r} is not a list of numbers such as 1,2,4.", param, ctx)
 
 
+class NumbersType(click.ParamType[list[int]]):
+    """Whole numbers above 0 in the grammar of sweeps: 8, 1,2,4, 1-64*2, 128-1024+128, 2k."""
+
+    name = "numbers"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[int]:
+        try:
+            numbers = expand_numbers(value)
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)
+        assert isinstance(numbers, list)
+        wrong = next((n for n in numbers if not isinstance(n, int) or n < 1), None)
+        if wrong is not None:
+            self.fail(f"{wrong!r} is not a number above 0, or a range such as 1-16*2.", param, ctx)
+        return list(dict.fromkeys(numbers))
+
+
 SIZE = SizeType()
 INT_LIST = IntListType()
+NUMBERS = NumbersType()
 
 
 def chosen_scheme(scheme: str | None, int8_mode: int | None) -> str | None:
