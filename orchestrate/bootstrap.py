@@ -48,12 +48,11 @@ class Ranks:
         """
         from flexq_ft import _native
 
-        if device == "cuda":
-            _native.use_gpu(gpu)
         if device not in self._comms:
-            unique_id = _native.nccl_unique_id() if self.rank == 0 else None
-            unique_id = self._world.bcast(unique_id)
-            self._comms[device] = _native.nccl_comm(self.rank, self.size, unique_id)
+            native: Any = _native
+            native.use_gpu(gpu)
+            unique_id = self._world.bcast(native.nccl_unique_id() if self.rank == 0 else None)
+            self._comms[device] = native.nccl_comm(self.rank, self.size, unique_id)
         return self._comms[device]
 
     def broadcast(self, value: Any = None) -> Any:

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from typing import Any
 
 # Reasons that make a GPU slower than its clocks promise; idling and application clocks do not.
@@ -69,17 +70,16 @@ def _system_name(gpu: int) -> str:
 
 
 def _by_nvml(name: str) -> GpuState:
-    import pynvml
-
-    pynvml.nvmlInit()
+    nvml: Any = import_module("pynvml")
+    nvml.nvmlInit()
     try:
         if name.isdigit():
-            handle = pynvml.nvmlDeviceGetHandleByIndex(int(name))
+            handle = nvml.nvmlDeviceGetHandleByIndex(int(name))
         else:
-            handle = pynvml.nvmlDeviceGetHandleByUUID(name)
-        return _nvml_state(pynvml, handle)
+            handle = nvml.nvmlDeviceGetHandleByUUID(name)
+        return _nvml_state(nvml, handle)
     finally:
-        pynvml.nvmlShutdown()
+        nvml.nvmlShutdown()
 
 
 def _nvml_state(nvml: Any, handle: Any) -> GpuState:
@@ -126,16 +126,18 @@ def slowdowns_of(mask: int) -> tuple[str, ...]:
 
 def _by_nvidia_smi(name: str) -> GpuState:
     (row,) = _ask_nvidia_smi("gpu", ",".join(_FIELDS.values()), name)
-    values = dict(zip(_FIELDS, row, strict=True))
-    texts = {key: values.pop(key) for key in ("name", "uuid", "driver")}
-    mask = values.pop("slowdowns")
+    texts = dict(zip(_FIELDS, row, strict=True))
+    mask = texts.pop("slowdowns")
+    values: dict[str, Any] = {
+        key: (text or None) if key in ("name", "uuid", "driver") else _number(text)
+        for key, text in texts.items()
+    }
     pids = [int(row[0]) for row in _ask_nvidia_smi("compute-apps", "pid", name)]
     return GpuState(
-        **{key: value or None for key, value in texts.items()},
-        **{key: _number(value) for key, value in values.items()},
+        **values,
         slowdowns=slowdowns_of(int(mask, 16)) if mask.startswith("0x") else (),
         pids=tuple(sorted(pids)),
-    )  # type: ignore[arg-type]
+    )
 
 
 def _ask_nvidia_smi(what: str, fields: str, name: str) -> list[list[str]]:

@@ -15,7 +15,7 @@ from flexq_ft.orchestrate.bench.row import Row
 
 COLUMNS = (
     "scheme", "batch", "tokens", "phase", "p50 ms", "p90 ms", "cv", "tok/s", "device tok/s",
-    "of peak", "GB weights/KV/all", "flags",
+    "of peak", "GB w/KV/all", "flags",
 )  # fmt: skip
 _TEXTS = ("scheme", "phase", "flags")
 
@@ -79,7 +79,12 @@ def screen_table(rows: Sequence[Row], *, title: str) -> Table:
     """For a terminal."""
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for name in COLUMNS:
-        table.add_column(name, justify="left" if name in _TEXTS else "right")
+        table.add_column(
+            name,
+            justify="left" if name in _TEXTS else "right",
+            no_wrap=name not in _TEXTS,
+            overflow="fold",
+        )
     for line in cells(rows):
         table.add_row(*line)
     return table
@@ -161,7 +166,7 @@ def _meaning(rows: Sequence[Row]) -> list[str]:
         "- of peak: for decode the bytes that a step must read (weights, scales, head, KV at the "
         "mean context) over time and the read bandwidth measured in this run; for a prefill its "
         "operations over time and a peak that was given.",
-        "- GB: what one rank's engine holds: weights, KV cache, and all kinds together.",
+        "- GB w/KV/all: what one rank's engine holds: weights, KV cache, and all kinds together.",
     ]
     machines = {_machine_line(row) for row in rows if row["machine"] is not None}
     return [*lines, *(f"- {line}" for line in sorted(machines))]

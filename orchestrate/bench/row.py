@@ -127,7 +127,8 @@ def failed_row(case: Case, error: dict[str, Any]) -> Row:
         "config": case.to_json(),
         **dict.fromkeys(
             (
-                "model", "machine", "prefill", "decode", "memory_bytes", "warm_up", "rounds", "interleaved", "samples", "profile",
+                "model", "machine", "prefill", "decode", "memory_bytes", "warm_up", "rounds",
+                "interleaved", "samples", "profile",
             )
         ),
         "flags": [],
