@@ -14,7 +14,7 @@ from flexq_ft.orchestrate.bench.case import Case, scheme_label
 from flexq_ft.orchestrate.bench.row import Row
 
 COLUMNS = (
-    "scheme", "batch", "tokens", "phase", "p50 ms", "p90 ms", "cv", "tok/s", "device tok/s",
+    "scheme", "batch", "tokens", "phase", "p50 ms", "p90 ms", "cv", "tok/s", "on device",
     "of peak", "GB w/KV/all", "flags",
 )  # fmt: skip
 _TEXTS = ("scheme", "phase", "flags")
@@ -77,13 +77,16 @@ def _memory(row: Row) -> str:
 
 def screen_table(rows: Sequence[Row], *, title: str) -> Table:
     """For a terminal."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
     for name in COLUMNS:
         table.add_column(
             name,
             justify="left" if name in _TEXTS else "right",
-            no_wrap=name not in _TEXTS,
+            no_wrap=name != "flags",
             overflow="fold",
+            min_width=10 if name == "flags" else None,
         )
     for line in cells(rows):
         table.add_row(*line)
@@ -161,8 +164,8 @@ def _meaning(rows: Sequence[Row]) -> list[str]:
     lines = [
         "- prefill: prompts handed over until every sequence has its first token on the host; "
         "decode: time per output token after that. p50, p90 and cv over requests; tokenisation "
-        "outside, sampling inside. tok/s by the wall clock, of all sequences together; device "
-        "tok/s by the device's own step times.",
+        "outside, sampling inside. tok/s of all sequences together, by the wall clock; on device: "
+        "the same by the device's own step times.",
         "- of peak: for decode the bytes that a step must read (weights, scales, head, KV at the "
         "mean context) over time and the read bandwidth measured in this run; for a prefill its "
         "operations over time and a peak that was given.",
