@@ -8,6 +8,7 @@
 #include "ft/kernels/norm.h"
 #include "ft/kernels/paged_kv.h"
 #include "ft/kernels/product.h"
+#include "ft/kernels/step_inputs.h"
 
 namespace flexq_ft::cpu {
 
@@ -46,5 +47,7 @@ void attention(const LinearInput& out, ConstTensor q, KvPages kv, const RaggedBa
 size_t attention_workspace_bytes(int64_t tokens, int64_t heads, int64_t head_dim);
 void finish_product(Tensor out, const Product& product, Stream stream);
 void quantize_activations(const LinearInput& input, Stream stream);
+void step_inputs(const StepInputs& out, ConstTensor items, const SlotTensors& slots,
+                 int32_t scratch_page, Stream stream);
 
 }  // namespace flexq_ft::gpu

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NoReturn, TypedDict, final
 
 import numpy as np
@@ -41,6 +41,49 @@ def measure_read_bandwidth(
     *, device: str = "cpu", gpu: int = 0, threads: int = 0, bytes: int = 0, passes: int = 30
 ) -> float:
     """Bytes per second: the median of passes that each read a whole buffer once."""
+
+class _LibraryInfo(TypedDict):
+    path: str
+    version: str
+
+class _GemmRow(TypedDict):
+    scheme: str
+    dtype: str
+    n: int
+    k: int
+    m: int
+    kernel: str
+    config: str
+    us: float
+    note: str
+
+class _GemmTime(TypedDict):
+    kernel: str
+    config: str
+    note: str
+    us: float
+    us_p10: float
+    us_p90: float
+
+class _GemmResult(_GemmRow):
+    returned: int
+    skinny: int
+    refused: list[str]
+    finalists: list[_GemmTime]
+
+def cublaslt_info() -> _LibraryInfo: ...
+def built_in_gemm_table(gpu: str) -> str: ...
+def gemm_table_rows(text: str) -> list[_GemmRow]: ...
+def merged_gemm_tables(older: str, newer: str) -> str: ...
+def tune_gemm(
+    weights: Sequence[dict[str, Any]],
+    *,
+    table: str = "",
+    observe: Callable[[list[_GemmResult], str], None],
+    heuristics: int = 64,
+    cold_bytes: int = ...,
+    replays: int = 20,
+) -> str: ...
 
 class DeviceComm:
     """The collectives among ranks. All ranks make the same calls in the same order.
