@@ -150,7 +150,9 @@ class Session:
         row = make_row(one.case, one.subject, one.runner, one.machine, interleaved=interleaved)
         if row["prefill"]["device_ms"] is None:
             self._once("the engine gave no device times of its steps: wall clock only")
-        if self._settings.profile:
+        if self._settings.profile and one.machine.device.kind == "cpu":
+            self._once("no profile: the nodes of a step are timed on GPUs only")
+        elif self._settings.profile:
             context = round(mean_context(one.case.prompt_tokens, one.case.output_tokens))
             row["profile"] = one.runner.engine.step_profile(one.case.batch, context)
         return row

@@ -123,7 +123,7 @@ class FakeNative:
         return times
 
     def step_profile(self, batch: int, context: int) -> list[dict[str, Any]]:
-        nodes = [("qkv", 0, 0.5, 4_000_000), ("qkv", 1, 0.5, 4_000_000), ("head", None, 0.25, 0)]
+        nodes = [("qkv", 0, 0.5, 4_000_000), ("qkv", 1, 0.5, 4_000_000), ("sample", 0, 0.25, 0)]
         return [
             {"name": name, "layer": layer, "ms": ms, "bytes": size}
             for name, layer, ms, size in nodes

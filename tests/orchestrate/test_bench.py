@@ -11,7 +11,7 @@ import pytest
 
 from flexq_ft import _native
 from flexq_ft.errors import ConfigError, OutOfMemoryError
-from flexq_ft.orchestrate import shapes
+from flexq_ft.orchestrate import devices, shapes
 from flexq_ft.orchestrate.bench import report, session
 from flexq_ft.orchestrate.bench import row as rows_of
 from flexq_ft.orchestrate.bench.case import Case, find_subject, plan_cases
@@ -314,8 +314,8 @@ def test_a_group_is_measured_in_turns_and_its_rows_match_the_schema(lab: dict[st
     assert decode["share_of_bandwidth"] == decode["bytes_per_rank"]["total"] / 2e-3 / 100e9
     assert "suspect" in rows[0]["flags"]  # 13 GB in 2 ms at 100 GB/s
     assert rows[0]["memory_bytes"]["total"] == 16
-    assert rows[0]["profile"][0]["name"] == "qkv"
-    assert said == []
+    assert rows[0]["profile"] is None
+    assert said == ["no profile: the nodes of a step are timed on GPUs only"]
 
 
 def test_the_reproduce_line_measures_the_same_case(lab: dict[str, Any]) -> None:
@@ -367,8 +367,19 @@ def test_a_cache_too_small_for_the_batch_is_refused(lab: dict[str, Any]) -> None
     assert row["error"]["kind"] == "OutOfMemoryError" and "needs 20" in row["error"]["message"]
 
 
-def test_profile_sums_nodes_of_one_name(lab: dict[str, Any]) -> None:
+def test_profile_sums_nodes_of_one_name(
+    lab: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = {"name": "H100"}
+    for module in (devices, rows_of):
+        monkeypatch.setattr(module, "gpus", lambda: [gpu])
+    states = [GpuState(sm_mhz=1980.0, power_w=400.0)]
+    monkeypatch.setattr(session, "read_states", lambda gpus: states[: len(gpus)])
     (row,) = make_session([], profile=True).measure(shape_group("fp16"))
+    validate(row, "bench-latency.json", "#/$defs/row")
+    assert row["config"]["device"] == "cuda:0" and row["machine"]["name"] == "H100"
+    assert row["machine"]["gpus_after"][0]["power_w"] == 400.0
+    assert "1,980 MHz SM, 400 W" in report.markdown([row], title="t")
     lines = report.profile_cells(row)
     assert lines[0] == ["qkv", "2", "1.0000", "0.5000", "8.0", "8.0%"]
     assert lines[-1][:3] == ["all", "3", "1.2500"]

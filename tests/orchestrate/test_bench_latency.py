@@ -6,7 +6,6 @@ import csv
 import json
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,7 +13,6 @@ from flexq_ft import _native
 from flexq_ft.errors import DeviceError
 from flexq_ft.orchestrate import devices
 from flexq_ft.orchestrate.cli.main import run_cli
-from flexq_ft.orchestrate.engine import SingleRank
 from tests.orchestrate.schemas import validate
 
 pytest.importorskip("torch")
@@ -66,7 +64,10 @@ def test_schemes_batches_and_files(model: Path, tmp_path: Path, capsys: Capture)
     for row in rows:
         assert row["interleaved"] and row["rounds"] == 2 and row["machine"]["device"] == "cpu"
         assert len(row["samples"]["ttft_ms"]) == len(row["samples"]["tpot_ms"]) == 2
-        assert row["decode"]["tok_s"] > 0 and row["decode"]["share_of_bandwidth"] > 0
+        decode = row["decode"]
+        assert decode["tok_s"] > 0 and decode["share_of_bandwidth"] > 0
+        assert decode["device_step_ms"]["n"] == 2 * 3
+        assert decode["device_tok_s"] > decode["tok_s"]  # a step is a part of what the clock sees
     assert rows[0]["memory_bytes"]["weights"] > rows[2]["memory_bytes"]["weights"]
     assert saves[1].read_text().startswith("# Latency of ")
     lines = list(csv.DictReader(saves[2].read_text().splitlines()))
@@ -155,14 +156,3 @@ def test_measurements_are_listed(capsys: Capture) -> None:
     assert run_cli(["bench", "--help"]) == 0
     assert "latency" in capsys.readouterr().out
     assert run_cli(["bench", "latencies"]) == 2
-
-
-@pytest.fixture(autouse=True)
-def step_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Engines of this branch have none yet."""
-
-    def none(self: Any) -> list[float]:
-        return []
-
-    if not hasattr(_native.Engine, "take_step_times"):
-        monkeypatch.setattr(SingleRank, "take_step_times", none, raising=False)
