@@ -65,8 +65,11 @@ SkinnyConfig skinny_default(const GemmProblem& problem, int multiprocessors) {
   const int64_t x_bytes = problem.scheme == Scheme::kW8A8 ? 1 : 2;
   const int tiles = token_tiles(problem.m);
   SkinnyConfig config;
-  // Below 8 chunks of a warp its pipeline is never full, and there is more to add up at the end.
-  config.warps = problem.k * w_bytes >= 8 * 8 * 64 ? 8 : 4;
+  // A warp's pipeline of 4 chunks fills and drains once: over 16 chunks that costs little. Where
+  // there are too few rows for many blocks, the bytes in flight must come from 8 warps of each.
+  const int64_t chunks = problem.k * w_bytes / 64;
+  const bool few_blocks = problem.n / 16 < 4 * multiprocessors;
+  config.warps = chunks >= 8 * 16 || (chunks >= 8 * 8 && few_blocks) ? 8 : 4;
   // More rows of w share each value of x: until x costs less than half of what w does, as long as
   // (nearly) every multiprocessor has a block.
   const auto blocks = [&](int rows) { return (problem.n + rows - 1) / rows; };

@@ -10,7 +10,16 @@ from flexq_ft._native import ops
 from tests.reference import ops as reference
 
 KINDS = [("fp16", "fp16"), ("fp16", "bf16"), ("w8a16", "fp16"), ("w8a16", "bf16"), ("w8a8", "int8")]
-SHAPES = [(1, 16), (7, 48), (576, 1536), (256, 256), (96, 576), (768, 64), (200, 11008), (4104, 768)]
+SHAPES = [
+    (1, 16),
+    (7, 48),
+    (576, 1536),
+    (256, 256),
+    (96, 576),
+    (768, 64),
+    (200, 11008),
+    (4104, 768),
+]  # n, k
 TOKENS = [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64]
 
 needs_gpu = pytest.mark.skipif(not _native.gpus(), reason="no GPU")
