@@ -32,7 +32,7 @@ def version_line() -> str:
 
 
 def cuda_text(info: dict[str, Any]) -> str | None:
-    """As `13.0 for 80;90a`, of build_info(); None for a build without CUDA."""
+    """As `13.0 for 80,90a`, of build_info(); None for a build without CUDA."""
     if not info.get("cuda"):
         return None
     native = import_module("flexq_ft._native")

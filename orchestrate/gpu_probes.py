@@ -77,7 +77,7 @@ def _clocks(state: GpuState) -> str:
 def has_code_for(architectures: str, capability: str) -> bool:
     """`80` holds for 8.0 and, as PTX, for what came later; `90a` for 9.0 alone."""
     number = int(capability.replace(".", ""))
-    for name in filter(None, architectures.split(";")):
+    for name in filter(None, architectures.split(",")):
         digits = int("".join(filter(str.isdigit, name)))
         if digits == number or (digits < number and name[-1].isdigit()):
             return True

@@ -127,7 +127,7 @@ def test_nvml_is_preferred_and_may_refuse_a_number(monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    build = {**_native.build_info(), "cuda": True, "cuda_architectures": "80;90a"}
+    build = {**_native.build_info(), "cuda": True, "cuda_architectures": "80,90a"}
     monkeypatch.setattr(_native, "build_info", lambda: build)
     monkeypatch.setattr(_native, "gpus", lambda: [GPU, {**GPU, "compute_capability": "7.5"}])
     monkeypatch.setattr(_native, "gpu_free_bytes", lambda gpu: 70_000_000_000)
@@ -153,7 +153,7 @@ def numpy_product(x: Any, w: Any, *, scheme: str) -> Any:
 
 def test_doctor_shows_devices_libraries_and_what_runs_where(two_gpus: None) -> None:
     findings = doctor.diagnose()
-    assert finding("cuda", findings).value == "13.0 for 80;90a"
+    assert finding("cuda", findings).value == "13.0 for 80,90a"
     assert "CUDA 13.1" in finding("driver", findings).value
     first, second = finding("gpu 0", findings), finding("gpu 1", findings)
     assert first.status == "ok" and "70.0 GB free of 80.0 GB, SM 1,980 MHz" in first.value
@@ -202,9 +202,9 @@ def test_a_driver_that_breaks_leaves_the_rest_of_the_report(
     [
         ("90a", "9.0", True),
         ("90a", "10.0", False),
-        ("80;90a", "8.6", True),
+        ("80,90a", "8.6", True),
         ("80", "9.0", True),
-        ("80;90a", "7.5", False),
+        ("80,90a", "7.5", False),
         ("", "9.0", False),
     ],
 )
