@@ -14,6 +14,7 @@ from flexq_ft.errors import DeviceError
 from flexq_ft.orchestrate import devices
 from flexq_ft.orchestrate.cli.main import run_cli
 from tests.orchestrate.schemas import validate
+from tests.tools.mpi import needs_mpi
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -74,6 +75,21 @@ def test_schemes_batches_and_files(model: Path, tmp_path: Path, capsys: Capture)
     assert len(lines) == 12 and {line["phase"] for line in lines} == {"prefill", "decode"}
     assert float(lines[1]["p50_ms"]) == rows[0]["decode"]["tpot_ms"]["p50"]
     assert all(line["total_bytes"] and line["error"] == "" for line in lines)
+
+
+@needs_mpi
+def test_ranks_of_a_tensor_parallel_run_give_their_step_times(
+    model: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    source = str(model.parent / "hf")
+    arguments = ["--scheme", "fp16,w8a8", "--tp", "2", "--threads", "1", "--prompt-tokens", "3"]
+    arguments += ["--output-tokens", "3", "--cache-dir", str(tmp_path), "--json", "-q", *QUICK]
+    assert run_cli(["bench", "latency", source, *arguments]) == 0
+    rows = json.loads(capsys.readouterr().out)["results"]
+    for row in rows:
+        assert row["error"] is None and row["interleaved"]
+        assert row["machine"]["ranks"] == 2 and row["config"]["device"] == "cpu"
+        assert row["decode"]["device_step_ms"]["n"] == 2 * 2
 
 
 def test_the_reproduce_line_runs(model: Path, capsys: Capture) -> None:
