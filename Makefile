@@ -14,15 +14,18 @@ export PATH := $(BIN):$(PATH)
 BUILD_FILES := pyproject.toml CMakeLists.txt CMakePresets.json
 SOURCES := $(shell find cmake flexq_kernels ft converter orchestrate -type f \
   -not -path '*/__pycache__/*') $(BUILD_FILES)
-CXX_FILES := $(shell find flexq_kernels ft tests/cpp -name '*.h' -o -name '*.cc')
+CXX_FILES := $(shell find flexq_kernels ft tests/cpp \
+  -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
 PY_DIRS := converter orchestrate ft/binding/package tests
 
-.PHONY: demo test lint format clean install-dev test-cpp test-python
+NVCC := $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
+
+.PHONY: demo test lint format clean install-dev test-cpp test-cuda test-python
 
 demo: $(VENV)/.installed
 	bash scripts/demo.sh
 
-test: lint test-cpp test-python
+test: lint test-cpp test-cuda test-python
 
 lint: install-dev
 	ruff check $(PY_DIRS)
@@ -35,8 +38,19 @@ test-cpp: install-dev
 	cmake --build --preset cpu
 	ctest --preset cpu
 
+# The GPU side must compile for 80 and 90a wherever there is a compiler for it; it runs where there
+# is a GPU.
+test-cuda: install-dev
+ifeq ($(NVCC),)
+	@echo "no nvcc here: the GPU side is not compiled"
+else
+	cmake --preset cuda -DCMAKE_CUDA_COMPILER=$(NVCC)
+	cmake --build --preset cuda
+	ctest --test-dir build_cuda --output-on-failure -R '^test_gpu_'
+endif
+
 # Last, so that pytest's summary is the last line.
-test-python: install-dev test-cpp lint
+test-python: install-dev test-cpp test-cuda lint
 	python -m pytest
 
 format: install-dev
@@ -45,7 +59,8 @@ format: install-dev
 	clang-format -i $(CXX_FILES)
 
 clean:
-	rm -rf $(VENV) build build_release build_debug build_asan dist demo sweeps
+	rm -rf $(VENV) build build_release build_debug build_asan build_cuda build_cuda_all
+	rm -rf dist demo sweeps
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:

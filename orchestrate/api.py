@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from flexq_ft.errors import ConfigError, FlexQFtError
 from flexq_ft.orchestrate import world
+from flexq_ft.orchestrate.devices import check_device, choose_device
 from flexq_ft.orchestrate.engine import (
     EngineClient,
     EngineInfo,
@@ -74,9 +75,11 @@ class LLM:
     directory or a .gguf file; the last two are converted into a cache first (cache_dir, default
     $XDG_CACHE_HOME/flexq-ft). scheme: fp16 bf16 fp32 w8a16 w8a8 w6ax, or a policy's name (flexq
     w6a6 w6a8 w6a16) for w6ax with it. policy: a name, a YAML file or a mapping. dtype: compute
-    type, by default the folder's. threads: per rank, by default cores / ranks. max_len: longest
-    prompt + output. max_batch: sequences decoded together. notify: called with a line of text
-    about what is being done (conversion into the cache); progress: told of a conversion's progress.
+    type, by default the folder's. device: auto (a GPU where one can run the model, else the CPU),
+    cpu, cuda or cuda:N; with several ranks each takes a GPU. threads: per rank, by default cores /
+    ranks. max_len: longest prompt + output. max_batch: sequences decoded together. notify: called
+    with a line of text about what is being done (conversion into the cache, a device that auto did
+    not choose); progress: told of a conversion's progress.
 
     Under mpirun every rank makes the same LLM; rank 0 goes on, the others serve it and then exit.
     """
@@ -89,6 +92,7 @@ class LLM:
         policy: str | Path | dict[str, Any] | None = None,
         dtype: str | None = None,
         tensor_parallel_size: int = 1,
+        device: str = "auto",
         threads: int | None = None,
         max_len: int | None = None,
         max_batch: int = 8,
@@ -105,6 +109,7 @@ class LLM:
             max_len=max_len,
         )
         self._notify = notify or _say_nothing
+        check_device(device)
         ranks = world.join(tensor_parallel_size)
         found = find_model(
             Path(model),
@@ -116,6 +121,14 @@ class LLM:
             notify=self._notify,
             progress=progress,
         )
+        resolved_scheme, resolved_dtype = found.numbers()
+        chosen = choose_device(
+            device,
+            scheme=resolved_scheme,
+            dtype=resolved_dtype,
+            ranks=tensor_parallel_size if ranks is None else ranks.local_size,
+            notify=self._notify,
+        )
         options = EngineOptions(
             model_dir=str(found.folder),
             tensor_parallel_size=tensor_parallel_size,
@@ -125,6 +138,8 @@ class LLM:
             max_len=max_len or 0,
             max_batch=max_batch,
             threads=threads or 0,
+            device=chosen.kind,
+            gpu=chosen.gpu,
         )
         self._tokenizer = Tokenizer.load(found.folder)
         self._engine: EngineClient | None = open_engine(options, ranks)

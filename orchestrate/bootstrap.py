@@ -1,7 +1,7 @@
 """The processes of a tensor-parallel run, over mpi4py: who is here, what is next, how all end.
 
-Control only. The tensors of the ranks go through `device` (`_native.DeviceComm`), which joins the
-MPI that is started here.
+Control only. The tensors of the ranks go through `comm()` (`_native.DeviceComm`): on CPUs the MPI
+that is started here, on GPUs NCCL, whose id travels over it.
 """
 
 from __future__ import annotations
@@ -33,9 +33,27 @@ class Ranks:
                 hint="pip install 'flexq-ft[mpi]'",
             ) from error
         self._world = MPI.COMM_WORLD
-        self.device = _native.mpi_comm()
+        self._comms: dict[str, Any] = {"cpu": _native.mpi_comm()}
         self.rank: int = self._world.rank
         self.size: int = self._world.size
+        here = self._world.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_rank: int = here.rank  # among the ranks of this host
+        self.local_size: int = here.size
+        here.Free()
+
+    def comm(self, device: str, gpu: int) -> Any:
+        """The collectives on a device, made at the first call; all ranks make it together.
+
+        The GPU becomes the calling thread's: NCCL binds its ranks to the current one.
+        """
+        from flexq_ft import _native
+
+        if device not in self._comms:
+            native: Any = _native
+            native.use_gpu(gpu)
+            unique_id = self._world.bcast(native.nccl_unique_id() if self.rank == 0 else None)
+            self._comms[device] = native.nccl_comm(self.rank, self.size, unique_id)
+        return self._comms[device]
 
     def broadcast(self, value: Any = None) -> Any:
         """A JSON value of rank 0 to all."""

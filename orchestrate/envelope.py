@@ -27,8 +27,24 @@ def version_line() -> str:
     """As `flexq-ft 0.1.0 (commit 1a2b3c4, CUDA: not built)`."""
     info = build_info()
     commit = info.get("commit") or "unknown"
-    cuda = info.get("cuda") or "not built"
+    cuda = cuda_text(info) or "not built"
     return f"flexq-ft {info['version']} (commit {commit}, CUDA: {cuda})"
+
+
+def cuda_text(info: dict[str, Any]) -> str | None:
+    """As `13.0 for 80,90a`, of build_info(); None for a build without CUDA."""
+    if not info.get("cuda"):
+        return None
+    native = import_module("flexq_ft._native")
+    return f"{native.cuda_versions()['runtime']} for {info.get('cuda_architectures', '')}"
+
+
+def gpu_names() -> list[str]:
+    """Of the GPUs that this build can use; none where they cannot be asked for."""
+    try:
+        return [str(gpu["name"]) for gpu in import_module("flexq_ft._native").gpus()]
+    except Exception:  # a result must be recorded whatever the driver says
+        return []
 
 
 def cpu_name() -> str:
@@ -56,7 +72,8 @@ def environment() -> dict[str, Any]:
         "commit": info.get("commit") or None,
         "compiler": info.get("compiler"),
         "isas": list(info.get("isas", [])),
-        "cuda": info.get("cuda") or None,
+        "cuda": cuda_text(info),
+        "gpus": gpu_names(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": socket.gethostname(),

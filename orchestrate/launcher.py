@@ -303,6 +303,15 @@ class RemoteEngine:
         message, payload = self._group.receive()
         return np.frombuffer(payload, dtype=np.float32).reshape(message["result"]).copy()
 
+    def take_step_times(self) -> list[float]:
+        refuse_if_busy(self._is_busy)
+        return list(self._group.call({"call": "take_step_times"}))
+
+    def step_profile(self, batch: int, context: int) -> list[dict[str, Any]]:
+        refuse_if_busy(self._is_busy)
+        message = {"call": "step_profile", "batch": batch, "context": context}
+        return list(self._group.call(message))
+
     def close(self) -> None:
         self._group.close()
 

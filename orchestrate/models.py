@@ -35,6 +35,15 @@ class FoundModel:
     policy: dict[str, Any] | None
     dtype: str | None
 
+    def numbers(self) -> tuple[str, str]:
+        """Scheme and compute type as the engine will resolve them."""
+        from flexq_ft import _native
+
+        folder = _native.open_model_folder(str(self.folder))
+        scheme = self.scheme or folder.scheme
+        own = scheme if scheme in DTYPES and scheme != "fp16" else folder.dtype
+        return scheme, self.dtype or own
+
 
 def find_model(
     model: Path,

@@ -1,7 +1,7 @@
 """One small GEMM per scheme against NumPy: does the arithmetic of this build hold on this machine?
 
 NumPy multiplies the same integer codes with their scales in double precision; what is left is
-the rounding of fp32 sums.
+the rounding of fp32 sums. On a GPU: the product alone, against the CPU's.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 Float = NDArray[np.float64]
 _M, _N, _K, _GROUP = 5, 48, 192, 128  # a partial tile and a partial group
 _LIMIT = 1e-5  # of the largest output
+_GPU_LIMIT = 1e-4  # tensor cores sum in fp32 with fewer guard bits, in another order
 
 
 def self_test(scheme: str) -> float:
@@ -82,4 +83,74 @@ _TESTS: dict[str, Callable[[Any, Any], tuple[Any, Float]]] = {
     "w8a16": _w8a16,
     "w8a8": _w8a8,
     "w6ax": _w6ax,
+}
+
+# x and w as the GPU's product takes them, its name for the scheme, and the CPU twin's product.
+GpuCase = tuple[Any, Any, str, Any]
+
+
+def gpu_self_test(scheme: str) -> float:
+    """As self_test, of the first GPU's product against the CPU twin's; w8a8's must be equal.
+
+    Scales are left out: on a GPU they belong to the op that reads the product.
+    """
+    from flexq_ft import _native
+
+    random = np.random.default_rng(7)
+    x = random.standard_normal((_M, _K)).astype(np.float32)
+    w = random.standard_normal((_N, _K)).astype(np.float32)
+    left, right, name, expected = _GPU_CASES[scheme](x, w)
+    ops: Any = _native.ops
+    ops.use_device("cuda")
+    try:
+        got = ops.gpu_gemm(left, right, scheme=name)
+    finally:
+        ops.use_device("cpu")
+    difference = np.abs(got.astype(np.float64) - expected.astype(np.float64))
+    error = float(difference.max() / np.abs(expected).max())
+    limit = 0.0 if scheme == "w8a8" else _GPU_LIMIT
+    if not error <= limit:
+        raise AssertionError(f"off by {error:.2e} of the largest value; at most {limit:.0e}")
+    return error
+
+
+def _gpu_float(dtype: str) -> Callable[[Any, Any], GpuCase]:
+    def make(x: NDArray[np.float32], w: NDArray[np.float32]) -> GpuCase:
+        import ml_dtypes
+
+        from flexq_ft._native import ops
+
+        kind = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}[dtype]
+        xt, wt = x.astype(kind), w.astype(kind)
+        panel = ops.pack_panel([wt], dtype=dtype)
+        return xt, wt, "fp16", ops.gemm_float(xt, panel, n=_N, k=_K, dtype=dtype)
+
+    return make
+
+
+def _gpu_w8a16(x: NDArray[np.float32], w: NDArray[np.float32]) -> GpuCase:
+    from flexq_ft._native import kernels, ops
+
+    codes, _ = kernels.quantize_weight_int8(w)
+    xt = x.astype(np.float16)
+    panel = ops.pack_panel([codes], dtype="int8")
+    ones = np.ones(_N, np.float32)
+    return xt, codes, "w8a16", ops.gemm_w8a16(xt, panel, n=_N, k=_K, scale=ones)
+
+
+def _gpu_w8a8(x: NDArray[np.float32], w: NDArray[np.float32]) -> GpuCase:
+    from flexq_ft._native import kernels, ops
+
+    codes, _ = kernels.quantize_weight_int8(w)
+    act, _ = kernels.quantize_weight_int8(x)
+    panel = ops.pack_panel_pairs([codes])
+    ones, scale = np.ones(_M, np.float32), np.ones(_N, np.float32)
+    return act, codes, "w8a8", ops.gemm_w8a8(act, ones, panel, n=_N, k=_K, scale=scale)
+
+
+_GPU_CASES: dict[str, Callable[[Any, Any], GpuCase]] = {
+    "fp16": _gpu_float("fp16"),
+    "bf16": _gpu_float("bf16"),
+    "w8a16": _gpu_w8a16,
+    "w8a8": _gpu_w8a8,
 }

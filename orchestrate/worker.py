@@ -29,7 +29,9 @@ from flexq_ft.orchestrate.wire import Channel, ConnectionLostError, error_from_w
 # Begins the line that carries a failed rank's error to the launcher.
 ERROR_MARK = "@flexq-ft-rank-error "
 
-_FOLLOWED = ("admit", "step", "release", "forward", "score")
+_FOLLOWED = (
+    "admit", "step", "release", "forward", "score", "take_step_times", "step_profile",
+)  # fmt: skip
 
 
 class Leader:
@@ -45,7 +47,7 @@ class Leader:
         _check_folder(options)
         ranks.broadcast({"call": "load", "options": asdict(options)})
         with self._in_step():
-            self._local = SingleRank(options, ranks.device)
+            self._local = SingleRank(options, ranks)
         self.engine = self._local.engine
 
     def can_admit(self, prompt_tokens: int, max_tokens: int) -> bool:
@@ -66,6 +68,12 @@ class Leader:
 
     def score(self, ids: list[int]) -> Any:
         return self._all("score", [ids], {})
+
+    def take_step_times(self) -> list[float]:
+        return list(self._all("take_step_times", [], {}))
+
+    def step_profile(self, batch: int, context: int) -> Any:
+        return self._all("step_profile", [batch, context], {})
 
     def peak_memory_bytes(self) -> int:
         """Of all ranks together."""
@@ -98,6 +106,8 @@ def _check_folder(options: EngineOptions) -> None:
     """Faults that every rank would find are found, and reported, by one."""
     from flexq_ft import _native
 
+    if options.synthetic_weights:
+        return  # there are no files, or only their sizes count
     folder = _native.open_model_folder(options.model_dir)
     if folder.tp != options.tensor_parallel_size:
         raise ConfigError(
@@ -125,7 +135,7 @@ def follow(ranks: Ranks) -> None:
         if call == "load":
             local = None  # the old engine's memory first
             with contextlib.suppress(ConfigError):
-                local = SingleRank(EngineOptions(**message["options"]), ranks.device)
+                local = SingleRank(EngineOptions(**message["options"]), ranks)
         elif call == "ranks":
             ranks.gather(_who())
         elif call == "memory":
@@ -196,6 +206,11 @@ class Server:
             elif call == "forward":
                 logits = np.ascontiguousarray(self._engine.forward(message["ids"]))
                 self._channel.send({"result": list(logits.shape)}, logits.tobytes())
+            elif call == "take_step_times":
+                self._channel.send({"result": self._engine.take_step_times()})
+            elif call == "step_profile":
+                nodes = self._engine.step_profile(message["batch"], message["context"])
+                self._channel.send({"result": nodes})
             # A cancel that arrives when its generate has ended needs no answer.
 
     def _load(self, options: EngineOptions) -> None:

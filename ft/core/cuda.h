@@ -11,7 +11,7 @@
 namespace flexq_ft::cuda {
 
 bool built();                   // was this library compiled with CUDA
-const char* architectures();    // it was compiled for: "90a" or "80;86;89;90a"; "" without CUDA
+const char* architectures();    // it was compiled for: "90a" or "80,86,89,90a"; "" without CUDA
 int device_count();             // 0 without a driver or a device
 std::string no_device_cause();  // why device_count() is 0, for errors
 

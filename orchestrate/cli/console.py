@@ -26,6 +26,7 @@ from flexq_ft.orchestrate.world import world_from_environment
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 SAVE_SUFFIXES = (".json", ".md")
+TABLE_SUFFIXES = (*SAVE_SUFFIXES, ".csv")
 
 
 class Console:
@@ -112,10 +113,11 @@ class Console:
         results: Any,
         error: BaseException | None = None,
         markdown: str | None = None,
+        csv: str | None = None,
     ) -> None:
         """Write the envelope: to stdout under --json, and to each --save file.
 
-        schema: name and version, as `flexq-ft/run/1`. markdown: what a .md file gets.
+        schema: name and version, as `flexq-ft/run/1`. markdown, csv: what files of that suffix get.
         """
         if not self.json_mode and not self.save:
             return
@@ -131,7 +133,8 @@ class Console:
         )
         text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
         for path in self.save:
-            write_atomically(path, text if path.suffix == ".json" else (markdown or text))
+            own = {".md": markdown, ".csv": csv}.get(path.suffix)
+            write_atomically(path, text if own is None else own)
         if self.json_mode:
             self.out(text, end="")
 
@@ -218,13 +221,18 @@ def _sets(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
     return callback
 
 
-def _set_save(ctx: click.Context, parameter: click.Parameter, value: tuple[Path, ...]) -> None:
-    for path in value:
-        if path.suffix not in SAVE_SUFFIXES:
-            raise click.BadParameter(
-                f"{path} ends in {path.suffix or 'no suffix'}; known: {', '.join(SAVE_SUFFIXES)}."
-            )
-    console.save = list(value)
+def _saves(
+    suffixes: tuple[str, ...],
+) -> Callable[[click.Context, click.Parameter, tuple[Path, ...]], None]:
+    def callback(ctx: click.Context, parameter: click.Parameter, value: tuple[Path, ...]) -> None:
+        for path in value:
+            if path.suffix not in suffixes:
+                raise click.BadParameter(
+                    f"{path} ends in {path.suffix or 'no suffix'}; known: {', '.join(suffixes)}."
+                )
+        console.save = list(value)
+
+    return callback
 
 
 def _set_progress(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -233,6 +241,15 @@ def _set_progress(ctx: click.Context, parameter: click.Parameter, value: bool) -
 
 def common_options(function: _F) -> _F:
     """The options of every verb: group `Output` of its help. None reaches the function."""
+    return _output_options(function, SAVE_SUFFIXES)
+
+
+def table_options(function: _F) -> _F:
+    """As common_options, for a verb whose result is a table: it saves .csv too."""
+    return _output_options(function, TABLE_SUFFIXES)
+
+
+def _output_options(function: _F, suffixes: tuple[str, ...]) -> _F:
     options = [
         click.option(
             "--json", is_flag=True, expose_value=False, is_eager=True, callback=_sets("json_mode"),
@@ -240,8 +257,8 @@ def common_options(function: _F) -> _F:
         ),
         click.option(
             "--save", type=click.Path(dir_okay=False, path_type=Path), multiple=True,
-            metavar="FILE", expose_value=False, callback=_set_save,
-            panel="Output", help="Also write the result to FILE (.json or .md). Repeatable.",
+            metavar="FILE", expose_value=False, callback=_saves(suffixes), panel="Output",
+            help=f"Also write the result to FILE ({', '.join(suffixes)}). Repeatable.",
         ),
         click.option(
             "-q", "--quiet", is_flag=True, expose_value=False, is_eager=True,

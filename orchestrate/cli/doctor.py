@@ -10,7 +10,8 @@ from rich.text import Text
 
 from flexq_ft.errors import DeviceError
 from flexq_ft.orchestrate.cli.console import common_options, console
-from flexq_ft.orchestrate.doctor import REQUIREMENTS, Finding, diagnose, to_json, unmet
+from flexq_ft.orchestrate.doctor import REQUIREMENTS, diagnose, to_json, unmet
+from flexq_ft.orchestrate.finding import Finding
 
 SCHEMA = "flexq-ft/doctor/1"
 
@@ -39,7 +40,8 @@ _STYLES = {"ok": "green", "no": "yellow", "info": "dim"}
 def command(tp: int | None, require: str) -> int:
     """Say what this machine can and cannot run, and why.
 
-    Versions, CPU, memory, disk, CUDA, MPI, and a self-test of each scheme against NumPy.
+    Versions, CPU, memory, disk, GPUs, MPI, and a self-test of each scheme: on the CPU against
+    NumPy, on a GPU against the CPU.
     """
     required = [name.strip() for name in require.split(",") if name.strip()]
     unknown = [name for name in required if name not in REQUIREMENTS]

@@ -22,6 +22,7 @@ def load_model(model: Path, options: Mapping[str, Any], *, max_batch: int = 1) -
         policy=options["policy"],
         dtype=options["dtype"],
         tensor_parallel_size=options["tp"],
+        device=options["device"],
         threads=options["threads"],
         max_len=options["max_len"],
         max_batch=max_batch,
@@ -33,9 +34,9 @@ def load_model(model: Path, options: Mapping[str, Any], *, max_batch: int = 1) -
     say = console.info if options["max_len"] else console.detail
     memory = ", ".join(f"{kind} {size / 1e6:,.1f} MB" for kind, size in info.memory_bytes.items())
     say(
-        f"{info.model_dir}: {info.scheme} in {info.dtype}, {info.tensor_parallel_size} rank(s) of "
-        f"{info.threads} thread(s), up to {info.max_len:,} tokens, a cache of "
-        f"{info.kv_tokens:,}; of each rank: {memory}"
+        f"{info.model_dir}: {info.scheme} in {info.dtype} on {info.device}, "
+        f"{info.tensor_parallel_size} rank(s) of {info.threads} thread(s), up to "
+        f"{info.max_len:,} tokens, a cache of {info.kv_tokens:,}; of each rank: {memory}"
     )
     return llm
 

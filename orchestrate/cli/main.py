@@ -30,6 +30,7 @@ VERBS = {
     "convert": "Write a checkpoint as FasterTransformer weights, quantised as you choose.",
     "run": "Generate text from a prompt, a file or JSON lines.",
     "chat": "Talk to an instruction-tuned model.",
+    "bench": "Time prefill and decode, scheme against scheme, beside the machine's limits.",
     "sweep": "Measure a matrix of models, schemes and sizes; one table of speed and quality.",
     "inspect": "Show a model's configuration, sizes and (unpacked) weights; verify hashes.",
     "doctor": "Say what this machine can and cannot run, and why.",
@@ -64,7 +65,7 @@ class VerbGroup(click.RichGroup):
         if self._for_help:
             return click.RichCommand(name=cmd_name, short_help=VERBS[cmd_name])
         command: click.Command = importlib.import_module(f"{__package__}.{cmd_name}").command
-        _keep_lines(command)
+        keep_lines(command)
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
@@ -82,11 +83,11 @@ class VerbGroup(click.RichGroup):
             self._for_help = False
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        _keep_lines(self)
+        keep_lines(self)
         super().format_epilog(ctx, formatter)
 
 
-def _keep_lines(command: click.Command) -> None:
+def keep_lines(command: click.Command) -> None:
     """Examples and tables of an epilog must not be wrapped as prose."""
     from rich.text import Text
 
@@ -154,8 +155,7 @@ def _report(error: BaseException) -> int:
         console.error(error)
         if console.json_mode or "--json" in console.argv:
             console.json_mode = True
-            verb = next((a for a in console.argv if a in VERBS), "cli")
-            console.emit(f"flexq-ft/{verb}/1", config={}, results=None, error=error)
+            console.emit(_schema(console.argv), config={}, results=None, error=error)
     except BrokenPipeError:
         silence_stdout()
     except Exception as second:  # the report itself failed, e.g. --save on a full disk
@@ -165,6 +165,16 @@ def _report(error: BaseException) -> int:
         # have said it by then. Its end ends this wait.
         time.sleep(RANK_0_SPEAKS_S)
     return exit_code(error)
+
+
+def _schema(argv: Sequence[str]) -> str:
+    """Of the document that this command line would have written."""
+    verb = next((a for a in argv if a in VERBS), "cli")
+    if verb == "bench":
+        from flexq_ft.orchestrate.cli.bench import MEASUREMENTS
+
+        verb += next((f"-{a}" for a in argv if a in MEASUREMENTS), "")
+    return f"flexq-ft/{verb}/1"
 
 
 def main() -> None:

@@ -11,6 +11,8 @@ import rich_click as click
 
 from flexq_ft.converter.options import DTYPES, SCHEME_NAMES, scheme_of_int8_mode
 from flexq_ft.errors import ConfigError
+from flexq_ft.orchestrate.devices import check_device
+from flexq_ft.orchestrate.number_list import expand_numbers
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -58,8 +60,28 @@ class IntListType(click.ParamType[list[int]]):
             self.fail(f"{value!r} is not a list of numbers such as 1,2,4.", param, ctx)
 
 
+class NumbersType(click.ParamType[list[int]]):
+    """Whole numbers above 0 in the grammar of sweeps: 8, 1,2,4, 1-64*2, 128-1024+128, 2k."""
+
+    name = "numbers"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[int]:
+        try:
+            numbers = expand_numbers(value)
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)
+        assert isinstance(numbers, list)
+        wrong = next((n for n in numbers if not isinstance(n, int) or n < 1), None)
+        if wrong is not None:
+            self.fail(f"{wrong!r} is not a number above 0, or a range such as 1-16*2.", param, ctx)
+        return list(dict.fromkeys(numbers))
+
+
 SIZE = SizeType()
 INT_LIST = IntListType()
+NUMBERS = NumbersType()
 
 
 def chosen_scheme(scheme: str | None, int8_mode: int | None) -> str | None:
@@ -73,6 +95,19 @@ def chosen_scheme(scheme: str | None, int8_mode: int | None) -> str | None:
             hint="leave --int8-mode out",
         )
     return scheme_of_int8_mode(int8_mode)
+
+
+def device_option(function: _F) -> _F:
+    """--device, of every verb that runs models."""
+    return click.option(
+        "--device", default="auto", metavar="auto|cpu|cuda|cuda:N", panel="Parallel",
+        callback=_known_device,
+        help="auto: a GPU where one can run the model, else the CPU. With --tp each rank has one.",
+    )(function)  # fmt: skip
+
+
+def _known_device(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    return check_device(value)
 
 
 def model_options(function: _F) -> _F:
@@ -102,6 +137,7 @@ def model_options(function: _F) -> _F:
             "--dtype", type=click.Choice(DTYPES), panel="Precision",
             help="Compute type.  [default: that of the model folder]",
         ),
+        device_option,
         click.option(
             "--tp", type=click.IntRange(min=1), default=1, metavar="N", panel="Parallel",
             help="Ranks that share the model; started with mpirun unless under it already.",

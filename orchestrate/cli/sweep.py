@@ -9,6 +9,7 @@ import rich_click as click
 
 from flexq_ft.orchestrate.cli.console import common_options, console
 from flexq_ft.orchestrate.cli.options import SCHEME_TABLE
+from flexq_ft.orchestrate.devices import check_device
 
 SCHEMA = "flexq-ft/sweep-result/1"
 
@@ -21,6 +22,10 @@ is a row with its error; the exit code is then 1, at the end.
 \b
 {SCHEME_TABLE}
 """
+
+
+def _known_device(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    return None if value is None else check_device(value)
 
 
 @click.command("sweep", epilog=EPILOG)
@@ -37,9 +42,21 @@ is a row with its error; the exit code is then 1, at the end.
     type=click.Path(file_okay=False, path_type=Path),
     help="Where models converted on the fly are kept.",
 )
+@click.option(
+    "--device",
+    metavar="auto|cpu|cuda|cuda:N",
+    callback=_known_device,
+    help="Where cases run.  [default: device of FILE, or auto]",
+)
 @common_options
 def command(
-    file: Path, *, out: Path | None, dry_run: bool, force: bool, cache_dir: Path | None
+    file: Path,
+    *,
+    out: Path | None,
+    dry_run: bool,
+    force: bool,
+    cache_dir: Path | None,
+    device: str | None,
 ) -> int:
     """Measure a matrix of models, schemes and sizes; one table of speed, memory and quality.
 
@@ -51,7 +68,7 @@ def command(
     from flexq_ft.orchestrate.sweep.spec import load_spec
 
     spec = load_spec(file)
-    cases = plan_cases(spec, base=file.parent)
+    cases = plan_cases(spec, base=file.parent, device=device)
     folder = out or Path("sweeps") / file.stem
     run = SweepRun(cases, folder, title=f"Sweep {file.stem}", cache_dir=cache_dir)
     config = {"file": str(file), "out": str(folder), **spec.model_dump(mode="json", by_alias=True)}

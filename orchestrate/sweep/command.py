@@ -28,7 +28,7 @@ def case_arguments(case: Case) -> list[str]:
     arguments += ["--repeat-min", str(case.repeat.min), "--repeat-max", str(case.repeat.max)]
     if case.repeat.until_cv is not None:
         arguments += ["--repeat-until-cv", str(case.repeat.until_cv)]
-    arguments += ["--seed", str(case.seed)]
+    arguments += ["--seed", str(case.seed), "--device", case.device]
     if (ppl := case.quality.ppl) is not None:
         arguments += ["--ppl-text", ppl.text, "--ppl-protocol", ppl.protocol]
         if ppl.window is not None:
@@ -58,6 +58,7 @@ CASE_PARAMETERS: list[click.Parameter] = [
     click.Option(["--repeat-max"], type=click.IntRange(1), default=3),
     click.Option(["--repeat-until-cv"], type=float),
     click.Option(["--seed"], type=click.IntRange(0), default=0),
+    click.Option(["--device"], default="auto"),
     click.Option(["--ppl-text"], type=click.Path(exists=True, dir_okay=False)),
     click.Option(["--ppl-protocol"], type=click.Choice(PROTOCOLS), default="paper"),
     click.Option(["--ppl-window"], type=click.IntRange(2)),
@@ -89,7 +90,15 @@ def case_from_options(options: dict[str, Any]) -> Case:
         quality=Quality(ppl=ppl, agreement_with=options["agreement_with"]),
         **{
             name: options[name]
-            for name in ("dtype", "tp", "batch", "prompt_tokens", "output_tokens", "seed")
+            for name in (
+                "dtype",
+                "tp",
+                "batch",
+                "prompt_tokens",
+                "output_tokens",
+                "seed",
+                "device",
+            )
         },
     )
 

@@ -6,7 +6,6 @@ import json
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,19 +17,10 @@ from flexq_ft.orchestrate.cli.console import write_atomically
 from flexq_ft.orchestrate.eval.agreement import top1_agreement
 from flexq_ft.orchestrate.eval.perplexity import Perplexity, cut_windows, evaluate
 from flexq_ft.orchestrate.sweep.plan import Case
+from flexq_ft.orchestrate.timing import Timing, random_prompts
 
 WARM_UP_TOKENS = 8
 RATES = ("prefill_tok_s", "decode_tok_s", "ttft_ms", "tpot_ms")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timing:
-    """One request of `batch` sequences. decode and tpot are None with one output token."""
-
-    prefill_tok_s: float
-    decode_tok_s: float | None
-    ttft_ms: float
-    tpot_ms: float | None
 
 
 class Session(Protocol):
@@ -40,6 +30,7 @@ class Session(Protocol):
     max_positions: int
     weights_bytes: int
     threads: int
+    device: str
 
     def encode(self, text: str) -> list[int]: ...
     def request(self, prompts: list[list[int]], *, output_tokens: int) -> Timing: ...
@@ -49,10 +40,9 @@ class Session(Protocol):
 
 def distinct_prompts(case: Case, vocab_size: int, *, request: int) -> list[list[int]]:
     """Random ids, different for every sequence and request, the same on every run."""
-    generator = np.random.default_rng([case.seed, request])
-    shape = (case.batch, case.prompt_tokens)
-    prompts: list[list[int]] = generator.integers(0, vocab_size, shape).tolist()
-    return prompts
+    return random_prompts(
+        vocab_size, batch=case.batch, tokens=case.prompt_tokens, seed=(case.seed, request)
+    )
 
 
 def measure_speed(session: Session, case: Case) -> dict[str, Any]:
@@ -85,6 +75,7 @@ def measure_speed(session: Session, case: Case) -> dict[str, Any]:
         "requests": len(timings),
         "warm_up_requests": 1,
         "threads": session.threads,
+        "device": session.device,
         "samples": {name: values for name, values in samples.items() if medians[name] is not None},
     }
 

@@ -36,6 +36,7 @@ class Case(BaseModel):
     repeat: Repeat = Repeat()
     quality: Quality = Quality()
     seed: int = 0
+    device: str = "auto"
 
     @property
     def case_id(self) -> str:
@@ -59,7 +60,7 @@ class Case(BaseModel):
             {
                 "model": str(Path(self.model).resolve()),
                 "model_state": model_state(Path(self.model)),
-                "numbers": [self.scheme, self.policy, self.dtype, self.tp],
+                "numbers": [self.scheme, self.policy, self.dtype, self.tp, self.device],
                 "text": None if ppl is None else ppl.model_dump(exclude={"text"}),
                 "text_sha256": None if ppl is None else _file_sha256(Path(ppl.text)),
             }
@@ -100,9 +101,10 @@ def resolve_scheme(scheme: str | None, policy: str | None) -> tuple[str | None, 
     return scheme, None  # a policy means nothing to the other schemes
 
 
-def plan_cases(spec: SweepSpec, *, base: Path) -> list[Case]:
+def plan_cases(spec: SweepSpec, *, base: Path, device: str | None = None) -> list[Case]:
     """All cases of a sweep, in the order of its axes, none twice.
 
+    device: instead of the file's.
     base: the folder that paths in the file are relative to. Exclusions apply to the matrix only.
     Raises ConfigError if a text or a policy file is absent, or no case is left.
     """
@@ -110,7 +112,13 @@ def plan_cases(spec: SweepSpec, *, base: Path) -> list[Case]:
     cases: dict[str, Case] = {}
     excluded = [_resolved_exclusion(item, base) for item in spec.exclude]
     for values in itertools.chain(_product(spec, excluded, base), _included(spec, base)):
-        case = Case(**values, repeat=spec.repeat, quality=quality, seed=spec.seed)
+        case = Case(
+            **values,
+            repeat=spec.repeat,
+            quality=quality,
+            seed=spec.seed,
+            device=device or spec.device,
+        )
         cases.setdefault(case.model_dump_json(), case)
     if not cases:
         raise ConfigError(

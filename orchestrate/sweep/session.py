@@ -10,12 +10,14 @@ from flexq_ft import _native
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.api import open_engine
 from flexq_ft.orchestrate.cli.console import console
-from flexq_ft.orchestrate.engine import EngineClient, EngineOptions, Request, TokenEvent
+from flexq_ft.orchestrate.devices import choose_device
+from flexq_ft.orchestrate.engine import EngineClient, EngineOptions, Request
 from flexq_ft.orchestrate.eval.perplexity import LONGEST_WINDOW
 from flexq_ft.orchestrate.models import find_model
 from flexq_ft.orchestrate.sampling import SamplingParams
-from flexq_ft.orchestrate.sweep.measure import Session, Timing
+from flexq_ft.orchestrate.sweep.measure import Session
 from flexq_ft.orchestrate.sweep.plan import Case
+from flexq_ft.orchestrate.timing import Timing, batch_timing
 from flexq_ft.orchestrate.tokenizer import Tokenizer
 
 
@@ -30,6 +32,7 @@ class EngineSession:
         self.vocab_size = engine.info.vocab_size
         self.max_positions = max_positions
         self.threads = engine.info.threads
+        self.device = engine.info.device
         self.weights_bytes = sum(file.stat().st_size for file in folder.glob("*.bin"))
 
     def encode(self, text: str) -> list[int]:
@@ -59,31 +62,6 @@ class EngineSession:
         return self._peak
 
 
-def batch_timing(events: Sequence[TokenEvent], *, prompt_tokens: int) -> Timing:
-    """Prefill lasts until every sequence has its first token; decode is what comes after.
-
-    Long batches are prefilled in chunks, beside which sequences that are ready already decode;
-    those tokens count in neither rate.
-    """
-    for event in events:
-        if event.error is not None:
-            raise event.error
-    started = min(event.started for event in events)
-    first: dict[int, float] = {}
-    for event in events:
-        first.setdefault(event.id, event.time)
-    prefilled = max(first.values())
-    later = [event.time for event in events if event.time > prefilled]
-    decode_seconds = max(later) - prefilled if later else None
-    outputs = len(events) / len(first)
-    return Timing(
-        prefill_tok_s=prompt_tokens / (prefilled - started),
-        decode_tok_s=len(later) / decode_seconds if decode_seconds else None,
-        ttft_ms=1e3 * (prefilled - started),
-        tpot_ms=1e3 * decode_seconds / (outputs - 1) if decode_seconds else None,
-    )
-
-
 @contextmanager
 def open_session(case: Case, *, cache_dir: Path | None) -> Iterator[Session]:
     """The model of a case, converted into the cache first where need be."""
@@ -98,6 +76,10 @@ def open_session(case: Case, *, cache_dir: Path | None) -> Iterator[Session]:
         progress=None,
     )
     positions = _native.open_model_folder(str(found.folder)).config.max_positions
+    scheme, dtype = found.numbers()
+    device = choose_device(
+        case.device, scheme=scheme, dtype=dtype, ranks=case.tp, notify=console.info
+    )
     options = EngineOptions(
         model_dir=str(found.folder),
         tensor_parallel_size=case.tp,
@@ -106,6 +88,8 @@ def open_session(case: Case, *, cache_dir: Path | None) -> Iterator[Session]:
         dtype=found.dtype,
         max_len=_context(case, positions),
         max_batch=case.batch,
+        device=device.kind,
+        gpu=device.gpu,
     )
     engine = open_engine(options)
     try:

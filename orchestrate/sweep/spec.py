@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -12,57 +10,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from flexq_ft.converter.options import DTYPES, POLICY_SCHEMES, SCHEMES
 from flexq_ft.errors import ConfigError
+from flexq_ft.orchestrate.devices import check_device
 from flexq_ft.orchestrate.eval.perplexity import TextProtocol
+from flexq_ft.orchestrate.number_list import expand_numbers
 from flexq_ft.orchestrate.sweep.marks import Location, MarkedYaml, unknown_key
 
 SCHEMA = "flexq-ft/sweep/1"
-MAX_AXIS_VALUES = 1000
-
-_NUMBER = r"(\d+[kM]?)"
-_RANGE = re.compile(rf"{_NUMBER}-{_NUMBER}(?:([*+]){_NUMBER})?")
-_FACTORS = {"k": 1 << 10, "M": 1 << 20}
-
-
-def expand_numbers(value: object) -> object:
-    """`8`, `"2k"`, `"1,2,4"`, `"1-64*2"`, `"128-1024+128"`, or a list of such, as numbers.
-
-    A range without a step counts by 1; its end is included when a step lands on it. Anything else
-    is returned as it is, for pydantic to refuse.
-    """
-    numbers: list[object] = []
-    for item in value if isinstance(value, list) else [value]:
-        if isinstance(item, str):
-            for part in item.split(","):
-                numbers.extend(_expand_text(part.strip()))
-        else:
-            numbers.append(item)
-    return numbers
-
-
-def _expand_text(part: str) -> Iterable[object]:
-    if re.fullmatch(_NUMBER, part):
-        return [_whole(part)]
-    if match := _RANGE.fullmatch(part):
-        step = 1 if match[4] is None else _whole(match[4])
-        return _range(_whole(match[1]), _whole(match[2]), match[3] or "+", step)
-    return [part]
-
-
-def _whole(text: str) -> int:
-    return int(text.rstrip("kM")) * _FACTORS.get(text[-1], 1)
-
-
-def _range(first: int, last: int, operator: str, step: int) -> Iterable[int]:
-    grows = step >= 1 if operator == "+" else (step >= 2 and first >= 1)
-    if first > last or not grows:
-        raise ValueError(f"the range {first}-{last}{operator}{step} never reaches its end")
-    value = first
-    for _ in range(MAX_AXIS_VALUES + 1):
-        if value > last:
-            return
-        yield value
-        value = value + step if operator == "+" else value * step
-    raise ValueError(f"the range {first}-{last} has more than {MAX_AXIS_VALUES} values")
 
 
 def _as_list(value: object) -> object:
@@ -76,11 +29,19 @@ def _known_scheme(value: str) -> str:
     return value
 
 
+def _known_device(value: str) -> str:
+    try:
+        return check_device(value)
+    except ConfigError as error:
+        raise ValueError(f"{error.message} Known: {error.hint}") from error
+
+
 Count = Annotated[int, Field(ge=1, strict=True)]
 Numbers = Annotated[list[Count], BeforeValidator(expand_numbers), Field(min_length=1)]
 SchemeName = Annotated[str, pydantic.AfterValidator(_known_scheme)]
 Texts = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
 Schemes = Annotated[list[SchemeName], BeforeValidator(_as_list), Field(min_length=1)]
+DeviceName = Annotated[str, pydantic.AfterValidator(_known_device)]
 Dtype = Literal["fp16", "bf16", "fp32"]
 Dtypes = Annotated[list[Dtype], BeforeValidator(_as_list), Field(min_length=1)]
 assert get_args(Dtype) == DTYPES
@@ -184,6 +145,7 @@ class SweepSpec(_Strict):
     repeat: Repeat = Repeat()
     quality: Quality = Quality()
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
+    device: DeviceName = "auto"
 
     @model_validator(mode="after")
     def _has_cases(self) -> SweepSpec:

@@ -62,6 +62,7 @@ class FakeNative:
         self.free = list(range(slots))
         self.running: dict[int, dict[str, Any]] = {}
         self.steps = 0
+        self.steps_taken = 0
         self.released: list[int] = []
         self.admitted: list[tuple[list[int], dict[str, Any]]] = []
         self.step_error = step_error
@@ -115,6 +116,19 @@ class FakeNative:
     def peak_memory_bytes(self) -> int:
         return 12345678
 
+    def take_step_times(self) -> list[float]:
+        """The first step takes 10 ms, each later one 2."""
+        times = [10.0 if step == 0 else 2.0 for step in range(self.steps - self.steps_taken)]
+        self.steps_taken = self.steps
+        return times
+
+    def step_profile(self, batch: int, context: int) -> list[dict[str, Any]]:
+        nodes = [("qkv", 0, 0.5, 4_000_000), ("qkv", 1, 0.5, 4_000_000), ("sample", 0, 0.25, 0)]
+        return [
+            {"name": name, "layer": layer, "ms": ms, "bytes": size}
+            for name, layer, ms, size in nodes
+        ]
+
 
 def fake_info(*, max_len: int = 64, sliding_window: int | None = None) -> EngineInfo:
     return EngineInfo(
@@ -132,6 +146,7 @@ def fake_info(*, max_len: int = 64, sliding_window: int | None = None) -> Engine
         policy=None,
         tensor_parallel_size=1,
         threads=1,
+        device="cpu",
         memory_bytes={"weights": 1000, "kv_cache": 500},
     )
 

@@ -131,7 +131,20 @@ def test_model_flags_arrive(use_model: Use) -> None:
     flags = "--scheme w6ax --policy w6a8 --dtype fp32 --tp 1 --threads 3 --max-len 2k"
     assert run_cli(["run", "m", "q", *flags.split()]) == 0
     expected = {"scheme": "w6ax", "policy": "w6a8", "dtype": "fp32", "threads": 3, "max_len": 2048}
-    assert expected.items() <= calls[0].items()
+    assert expected.items() <= calls[0].items() and calls[0]["device"] == "auto"
+
+
+def test_the_device_arrives_and_is_checked_first(
+    use_model: Use, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = use_model(says("hi"))
+    assert run_cli(["run", "m", "q", "--device", "cuda:1"]) == 0
+    assert run_cli(["run", "m", "q", "--device", "gpu"]) == 2
+    monkeypatch.setenv("FLEXQ_FT_RUN_DEVICE", "cpu")
+    assert run_cli(["run", "m", "q", "--json"]) == 0
+    assert [call["device"] for call in calls] == ["cuda:1", "cpu"]
+    document = json.loads(capsys.readouterr().out.removeprefix("hi\n"))
+    assert document["config"]["device"] == "cpu" and "gpus" in document["environment"]
 
 
 def test_int8_mode_is_a_scheme(use_model: Use, capsys: Capture) -> None:
@@ -230,7 +243,7 @@ def test_a_verb_is_listed_and_has_help_of_its_own(verb: str, capsys: Capture) ->
 
 def test_version_names_commit_and_cuda(capsys: Capture) -> None:
     assert run_cli(["--version"]) == 0
-    assert "commit" in (out := capsys.readouterr().out) and "CUDA: not built" in out
+    assert "commit" in (out := capsys.readouterr().out) and "CUDA: " in out
 
 
 def test_help_imports_nothing_heavy() -> None:

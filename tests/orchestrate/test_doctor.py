@@ -28,7 +28,11 @@ def test_the_report_names_every_scheme_and_its_self_test() -> None:
         assert "of NumPy" in finding(scheme, findings).value
 
 
-def test_cuda_is_absent_with_a_reason() -> None:
+def test_cuda_is_absent_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flexq_ft import _native
+
+    build = {**_native.build_info(), "cuda": False}
+    monkeypatch.setattr(_native, "build_info", lambda: build)
     cuda = finding("cuda", doctor.diagnose())
     assert cuda.status == "no" and "CPU" in cuda.why
 
@@ -46,7 +50,12 @@ def test_text_goes_to_stdout_and_errors_to_stderr(capsys: Capture) -> None:
     assert "self-test" in captured.out and captured.err == ""
 
 
-def test_a_missing_requirement_is_exit_4_after_the_report(capsys: Capture) -> None:
+def test_a_missing_requirement_is_exit_4_after_the_report(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flexq_ft import _native
+
+    monkeypatch.setattr(_native, "gpus", list)
     assert run_cli(["doctor", "--require", "cuda", "--json"]) == 4
     captured = capsys.readouterr()
     document = json.loads(captured.out)

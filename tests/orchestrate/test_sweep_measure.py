@@ -13,10 +13,10 @@ import pytest
 
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.engine import TokenEvent
-from flexq_ft.orchestrate.sweep.measure import Timing, measure
+from flexq_ft.orchestrate.sweep.measure import measure
 from flexq_ft.orchestrate.sweep.plan import Case
-from flexq_ft.orchestrate.sweep.session import batch_timing
 from flexq_ft.orchestrate.sweep.spec import PerplexitySpec, Quality, Repeat
+from flexq_ft.orchestrate.timing import Timing, batch_timing
 
 
 class FakeSession:
@@ -26,6 +26,7 @@ class FakeSession:
     max_positions = 64
     weights_bytes = 1000
     threads = 2
+    device = "cpu"
 
     def __init__(self, case: Case, rates: Sequence[float]) -> None:
         self._rates = iter(rates)

@@ -57,7 +57,7 @@ samples = {"prefill_tok_s": [90.0, 110.0], "decode_tok_s": [10.0, 10.0],
            "ttft_ms": [9.0, 9.0], "tpot_ms": [9.0, 9.0]}
 metrics = {"weights_bytes": 1_500_000, "peak_memory_bytes": 2_000_000, "prefill_tok_s": 100.0,
            "decode_tok_s": 10.0, "ttft_ms": 9.0, "tpot_ms": 9.0, "requests": 2,
-           "warm_up_requests": 1, "threads": 2, "samples": samples}
+           "warm_up_requests": 1, "threads": 2, "device": "cpu", "samples": samples}
 result = {} if error else {"metrics": metrics, "quality": None}
 console.out(json.dumps(case_row(case, result, error=error)))
 """

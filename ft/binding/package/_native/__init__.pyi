@@ -16,9 +16,31 @@ class _BuildInfo(TypedDict):
     isas: list[str]
     mpi_library: str | None
     cuda: bool
+    cuda_architectures: str
     commit: str
 
+class _Gpu(TypedDict):
+    name: str
+    compute_capability: str
+    multiprocessors: int
+    l2_bytes: int
+    total_bytes: int
+
+class _CudaVersions(TypedDict):
+    driver: str
+    runtime: str
+
 def build_info() -> _BuildInfo: ...
+def gpus() -> list[_Gpu]: ...
+def use_gpu(gpu: int) -> None: ...
+def gpu_free_bytes(gpu: int) -> int: ...
+def gpu_peer_access(from_gpu: int, to_gpu: int) -> bool: ...
+def no_gpu_cause() -> str: ...
+def cuda_versions() -> _CudaVersions: ...
+def measure_read_bandwidth(
+    *, device: str = "cpu", gpu: int = 0, threads: int = 0, bytes: int = 0, passes: int = 30
+) -> float:
+    """Bytes per second: the median of passes that each read a whole buffer once."""
 
 class _LibraryInfo(TypedDict):
     path: str
@@ -104,6 +126,10 @@ class Engine:
         kv_tokens: int = 0,
         threads: int = 0,
         comm: DeviceComm | None = None,
+        device: str = "cpu",
+        gpu: int = 0,
+        graphs: bool = True,
+        synthetic_weights: bool = False,
     ) -> None: ...
     def can_admit(self, prompt_tokens: int, max_tokens: int) -> bool: ...
     def admit(
