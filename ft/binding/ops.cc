@@ -390,6 +390,7 @@ void bind_ops(py::module_& module) {
   bind_rows(ops);
   bind_attention(ops);
   bind_gemm(ops);
+  bind_columns(ops);
   bind_sampling(ops);
   ops.def("use_device", &use_device, py::arg("name"),
           "Where the ops of this module run from now on: \"cpu\" or \"cuda\".");

@@ -33,6 +33,8 @@ void attention(const LinearInput&, ConstTensor, KvPages, const RaggedBatch&, Ten
 size_t attention_workspace_bytes(int64_t, int64_t, int64_t) { refuse(); }
 void finish_product(Tensor, const Product&, Stream) { refuse(); }
 void quantize_activations(const LinearInput&, Stream) { refuse(); }
+void pad_columns(Tensor, ConstTensor, Stream) { refuse(); }
+void gather_columns(Tensor, ConstTensor, Stream) { refuse(); }
 
 }  // namespace flexq_ft::gpu
 

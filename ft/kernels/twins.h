@@ -24,6 +24,8 @@ void gemm_w8a16(Tensor y, ConstTensor x, ConstTensor w, ConstTensor scale, Const
 void gemm_w8a8(Tensor y, ConstTensor codes, ConstTensor act_scale, ConstTensor w, ConstTensor scale,
                ConstTensor bias);
 void finish_product(Tensor out, const Product& product);
+void pad_columns(Tensor out, ConstTensor x);
+void gather_columns(Tensor out, ConstTensor parts);
 // Throws unless the product is fp32 with its scales applied, as every linear on the CPU leaves it.
 void check_finished(const Product& product);
 
@@ -46,5 +48,7 @@ void attention(const LinearInput& out, ConstTensor q, KvPages kv, const RaggedBa
 size_t attention_workspace_bytes(int64_t tokens, int64_t heads, int64_t head_dim);
 void finish_product(Tensor out, const Product& product, Stream stream);
 void quantize_activations(const LinearInput& input, Stream stream);
+void pad_columns(Tensor out, ConstTensor x, Stream stream);
+void gather_columns(Tensor out, ConstTensor parts, Stream stream);
 
 }  // namespace flexq_ft::gpu
