@@ -12,7 +12,7 @@
 #include "ft/binding/module.h"
 #include "ft/comm/host_bootstrap.h"
 #include "ft/comm/nccl_comm.h"
-#include "ft/core/library.h"
+#include "ft/core/nvidia_library.h"
 
 namespace py = pybind11;
 
@@ -52,16 +52,15 @@ FloatArray all_gather(DeviceComm& comm, const FloatArray& x) {
 }
 
 // NVIDIA's wheels may lie in another folder of Python's path than this package does.
-void add_python_path() {
+void look_in_python_path() {
   std::vector<std::string> folders;
   for (const py::handle entry : py::module_::import("sys").attr("path")) {
     if (py::isinstance<py::str>(entry)) folders.push_back(entry.cast<std::string>());
   }
-  add_package_folders(folders);
+  set_library_roots(std::move(folders));
 }
 
 py::dict nccl_info() {
-  add_python_path();
   const nccl::Api& api = nccl::open();
   py::dict info;
   info["path"] = api.path;
@@ -70,7 +69,6 @@ py::dict nccl_info() {
 }
 
 py::bytes nccl_unique_id() {
-  add_python_path();
   const nccl::UniqueId id = nccl::unique_id();
   return py::bytes(id.bytes, sizeof(id.bytes));
 }
@@ -84,7 +82,6 @@ std::shared_ptr<DeviceComm> nccl_comm(int rank, int size, const std::string& uni
                 {}, "give all ranks what nccl_unique_id() returned on one of them");
   }
   std::copy_n(unique_id.data(), unique_id.size(), id.bytes);
-  add_python_path();
   if (!host) host = size > 1 ? make_mpi_comm() : make_single_comm();
   return make_nccl_comm(rank, size, id, std::move(host));
 }
@@ -92,6 +89,7 @@ std::shared_ptr<DeviceComm> nccl_comm(int rank, int size, const std::string& uni
 }  // namespace
 
 void bind_comm(py::module_& module) {
+  look_in_python_path();
   py::class_<DeviceComm, std::shared_ptr<DeviceComm>>(module, "DeviceComm")
       .def_property_readonly("rank", &DeviceComm::rank)
       .def_property_readonly("size", &DeviceComm::size)

@@ -3,7 +3,7 @@
 #include <cstdlib>
 
 #include "ft/core/check.h"
-#include "ft/core/library.h"
+#include "ft/core/nvidia_library.h"
 
 namespace flexq_ft::nccl {
 
@@ -11,7 +11,7 @@ namespace {
 
 template <typename F>
 void set(F** function, const OpenedLibrary& library, const char* name) {
-  *function = reinterpret_cast<F*>(find_symbol(library, name));
+  *function = reinterpret_cast<F*>(library_function(library, name));
 }
 
 // NVLink multicast (NVLS) off, unless the user has asked for it: where GPUs are shared between
@@ -21,11 +21,8 @@ void without_multicast() { setenv("NCCL_NVLS_ENABLE", "0", /*overwrite=*/0); }
 
 Api load() {
   without_multicast();
-  const WheelLibrary wanted = {"libnccl.so.2",
-                               {"nvidia/nccl/lib", "nvidia/cu13/lib"},
-                               "NCCL",
-                               "pip install nvidia-nccl-cu13"};
-  const OpenedLibrary library = open_library(wanted);
+  const OpenedLibrary library = open_nvidia_library(
+      {"NCCL", {"libnccl.so.2"}, {"nvidia/nccl/lib", "nvidia/cu13/lib"}, "nvidia-nccl-cu13"});
   Api api;
   set(&api.get_version, library, "ncclGetVersion");
   api.path = library.path;

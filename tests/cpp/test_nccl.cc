@@ -80,7 +80,7 @@ TEST(nccl_is_opened_or_the_error_says_where_it_was_looked_for) {
     EXPECT(std::string(std::getenv("NCCL_NVLS_ENABLE")) == "0");
   } catch (const Error& error) {
     EXPECT_EQ(exit_code(error.kind()), 4);
-    EXPECT(error.cause().find("the loader's path, ") != std::string::npos);
+    EXPECT(error.cause().find("the loader's search path, ") != std::string::npos);
     EXPECT_EQ(error.hint(), "pip install nvidia-nccl-cu13");
   }
 }
