@@ -12,7 +12,6 @@
 #include "ft/binding/module.h"
 #include "ft/comm/host_bootstrap.h"
 #include "ft/comm/nccl_comm.h"
-#include "ft/core/nvidia_library.h"
 
 namespace py = pybind11;
 
@@ -51,15 +50,6 @@ FloatArray all_gather(DeviceComm& comm, const FloatArray& x) {
   return out;
 }
 
-// NVIDIA's wheels may lie in another folder of Python's path than this package does.
-void look_in_python_path() {
-  std::vector<std::string> folders;
-  for (const py::handle entry : py::module_::import("sys").attr("path")) {
-    if (py::isinstance<py::str>(entry)) folders.push_back(entry.cast<std::string>());
-  }
-  set_library_roots(std::move(folders));
-}
-
 py::dict nccl_info() {
   const nccl::Api& api = nccl::open();
   py::dict info;
@@ -89,7 +79,6 @@ std::shared_ptr<DeviceComm> nccl_comm(int rank, int size, const std::string& uni
 }  // namespace
 
 void bind_comm(py::module_& module) {
-  look_in_python_path();
   py::class_<DeviceComm, std::shared_ptr<DeviceComm>>(module, "DeviceComm")
       .def_property_readonly("rank", &DeviceComm::rank)
       .def_property_readonly("size", &DeviceComm::size)

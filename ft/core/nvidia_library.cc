@@ -16,6 +16,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr const char* kToolkit = "/usr/local/cuda/lib64";
+
 std::mutex g_mutex;
 std::vector<std::string> g_roots;
 
@@ -49,7 +51,12 @@ std::vector<fs::path> wheel_roots() {
   }
   const std::lock_guard<std::mutex> lock(g_mutex);
   roots.insert(roots.end(), g_roots.begin(), g_roots.end());
-  return roots;
+  std::vector<fs::path> there;
+  for (const fs::path& root : roots) {
+    const bool known = std::find(there.begin(), there.end(), root) != there.end();
+    if (!known && fs::is_directory(root, ignored)) there.push_back(root);
+  }
+  return there;
 }
 
 std::string path_of(void* handle, const std::string& asked) {
@@ -75,18 +82,16 @@ OpenedLibrary open_nvidia_library(const NvidiaLibrary& library) {
     if (text != nullptr && file.find('/') != std::string::npos) fault = text;
     return {};
   };
-  std::string places = "the loader's search path";
-  for (const std::string& file : library.files) {
-    if (OpenedLibrary opened = open(file); opened.handle != nullptr) return opened;
-  }
+  std::string places;
   std::vector<fs::path> folders;
   for (const fs::path& root : wheel_roots()) {
+    places += root.string() + ", ";
     for (const std::string& folder : library.folders) folders.push_back(root / folder);
   }
-  folders.emplace_back("/usr/local/cuda/lib64");
-  for (const fs::path& folder : folders) {
-    places += ", " + folder.string();
-    for (const std::string& file : library.files) {
+  folders.emplace_back(kToolkit);
+  for (const std::string& file : library.files) {
+    if (OpenedLibrary opened = open(file); opened.handle != nullptr) return opened;
+    for (const fs::path& folder : folders) {
       std::error_code ignored;
       if (!fs::exists(folder / file, ignored)) continue;
       if (OpenedLibrary opened = open((folder / file).string()); opened.handle != nullptr) {
@@ -96,8 +101,14 @@ OpenedLibrary open_nvidia_library(const NvidiaLibrary& library) {
   }
   std::string names;
   for (const std::string& file : library.files) names += (names.empty() ? "" : " or ") + file;
+  std::string wheels;
+  for (const std::string& folder : library.folders) {
+    wheels += (wheels.empty() ? "" : " or ") + folder;
+  }
   throw Error(ErrorKind::kDevice, library.name + " is not available",
-              fault.empty() ? names + " is in none of " + places : fault,
+              fault.empty() ? names + " is neither on the loader's search path, nor in " + wheels +
+                                  " of " + places + "nor in " + kToolkit
+                            : fault,
               "pip install " + library.wheel);
 }
 
