@@ -10,6 +10,7 @@
 #include <new>
 #include <string>
 
+#include "ft/bin/program_device.h"
 #include "ft/bin/program_output.h"
 #include "ft/comm/host_bootstrap.h"
 #include "ft/comm/mpi_library.h"
@@ -117,11 +118,12 @@ Prepared prepare(const ProgramStyle& style, int argc, char** argv, int ranks) {
 
 void run(const Prepared& prepared, const ProgramStyle& style, HostBootstrap& host) {
   const bool first = host.rank() == 0;
+  EngineOptions options = prepared.options;
+  place(prepared.config, prepared.folder, host, &options);
   if (first) print_ranks(host.size());
-  print_device(style, host.rank(), host.local_rank());
-  Engine engine(prepared.config.model_dir, prepared.options,
-                host.size() > 1 ? make_mpi_comm() : make_single_comm());
-  if (first) print_memory();
+  print_device(style, host.rank(), host.local_rank(), options.device);
+  Engine engine(prepared.config.model_dir, options, make_comm(options, host));
+  if (first) print_memory(options.device);
 
   std::vector<GenerateRequest> requests;
   for (const auto& prompt : prepared.request.prompts) {

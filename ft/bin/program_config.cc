@@ -136,6 +136,11 @@ void read_instance(const IniSection& section, ProgramConfig* config) {
     }
     config->dtype = parsed;
   }
+  const std::string device = section.get_string("device", "auto");
+  if (device != "auto" && device != "cpu" && device != "cuda") {
+    section.fail("device", "is '" + device + "', allowed are auto, cuda and cpu");
+  }
+  if (device != "auto") config->device = device == "cuda" ? Device::kCuda : Device::kCpu;
   section.ignore("int8_mode");
   if (section.has("int8_mode")) {
     const int64_t mode = section.get_int("int8_mode");

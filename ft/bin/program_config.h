@@ -30,6 +30,7 @@ struct ProgramConfig {
   int64_t tensor_para_size = 1;
   std::optional<DataType> dtype;  // absent: the folder's
   std::optional<Scheme> scheme;   // absent: the folder's
+  std::optional<Device> device;   // absent: the GPU where it can (program_device.h)
   int64_t max_seq_len = 0;        // 0: the model's
   int64_t batch_size = 0;         // 0: every line of start_ids.csv
   int64_t request_output_len = 0;

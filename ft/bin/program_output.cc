@@ -10,6 +10,7 @@
 
 #include "ft/core/buffer.h"
 #include "ft/core/check.h"
+#include "ft/core/cuda.h"
 
 namespace flexq_ft {
 
@@ -72,16 +73,20 @@ void write_out(const std::string& path, const TokenRows& rows, const char* separ
 
 void print_ranks(int ranks) { std::printf("Total ranks: %d.\n", ranks); }
 
-void print_device(const ProgramStyle& style, int rank, int local_rank) {
-  const std::string device = "Device " + cpu_name() + "\n";
-  std::printf("%sP%d is running with CPU #%d.\n%s", style.device_line_first ? device.c_str() : "",
-              rank, local_rank, style.device_line_first ? "" : device.c_str());
+void print_device(const ProgramStyle& style, int rank, int local_rank, Device device) {
+  const bool gpu = device == Device::kCuda;
+  const std::string name =
+      "Device " + (gpu ? cuda::device_info(local_rank).name : cpu_name()) + "\n";
+  std::printf("%sP%d is running with %s #%d.\n%s", style.device_line_first ? name.c_str() : "",
+              rank, gpu ? "GPU" : "CPU", local_rank, style.device_line_first ? "" : name.c_str());
   std::fflush(stdout);
 }
 
-void print_memory() {
-  const double total = meminfo("MemTotal");
-  const double free = meminfo("MemAvailable");
+void print_memory(Device device) {
+  const bool gpu = device == Device::kCuda;
+  const double total =
+      gpu ? cuda::device_info(cuda::current_device()).total_bytes / kGiB : meminfo("MemTotal");
+  const double free = gpu ? cuda::free_bytes() / kGiB : meminfo("MemAvailable");
   std::printf("%-20s: free: %5.2f GB, total: %5.2f GB, used: %5.2f GB\n", "after allocation", free,
               total, total - free);
 }

@@ -15,8 +15,8 @@ TokenRows output_rows(const ProgramRequest& request, const GenerateReport& repor
 void write_out(const std::string& path, const TokenRows& rows, const char* separator);
 
 void print_ranks(int ranks);
-void print_device(const ProgramStyle& style, int rank, int local_rank);
-void print_memory();
+void print_device(const ProgramStyle& style, int rank, int local_rank, Device device);
+void print_memory(Device device);       // of the host, or of the GPU in use
 void print_ids(const TokenRows& rows);  // "Writing …", the first ten ids, "zeroCount = …"
 void print_time(const ProgramRequest& request, const ModelConfig& model, double milliseconds);
 

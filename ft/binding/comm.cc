@@ -2,11 +2,16 @@
 #include "ft/comm/device_comm.h"
 
 #include <pybind11/numpy.h>
+#include <pybind11/stl.h>
 
+#include <algorithm>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "ft/binding/module.h"
 #include "ft/comm/host_bootstrap.h"
+#include "ft/comm/nccl_comm.h"
 
 namespace py = pybind11;
 
@@ -45,6 +50,32 @@ FloatArray all_gather(DeviceComm& comm, const FloatArray& x) {
   return out;
 }
 
+py::dict nccl_info() {
+  const nccl::Api& api = nccl::open();
+  py::dict info;
+  info["path"] = api.path;
+  info["version"] = nccl::version_text(api.version);
+  return info;
+}
+
+py::bytes nccl_unique_id() {
+  const nccl::UniqueId id = nccl::unique_id();
+  return py::bytes(id.bytes, sizeof(id.bytes));
+}
+
+std::shared_ptr<DeviceComm> nccl_comm(int rank, int size, const std::string& unique_id,
+                                      std::shared_ptr<DeviceComm> host) {
+  nccl::UniqueId id;
+  if (unique_id.size() != sizeof(id.bytes)) {
+    throw Error(ErrorKind::kConfig,
+                "an NCCL id has 128 bytes, and " + std::to_string(unique_id.size()) + " were given",
+                {}, "give all ranks what nccl_unique_id() returned on one of them");
+  }
+  std::copy_n(unique_id.data(), unique_id.size(), id.bytes);
+  if (!host) host = size > 1 ? make_mpi_comm() : make_single_comm();
+  return make_nccl_comm(rank, size, id, std::move(host));
+}
+
 }  // namespace
 
 void bind_comm(py::module_& module) {
@@ -65,6 +96,10 @@ void bind_comm(py::module_& module) {
           py::arg("code"));
   module.def("single_comm", &make_single_comm);
   module.def("mpi_comm", &make_mpi_comm);
+  module.def("nccl_unique_id", &nccl_unique_id);
+  module.def("nccl_comm", &nccl_comm, py::arg("rank"), py::arg("size"), py::arg("unique_id"),
+             py::arg("host") = py::none());
+  module.def("nccl_info", &nccl_info);
 }
 
 }  // namespace flexq_ft

@@ -390,6 +390,7 @@ void bind_ops(py::module_& module) {
   bind_rows(ops);
   bind_attention(ops);
   bind_gemm(ops);
+  bind_columns(ops);
   bind_sampling(ops);
   bind_skinny_gemm(ops);
   ops.def("use_device", &use_device, py::arg("name"),

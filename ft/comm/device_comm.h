@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "ft/core/stream.h"
 #include "ft/core/tensor.h"
@@ -26,12 +27,26 @@ class DeviceComm {
 
   // bytes of rank root to all, in place. Host memory.
   virtual void broadcast(void* data, size_t bytes, int root) = 0;
+
+  // What only a comm of GPUs has something to do for (nccl_comm.h); elsewhere they do nothing.
+
+  // Meets the other ranks from the calling thread's GPU, once; takes the memory that collectives
+  // need there, so it belongs before memory is planned. Collective. The first collective on a GPU's
+  // tensor does it where nobody has.
+  virtual void connect() {}
+
+  // What has gone wrong among the GPUs since, in words; empty: nothing. Not collective.
+  virtual std::string fault() { return {}; }
+
+  // Ends the collectives that this rank's GPU is in, and this rank's part in all later ones.
+  virtual void abort() {}
 };
 
 // One rank: every call is a no-op or a copy.
 std::shared_ptr<DeviceComm> make_single_comm();
 
-// All ranks of the MPI world; data in host memory. Throws as MpiSession::get (mpi_session.h).
+// All ranks of the MPI world; data in host memory (nccl_comm.h has the one for GPUs). Throws as
+// MpiSession::get (mpi_session.h).
 std::shared_ptr<DeviceComm> make_mpi_comm();
 
 }  // namespace flexq_ft

@@ -40,6 +40,8 @@ void sample(Tensor, Tensor, ConstTensor, const DeviceSlots&, Tensor, Stream) { r
 bool launch_skinny_float(SkinnyMath, const SkinnyArgs&, const SkinnyConfig&, Stream) { refuse(); }
 bool launch_skinny_w8a16(SkinnyMath, const SkinnyArgs&, const SkinnyConfig&, Stream) { refuse(); }
 bool launch_skinny_int8(const SkinnyArgs&, const SkinnyConfig&, Stream) { refuse(); }
+void pad_columns(Tensor, ConstTensor, Stream) { refuse(); }
+void gather_columns(Tensor, ConstTensor, Stream) { refuse(); }
 
 }  // namespace flexq_ft::gpu
 

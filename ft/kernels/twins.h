@@ -25,6 +25,8 @@ void gemm_w8a16(Tensor y, ConstTensor x, ConstTensor w, ConstTensor scale, Const
 void gemm_w8a8(Tensor y, ConstTensor codes, ConstTensor act_scale, ConstTensor w, ConstTensor scale,
                ConstTensor bias);
 void finish_product(Tensor out, const Product& product);
+void pad_columns(Tensor out, ConstTensor x);
+void gather_columns(Tensor out, ConstTensor parts);
 // Throws unless the product is fp32 with its scales applied, as every linear on the CPU leaves it.
 void check_finished(const Product& product);
 
@@ -49,5 +51,7 @@ void finish_product(Tensor out, const Product& product, Stream stream);
 void quantize_activations(const LinearInput& input, Stream stream);
 void step_inputs(const StepInputs& out, ConstTensor items, const SlotTensors& slots,
                  int32_t scratch_page, Stream stream);
+void pad_columns(Tensor out, ConstTensor x, Stream stream);
+void gather_columns(Tensor out, ConstTensor parts, Stream stream);
 
 }  // namespace flexq_ft::gpu

@@ -1,7 +1,6 @@
 #include "ft/layers/lm_head.h"
 
-#include <algorithm>
-#include <cstring>
+#include "ft/kernels/gather_columns.h"
 
 namespace flexq_ft {
 
@@ -44,23 +43,13 @@ void LmHead::gather(Tensor logits, ConstTensor x, const LayerContext& context) c
   const Tensor gathered = gathered_.tensor(DataType::kFp32, {ranks, rows, local_columns_});
   if (n == local_columns_) {
     multiply(local, x, context);
-  } else {  // the last ranks hold fewer rows; what they send beyond them is never read
+  } else {  // the last ranks hold fewer columns, and all must send as many
     const Tensor product = product_.tensor(DataType::kFp32, {rows, n});
     multiply(product, x, context);
-    std::memset(local.raw(), 0, local.bytes());
-    for (int64_t row = 0; row < rows; ++row) {
-      std::copy_n(product.data<float>() + row * n, n, local.data<float>() + row * local_columns_);
-    }
+    invokePadColumns(local, product, context.stream());
   }
   context.comm.all_gather(gathered, local, context.stream());
-  for (int64_t rank = 0; rank < ranks; ++rank) {
-    const int64_t begin = rank * local_columns_;
-    const int64_t count = std::min(local_columns_, vocab_size_ - begin);
-    for (int64_t row = 0; row < rows && count > 0; ++row) {
-      std::copy_n(gathered.data<float>() + (rank * rows + row) * local_columns_, count,
-                  logits.data<float>() + row * vocab_size_ + begin);
-    }
-  }
+  invokeGatherColumns(logits, gathered, context.stream());
 }
 
 }  // namespace flexq_ft

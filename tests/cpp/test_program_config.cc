@@ -105,6 +105,14 @@ TEST(what_there_is_not_is_refused_by_name_and_line) {
   EXPECT_THROW(with("top_k=0", "return_log_probs=on"), Error, "return_log_probs is 1");
 }
 
+TEST(a_device_is_auto_cuda_or_cpu) {
+  EXPECT(!read(llama_ini()).device);
+  EXPECT(!read(llama_ini("sparse=0", "device=auto")).device);
+  EXPECT(read(llama_ini("sparse=0", "device=cuda")).device == Device::kCuda);
+  EXPECT(read(llama_ini("sparse=0", "device=cpu")).device == Device::kCpu);
+  EXPECT_THROW(read(llama_ini("sparse=0", "device=tpu")), Error, "x.ini:5: device is 'tpu'");
+}
+
 TEST(int8_modes_that_are_no_scheme_are_refused) {
   for (const char* mode : {"int8_mode=3", "int8_mode=4", "int8_mode=-1", "int8_mode=6"}) {
     EXPECT_THROW(read(llama_ini("int8_mode=1", mode)), Error, "x.ini:7: int8_mode is ");

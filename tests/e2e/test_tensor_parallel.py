@@ -1,4 +1,5 @@
-"""TP 1, 2, 3 and 4 under MPI: the same model, whatever the number of ranks."""
+"""TP 1, 2, 3 and 4 under MPI: the same model, whatever the number of ranks; on the CPU, and on as
+many GPUs as are here."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ from tests.reference.divergence import (
     Divergence,
     assert_greedy_equal_or_tied,
 )
+from tests.reference.ops import calc_diff
 from tests.tools import mpi
+from tests.tools.gpus import gpu_count, two_devices
 from tests.tools.linears import layer_weights
 
 pytestmark = mpi.needs_mpi
@@ -37,6 +40,7 @@ def run_ranks(
     windows: list[list[int]],
     work: Path,
     *,
+    device: str = "cpu",
     trace: bool = False,
     score: bool = False,
 ) -> list[Any]:
@@ -45,33 +49,59 @@ def run_ranks(
     ids = work / "ids.json"
     ids.write_text(json.dumps(windows))
     options = {"mpi": tp > 1, "threads": 1, "steps": STEPS, "trace": trace, "score": score}
+    options |= {"device": device}
     arguments = [str(RUNNER), str(folder), str(work / "out"), str(ids), json.dumps(options)]
     done = mpi.run_ranks(tp, [sys.executable, *arguments], cwd=work, timeout=600)
     assert done.returncode == 0, done.stderr
     return [np.load(work / f"out.rank{r}.npz") for r in range(tp)]
 
 
-def sizes(model: Model) -> list[int]:
-    """The TP sizes that divide this model's heads."""
+@pytest.fixture(params=two_devices(2))
+def device(request: pytest.FixtureRequest) -> str:
+    """What the ranks compute on; one GPU each."""
+    return str(request.param)
+
+
+def float_type(device: str) -> str:
+    """In which quantised models are compared: GPUs have no fp32 products."""
+    return "fp32" if device == "cpu" else "fp16"
+
+
+def skip_without_kernels(scheme: str, dtype: str, device: str) -> None:
+    if device == "cuda" and (scheme == "w6ax" or dtype == "fp32"):
+        pytest.skip(f"{scheme} in {dtype} has no GPU kernels")
+
+
+def sizes(model: Model, device: str = "cpu") -> list[int]:
+    """The TP sizes that divide this model's heads; on GPUs those that are here, and whose share of
+    the vocabulary is one that products there can have."""
     config = model.reference.config
     kv = getattr(config, "num_key_value_heads", config.num_attention_heads)
-    return [
+    fitting = [
         tp
         for tp in (2, 3, 4)
         if config.num_attention_heads % tp == 0 and (kv % tp == 0 or tp % kv == 0)
     ]
+    if device == "cpu":
+        return fitting
+    fitting = [tp for tp in fitting if tp <= gpu_count() and config.vocab_size % (16 * tp) == 0]
+    if not fitting:
+        pytest.skip(f"no TP size of this model fits {gpu_count()} GPUs")
+    return fitting
 
 
 @pytest.mark.parametrize("scheme,dtype", [("fp32", "fp32"), ("fp16", "fp16"), ("w8a16", "fp16")])
 def test_greedy_tokens_do_not_depend_on_the_number_of_ranks(
-    model: Model, scheme: str, dtype: str, tmp_path: Path
+    model: Model, scheme: str, dtype: str, device: str, tmp_path: Path
 ) -> None:
     assert scheme in GREEDY_COMPARABLE
+    skip_without_kernels(scheme, dtype, device)
     windows = [model.text[:64]]
-    one = run_ranks(model.folder(scheme, dtype=dtype), 1, windows, tmp_path / "1")[0]
-    for tp in sizes(model):
+    one_folder = model.folder(scheme, dtype=dtype)
+    one = run_ranks(one_folder, 1, windows, tmp_path / "1", device=device)[0]
+    for tp in sizes(model, device):
         folder = model.folder(scheme, dtype=dtype, tp=tp)
-        ranks = run_ranks(folder, tp, windows, tmp_path / str(tp))
+        ranks = run_ranks(folder, tp, windows, tmp_path / str(tp), device=device)
         for other in ranks[1:]:
             np.testing.assert_array_equal(other["greedy"], ranks[0]["greedy"])
         assert_greedy_equal_or_tied(
@@ -84,15 +114,18 @@ def test_greedy_tokens_do_not_depend_on_the_number_of_ranks(
 
 @pytest.mark.parametrize("scheme", ["w8a16", "w8a8", "w6ax"])
 def test_shards_replay_as_numpy_on_their_part_of_the_whole(
-    model: Model, scheme: str, tmp_path: Path
+    model: Model, scheme: str, device: str, tmp_path: Path
 ) -> None:
     """Weight integers are the whole matrix's, but where o_proj is cut inside a group."""
+    dtype = float_type(device)
+    skip_without_kernels(scheme, dtype, device)
     weights = layer_weights(model.reference)
-    head_dim = model.engine(scheme).config.head_dim
-    for tp in sizes(model):
-        folder = model.folder(scheme, tp=tp)
+    for tp in sizes(model, device):
+        folder = model.folder(scheme, dtype=dtype, tp=tp)
         opened = _native.open_model_folder(str(folder))
-        ranks = run_ranks(folder, tp, [model.text[:24]], tmp_path / str(tp), trace=True)
+        head_dim = opened.config.head_dim
+        ids = [model.text[:24]]
+        ranks = run_ranks(folder, tp, ids, tmp_path / str(tp), device=device, trace=True)
         for name, (w, bias) in weights.items():
             kind = name.split(".")[-1]
             for r, arrays in enumerate(ranks):
@@ -110,10 +143,18 @@ def test_shards_replay_as_numpy_on_their_part_of_the_whole(
                         if scheme == "w6ax":
                             scales = scales[:, columns.start // 128 : -(-columns.stop // 128)]
                 x = arrays[f"x.{name}"]
-                part = None if bias is None else bias[rows]
+                part = None if bias is None else stored(bias[rows], dtype)
                 y = replay(scheme, x, codes, scales, part, act_bits(scheme, kind))
+                if device == "cuda" and scheme == "w8a16":  # tensor cores round sums of floats
+                    assert calc_diff(arrays[f"y.{name}"], y) <= 1e-7, (name, tp, r)
+                    continue
                 limit = 1e-5 * max(float(np.abs(y).max()), 1e-6)
                 assert float(np.abs(arrays[f"y.{name}"] - y).max()) <= limit, (name, tp, r)
+
+
+def stored(bias: Any, dtype: str) -> Any:
+    """As the float files of a folder hold it."""
+    return bias if dtype == "fp32" else bias.astype(np.float16).astype(np.float32)
 
 
 def shard(kind: str, opened: _native.ModelFolder, rank: int, head_dim: int) -> tuple[Any, Any]:
@@ -138,16 +179,20 @@ def shard(kind: str, opened: _native.ModelFolder, rank: int, head_dim: int) -> t
 
 @pytest.mark.parametrize("scheme", ["w8a8", "w6ax"])
 def test_perplexity_rule_across_tp_sizes(
-    model: Model, scheme: str, tmp_path: Path, measured: Callable[[str], None]
+    model: Model, scheme: str, device: str, tmp_path: Path, measured: Callable[[str], None]
 ) -> None:
+    dtype = float_type(device)
+    skip_without_kernels(scheme, dtype, device)
     if not model.trained:
         pytest.skip("random weights have no perplexity to keep; replay covers them")
     length = min(2048 if model.is_large else 512, model.positions)
     windows = list(model.windows(length, -(-30_000 // length)))
-    one = model.engine(scheme)
-    for tp in sizes(model):
-        folder = model.folder(scheme, tp=tp)
-        ranks = run_ranks(folder, tp, windows, tmp_path / str(tp), score=model.is_large)
+    one = model.engine(scheme, dtype=dtype, device=device)
+    for tp in sizes(model, device):
+        folder = model.folder(scheme, dtype=dtype, tp=tp)
+        ranks = run_ranks(
+            folder, tp, windows, tmp_path / str(tp), device=device, score=model.is_large
+        )
         opened = _native.open_model_folder(str(folder))
         # Where o_proj is cut inside a group, TP 1 is another quantised model: ask transformers.
         cut = cut_reference(model, scheme, opened) if opened.cut_groups else None
@@ -159,7 +204,7 @@ def test_perplexity_rule_across_tp_sizes(
             else:
                 theirs = one.forward(ids) if cut is None else hf_logits(cut, ids)
                 divergence.add(ids, ranks[0][f"logits.{i}"], theirs)
-        measured(f"{model.name} {scheme} tp {tp}: {divergence}")
+        measured(f"{model.name} {scheme} tp {tp} {device}: {divergence}")
         (LARGE if model.is_large else TINY_LOOSE).check(divergence)
 
 
@@ -173,12 +218,13 @@ def cut_reference(model: Model, scheme: str, opened: _native.ModelFolder) -> Any
 
 @pytest.mark.parametrize("scheme", ["fp32", "fp16", "bf16", "w8a16", "w8a8", "w6ax"])
 def test_a_repeated_parallel_run_gives_the_same_bits(
-    model: Model, scheme: str, tmp_path: Path
+    model: Model, scheme: str, device: str, tmp_path: Path
 ) -> None:
-    tp = sizes(model)[0]
-    dtype = scheme if scheme in ("fp16", "bf16") else "fp32"
+    dtype = scheme if scheme in ("fp16", "bf16", "fp32") else float_type(device)
+    skip_without_kernels(scheme, dtype, device)
+    tp = sizes(model, device)[0]
     folder = model.folder(scheme, dtype=dtype, tp=tp)
-    first = run_ranks(folder, tp, [model.text[:40]], tmp_path / "a")
-    second = run_ranks(folder, tp, [model.text[:40]], tmp_path / "b")
+    first = run_ranks(folder, tp, [model.text[:40]], tmp_path / "a", device=device)
+    second = run_ranks(folder, tp, [model.text[:40]], tmp_path / "b", device=device)
     np.testing.assert_array_equal(first[0]["logits.0"], second[0]["logits.0"])
     np.testing.assert_array_equal(first[0]["greedy"], second[0]["greedy"])

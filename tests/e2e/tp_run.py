@@ -2,6 +2,7 @@
 
 Writes OUT.rank{r}.npz: the logits of the teacher-forced ids (only the log-probabilities of the ids
 where "score" is set), the greedy continuation, and, when asked for, what every linear saw and gave.
+Rank r computes on GPU r where the option "device" is cuda.
 """
 
 from __future__ import annotations
@@ -25,12 +26,22 @@ def greedy(engine: _native.Engine, prompt: list[int], steps: int) -> list[int]:
     return tokens
 
 
+def join(parallel: bool, device: str) -> _native.DeviceComm:
+    if not parallel:
+        return _native.single_comm()
+    host = _native.mpi_comm()
+    if device == "cpu":
+        return host
+    unique_id = host.broadcast(_native.nccl_unique_id() if host.rank == 0 else b"")
+    return _native.nccl_comm(host.rank, host.size, unique_id, host)
+
+
 def main() -> None:
     folder, out, ids_file, options = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
     windows: list[list[int]] = json.loads(Path(ids_file).read_text())
-    comm = _native.mpi_comm() if options.pop("mpi") else _native.single_comm()
+    comm = join(options.pop("mpi"), options["device"])
     steps, traced, scored = (options.pop(name) for name in ("steps", "trace", "score"))
-    engine = _native.Engine(folder, comm=comm, **options)
+    engine = _native.Engine(folder, comm=comm, gpu=comm.rank, **options)
     arrays: dict[str, Any] = {}
     for i, ids in enumerate(windows):
         result = engine.score(ids)[0] if scored else engine.forward(ids)

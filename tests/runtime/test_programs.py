@@ -219,6 +219,18 @@ def test_what_cannot_be_done_is_refused_by_name_and_writes_nothing(case: Case, k
     assert not (case.cwd / "out").exists()
 
 
+@pytest.mark.skipif(bool(_native.gpus()), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_exit_4_and_auto_is_the_cpu(case: Case) -> None:
+    case.keys["ft_instance_hyperparameter.device"] = "auto"
+    assert "P0 is running with CPU #0." in case.run().stdout
+    (case.cwd / "out").unlink()
+    case.keys["ft_instance_hyperparameter.device"] = "cuda"
+    done = case.run()
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "device is cuda, but rank 0 has no GPU" in done.stderr
+    assert not (case.cwd / "out").exists()
+
+
 def test_repetition_and_presence_penalty_exclude_each_other(case: Case) -> None:
     case.keys |= {"request.repetition_penalty": "1.2", "request.presence_penalty": "0.5"}
     done = case.run()

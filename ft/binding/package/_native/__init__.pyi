@@ -104,6 +104,23 @@ class DeviceComm:
 
 def single_comm() -> DeviceComm: ...
 def mpi_comm() -> DeviceComm: ...
+def nccl_unique_id() -> bytes:
+    """A new id, on one rank, which gives it to the others."""
+
+def nccl_comm(
+    rank: int, size: int, unique_id: bytes, host: DeviceComm | None = None
+) -> DeviceComm:
+    """The collectives among GPUs, one a rank; `host` (MPI's by default) has those in host memory.
+
+    An engine meets the other ranks on its own GPU. Raises DeviceError where NCCL is not found.
+    """
+
+class _NcclInfo(TypedDict):
+    path: str
+    version: str
+
+def nccl_info() -> _NcclInfo:
+    """The NCCL that this process has opened. Raises DeviceError where there is none."""
 
 class _LinearTrace(TypedDict):
     name: str
