@@ -33,6 +33,8 @@ void attention(const LinearInput&, ConstTensor, KvPages, const RaggedBatch&, Ten
 size_t attention_workspace_bytes(int64_t, int64_t, int64_t) { refuse(); }
 void finish_product(Tensor, const Product&, Stream) { refuse(); }
 void quantize_activations(const LinearInput&, Stream) { refuse(); }
+void repack_rows(Tensor, ConstTensor, int64_t, int64_t, bool, Stream) { refuse(); }
+void random_fill(Tensor, const RandomFill&, int64_t, Stream) { refuse(); }
 
 }  // namespace flexq_ft::gpu
 

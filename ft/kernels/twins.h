@@ -8,6 +8,7 @@
 #include "ft/kernels/norm.h"
 #include "ft/kernels/paged_kv.h"
 #include "ft/kernels/product.h"
+#include "ft/kernels/random_fill.h"
 
 namespace flexq_ft::cpu {
 
@@ -26,6 +27,8 @@ void gemm_w8a8(Tensor y, ConstTensor codes, ConstTensor act_scale, ConstTensor w
 void finish_product(Tensor out, const Product& product);
 // Throws unless the product is fp32 with its scales applied, as every linear on the CPU leaves it.
 void check_finished(const Product& product);
+void repack_rows(Tensor dst, ConstTensor src, int64_t row, int64_t column, bool row_major_nk);
+void random_fill(Tensor out, const RandomFill& fill, int64_t first);
 
 }  // namespace flexq_ft::cpu
 
@@ -46,5 +49,8 @@ void attention(const LinearInput& out, ConstTensor q, KvPages kv, const RaggedBa
 size_t attention_workspace_bytes(int64_t tokens, int64_t heads, int64_t head_dim);
 void finish_product(Tensor out, const Product& product, Stream stream);
 void quantize_activations(const LinearInput& input, Stream stream);
+void repack_rows(Tensor dst, ConstTensor src, int64_t row, int64_t column, bool row_major_nk,
+                 Stream stream);
+void random_fill(Tensor out, const RandomFill& fill, int64_t first, Stream stream);
 
 }  // namespace flexq_ft::gpu
