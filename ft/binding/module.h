@@ -18,5 +18,6 @@ struct Policy;
 Policy policy_from_python(const pybind11::dict& policy);
 void bind_ops(pybind11::module_& module);
 void bind_sampling(pybind11::module_& ops);
+void bind_weight_ops(pybind11::module_& ops);
 
 }  // namespace flexq_ft

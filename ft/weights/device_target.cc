@@ -14,9 +14,8 @@ Tensor matrix_of(const LinearWeight& weight) {
 }  // namespace
 
 Layout DeviceTarget::layout(Scheme scheme) const {
-  if (scheme != Scheme::kW6Ax) return Layout::kRowMajor;
-  throw Error(ErrorKind::kConfig, "scheme w6ax does not run on a GPU yet",
-              "its kernels are not part of this version", "--device cpu, or --scheme w8a8");
+  FLEXQ_FT_CHECK(scheme != Scheme::kW6Ax, "no layout of ", scheme, " on a GPU");
+  return Layout::kRowMajor;
 }
 
 Buffer DeviceTarget::codes(const LinearWeight& weight) const {
@@ -24,7 +23,7 @@ Buffer DeviceTarget::codes(const LinearWeight& weight) const {
 }
 
 DeviceUpload& DeviceTarget::upload() {
-  if (!upload_) upload_ = std::make_unique<DeviceUpload>();
+  if (!upload_) upload_ = std::make_unique<DeviceUpload>(block_bytes_);
   return *upload_;
 }
 

@@ -8,10 +8,13 @@ namespace flexq_ft {
 
 class DeviceTarget : public WeightTarget {
  public:
+  explicit DeviceTarget(size_t block_bytes = DeviceUpload::kBlockBytes)
+      : block_bytes_(block_bytes) {}
+
   Device device() const override { return Device::kCuda; }
   Layout layout(Scheme scheme) const override;
   Buffer codes(const LinearWeight& weight) const override;
-  size_t block_bytes() const override { return DeviceUpload::kBlockBytes; }
+  size_t block_bytes() const override { return block_bytes_; }
   void* stage(size_t bytes) override;
   void put(const LinearWeight& weight, ConstTensor block, int64_t row, int64_t column,
            BlockOrder order) override;
@@ -24,6 +27,7 @@ class DeviceTarget : public WeightTarget {
   DeviceUpload& upload();
   void put(Tensor matrix, ConstTensor block, int64_t row, int64_t column, BlockOrder order);
 
+  size_t block_bytes_;
   std::unique_ptr<DeviceUpload> upload_;  // from the first block on: random weights need none
 };
 

@@ -4,11 +4,13 @@
 
 namespace flexq_ft {
 
-DeviceUpload::Block::Block() : data(cuda::allocate_pinned(kBlockBytes)) {}
+DeviceUpload::Block::Block(size_t bytes) : data(cuda::allocate_pinned(bytes)) {}
 
 DeviceUpload::Block::~Block() { cuda::release_pinned(data); }
 
-DeviceUpload::DeviceUpload() : scratch_(kBlockBytes, MemoryKind::kWorkspace, Device::kCuda) {}
+DeviceUpload::DeviceUpload(size_t block_bytes)
+    : blocks_{Block(block_bytes), Block(block_bytes)},
+      scratch_(block_bytes, MemoryKind::kWorkspace, Device::kCuda) {}
 
 DeviceUpload::~DeviceUpload() {
   try {
@@ -24,7 +26,7 @@ void* DeviceUpload::stage() {
 }
 
 void DeviceUpload::copy(void* to, size_t bytes) {
-  FLEXQ_FT_CHECK_LE(bytes, kBlockBytes, "a staged block");
+  FLEXQ_FT_CHECK_LE(bytes, block_bytes(), "a staged block");
   Block& block = blocks_[turn_];
   cuda::copy(to, block.data, bytes, stream());
   block.copied.record(stream());

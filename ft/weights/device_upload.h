@@ -11,14 +11,16 @@ class DeviceUpload {
  public:
   static constexpr size_t kBlockBytes = size_t{64} << 20;
 
-  DeviceUpload();   // on the current GPU
-  ~DeviceUpload();  // waits for what is on its way
+  explicit DeviceUpload(size_t block_bytes = kBlockBytes);  // on the current GPU
+  ~DeviceUpload();                                          // waits for what is on its way
   DeviceUpload(const DeviceUpload&) = delete;
   DeviceUpload& operator=(const DeviceUpload&) = delete;
 
   Stream stream() { return queue_.stream(); }
 
-  // The block whose turn it is, of kBlockBytes, once its last copy is done.
+  size_t block_bytes() const { return scratch_.bytes(); }
+
+  // The block whose turn it is, of block_bytes(), once its last copy is done.
   void* stage();
 
   // The first bytes of the staged block to the GPU; the other block's turn begins.
@@ -34,8 +36,10 @@ class DeviceUpload {
   struct Block {
     void* data = nullptr;
     cuda::Event copied;
-    Block();
+    explicit Block(size_t bytes);
     ~Block();
+    Block(const Block&) = delete;
+    Block& operator=(const Block&) = delete;
   };
 
   cuda::Queue queue_;

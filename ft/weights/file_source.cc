@@ -154,8 +154,9 @@ void FileSource::quantize_w8(const std::vector<LinearPart>& parts, const LinearW
     const FloatColumns columns(&reader_, names, part.k, part.n);
     const int64_t first_k = part.row_parallel ? options_.rank * part.k : 0;
     std::vector<float> scales(static_cast<size_t>(part.n));
-    for (int64_t begin = 0; begin < part.n; begin += kChannels) {
-      const int64_t rows = std::min(kChannels, part.n - begin);
+    const int64_t step = items_of(target_.block_bytes(), static_cast<size_t>(part.k), kChannels);
+    for (int64_t begin = 0; begin < part.n; begin += step) {
+      const int64_t rows = std::min(step, part.n - begin);
       const Tensor codes(target_.stage(static_cast<size_t>(rows * part.k)), DataType::kInt8,
                          {rows, part.k});
       columns.quantize(begin, begin + rows, first_k, part.k, codes.data<int8_t>(),

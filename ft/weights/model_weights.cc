@@ -21,6 +21,11 @@ void check_device(const LoadOptions& options) {
     throw Error(ErrorKind::kConfig, "a GPU computes in fp16 or bf16, and fp32 was asked for", {},
                 "--dtype fp16 or --dtype bf16, or --device cpu");
   }
+  if (options.scheme == Scheme::kW6Ax) {
+    throw Error(ErrorKind::kConfig, "scheme w6ax does not run on a GPU yet",
+                "its kernels are not part of this version",
+                "--device cpu, or a folder of another scheme");
+  }
 }
 
 void check_options(const ModelFolder& folder, const LoadOptions& options) {

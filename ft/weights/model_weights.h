@@ -53,7 +53,7 @@ struct LoadOptions {
   int rank = 0;
   Device device = Device::kCpu;  // a GPU: the current one
   bool synthetic = false;        // random weights instead of the files', of any scheme but w6ax
-  LoadProgress progress;         // of the files; may be empty
+  LoadProgress progress = {};    // of the files; may be empty
 };
 
 // Reads every file of the rank, checks every size, repacks; when it returns everything is in its

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NoReturn, TypedDict, final
 
 import numpy as np
@@ -57,11 +57,19 @@ class Engine:
         policy: dict[str, Any] | None = None,
         max_len: int = 0,
         max_batch: int = 8,
-        prefill_tokens: int = 512,
+        prefill_tokens: int = 0,
         kv_tokens: int = 0,
         threads: int = 0,
         comm: DeviceComm | None = None,
-    ) -> None: ...
+        device: Literal["cpu", "cuda"] = "cpu",
+        gpu: int = 0,
+        graphs: bool = True,
+        synthetic_weights: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """progress(done, total): bytes of the weight files, after every block that was read. With
+        synthetic_weights no file is read, and model_dir may be an INI that describes a model."""
+
     def can_admit(self, prompt_tokens: int, max_tokens: int) -> bool: ...
     def admit(
         self,

@@ -84,6 +84,17 @@ def gemm_w8a8(
     scale: NDArray[np.float32],
     bias: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]: ...
+def repack_rows(
+    dst: NDArray[Any],
+    src: NDArray[Any],
+    *,
+    row: int = 0,
+    column: int = 0,
+    row_major_nk: bool = True,
+) -> None: ...
+def random_fill(
+    count: int, *, dtype: str, key: int, center: float = 0.0, spread: float = 1.0, first: int = 0
+) -> NDArray[Any]: ...
 def sample(
     logits: NDArray[np.float32],
     *,
