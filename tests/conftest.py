@@ -33,6 +33,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FILE",
         help="text for perplexities of --models (default: the text shipped in configs/texts)",
     )
+    parser.addoption(
+        "--cpu-results",
+        default=None,
+        metavar="FILE",
+        help="JSON with the CPU engine's perplexities: read where it has them, else written",
+    )
 
 
 _MEASURED: list[str] = []

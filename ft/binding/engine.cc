@@ -128,6 +128,25 @@ std::vector<Step> step(Engine& engine) {
   return out;
 }
 
+py::list profile(Engine& engine, int64_t batch, int64_t context) {
+  std::vector<StepNode> nodes;
+  {
+    py::gil_scoped_release nogil;
+    nodes = engine.profile(batch, context);
+  }
+  std::map<std::string, int> seen;  // an op comes once a layer
+  py::list out;
+  for (const StepNode& node : nodes) {
+    py::dict entry;
+    entry["name"] = node.op;
+    entry["layer"] = seen[node.op]++;
+    entry["ms"] = node.ms;
+    entry["bytes"] = node.bytes;
+    out.append(entry);
+  }
+  return out;
+}
+
 py::array_t<float> forward(Engine& engine, const Ids& ids) {
   std::vector<float> logits;
   {
@@ -227,6 +246,8 @@ void bind_properties(py::class_<Engine>& engine) {
       .def_property_readonly("kv_tokens",
                              [](const Engine& e) { return e.options().kv_pages * kPageTokens; })
       .def_property_readonly("max_batch", [](const Engine& e) { return e.options().max_batch; })
+      .def_property_readonly("device",
+                             [](const Engine& e) { return to_string(e.options().device); })
       .def_property_readonly("threads", [](const Engine& e) { return e.options().threads; })
       .def("memory", &memory);
 }
@@ -248,6 +269,9 @@ void bind_engine(py::module_& module) {
            Nogil())
       .def("step", &step, Nogil())
       .def("release", &Engine::release, py::arg("slot"), Nogil())
+      .def("take_step_times", &Engine::take_step_times, Nogil())
+      .def("drop_graphs", &Engine::drop_graphs, Nogil())
+      .def("step_profile", &profile, py::arg("batch"), py::arg("context"))
       .def("forward", &forward, py::arg("ids"))
       .def("score", &score, py::arg("ids"))
       .def("trace", &trace, py::arg("ids"))

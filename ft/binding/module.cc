@@ -12,4 +12,5 @@ PYBIND11_MODULE(_native, module) {
   flexq_ft::bind_readers(module);
   flexq_ft::bind_model_folder(module);
   flexq_ft::bind_ops(module);
+  flexq_ft::bind_gpu_gemm(module);
 }

@@ -9,6 +9,7 @@ void bind_build_info(pybind11::module_& module);
 void bind_comm(pybind11::module_& module);
 void bind_engine(pybind11::module_& module);
 void bind_errors(pybind11::module_& module);
+void bind_gpu_gemm(pybind11::module_& module);  // behind bind_ops
 void bind_kernels(pybind11::module_& module);
 void bind_model_folder(pybind11::module_& module);
 void bind_readers(pybind11::module_& module);
@@ -19,5 +20,6 @@ Policy policy_from_python(const pybind11::dict& policy);
 void bind_ops(pybind11::module_& module);
 void bind_sampling(pybind11::module_& ops);
 void bind_weight_ops(pybind11::module_& ops);
+void bind_skinny_gemm(pybind11::module_& ops);
 
 }  // namespace flexq_ft

@@ -136,6 +136,12 @@ void Event::record(Stream stream) {
   FLEXQ_FT_CUDA(cudaEventRecord(static_cast<cudaEvent_t>(handle_), queue_of(stream)));
 }
 
+void Event::record_in_graph(Stream stream) {
+  no_kernel_at_tail(stream);
+  FLEXQ_FT_CUDA(cudaEventRecordWithFlags(static_cast<cudaEvent_t>(handle_), queue_of(stream),
+                                         cudaEventRecordExternal));
+}
+
 bool Event::done() const {
   const cudaError_t status = cudaEventQuery(static_cast<cudaEvent_t>(handle_));
   if (status == cudaErrorNotReady) return false;
@@ -155,6 +161,37 @@ float Event::since_ms(const Event& start) const {
   FLEXQ_FT_CUDA(cudaEventElapsedTime(&ms, static_cast<cudaEvent_t>(start.handle_),
                                      static_cast<cudaEvent_t>(handle_)));
   return ms;
+}
+
+Graph::~Graph() { cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(handle_)); }
+
+void Graph::capture(Stream stream, const std::function<void()>& work) {
+  FLEXQ_FT_CHECK(!captured(), "a graph is captured once");
+  no_kernel_at_tail(stream);
+  // Relaxed would let an allocation slip into the capture; this mode makes it an error.
+  FLEXQ_FT_CUDA(cudaStreamBeginCapture(queue_of(stream), cudaStreamCaptureModeThreadLocal));
+  cudaGraph_t graph = nullptr;
+  try {
+    work();
+  } catch (...) {
+    cudaStreamEndCapture(queue_of(stream), &graph);
+    if (graph != nullptr) cudaGraphDestroy(graph);
+    cudaGetLastError();
+    throw;
+  }
+  FLEXQ_FT_CUDA(cudaStreamEndCapture(queue_of(stream), &graph));
+  no_kernel_at_tail(stream);
+  FLEXQ_FT_CUDA(cudaGraphGetNodes(graph, nullptr, &nodes_));
+  cudaGraphExec_t exec = nullptr;
+  const cudaError_t status = cudaGraphInstantiate(&exec, graph, 0);
+  cudaGraphDestroy(graph);
+  FLEXQ_FT_CUDA(status);
+  handle_ = exec;
+}
+
+void Graph::launch(Stream stream) {
+  no_kernel_at_tail(stream);
+  FLEXQ_FT_CUDA(cudaGraphLaunch(static_cast<cudaGraphExec_t>(handle_), queue_of(stream)));
 }
 
 }  // namespace flexq_ft::cuda

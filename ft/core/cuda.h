@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <string>
 
 #include "ft/core/stream.h"
@@ -66,6 +67,8 @@ class Event {
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
   void record(Stream stream);
+  // Within a capture: recorded at every launch of the graph.
+  void record_in_graph(Stream stream);
   bool done() const;
   void wait() const;                         // of the host
   void hold(Stream stream) const;            // work put on the stream later waits for it
@@ -73,6 +76,25 @@ class Event {
 
  private:
   void* handle_ = nullptr;
+};
+
+// The work of a queue, recorded once and launched many times.
+class Graph {
+ public:
+  Graph() = default;
+  ~Graph();
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+
+  // Records what `work` puts on the stream; nothing runs. What work throws is thrown on.
+  void capture(Stream stream, const std::function<void()>& work);
+  bool captured() const { return handle_ != nullptr; }
+  size_t nodes() const { return nodes_; }
+  void launch(Stream stream);
+
+ private:
+  void* handle_ = nullptr;
+  size_t nodes_ = 0;
 };
 
 }  // namespace flexq_ft::cuda

@@ -38,9 +38,13 @@ Queue::~Queue() = default;
 Event::Event(bool) { refuse(); }
 Event::~Event() = default;
 void Event::record(Stream) { refuse(); }
+void Event::record_in_graph(Stream) { refuse(); }
 bool Event::done() const { refuse(); }
 void Event::wait() const { refuse(); }
 void Event::hold(Stream) const { refuse(); }
 float Event::since_ms(const Event&) const { refuse(); }
+Graph::~Graph() = default;
+void Graph::capture(Stream, const std::function<void()>&) { refuse(); }
+void Graph::launch(Stream) { refuse(); }
 
 }  // namespace flexq_ft::cuda

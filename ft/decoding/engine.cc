@@ -14,7 +14,14 @@ namespace {
 
 ModelWeights load(const ModelFolder& folder, const EngineOptions& options, int rank) {
   const ThreadCount threads(options.threads);
-  return load_weights(folder, {*options.dtype, *options.scheme, *options.policy, rank});
+  LoadOptions load;
+  load.dtype = *options.dtype;
+  load.scheme = *options.scheme;
+  load.policy = *options.policy;
+  load.rank = rank;
+  load.device = options.device;
+  load.synthetic = options.synthetic_weights;
+  return load_weights(folder, load);
 }
 
 // Of all ranks: they must admit the same sequences.
@@ -32,19 +39,24 @@ Engine::Impl::Impl(ModelFolder opened, const EngineOptions& resolved,
     : folder(std::move(opened)),
       options(resolved),
       comm(std::move(ranks)),
+      gpu(open_gpu(folder, options, comm->rank())),
+      device(gpu ? gpu->compute() : ComputeDevice{}),
       decoder(folder.config, load(folder, options, comm->rank()), decoder_limits(options), comm,
-              ComputeDevice{}),
-      cache(make_cache(options.kv_pages)),
+              device),
+      cache(make_cache(options.kv_pages + (gpu ? 1 : 0))),
       pages(options.kv_pages),
-      batch(decoder.limits().tokens, options.max_batch, pages_for(options.max_len)),
-      logits(DataType::kFp32, Shape{decoder.limits().logit_rows, folder.config.vocab_size},
-             MemoryKind::kActivations),
-      sequences(static_cast<size_t>(options.max_batch)) {}
+      sequences(static_cast<size_t>(options.max_batch)),
+      runner(make_runner()) {}
 
 KvCache Engine::Impl::make_cache(int64_t page_count) const {
   const std::array<int64_t, 2>& heads = folder.shards.kv_heads[static_cast<size_t>(comm->rank())];
   return KvCache(folder.config.num_layers, page_count, heads[1] - heads[0], folder.config.head_dim,
-                 *options.dtype);
+                 *options.dtype, options.device);
+}
+
+std::unique_ptr<StepRunner> Engine::Impl::make_runner() {
+  const RunnerModel model{options, folder.config, decoder, cache, *comm, device};
+  return gpu ? make_gpu_runner(model) : make_host_runner(model);
 }
 
 void Engine::Impl::check_ids(const std::vector<int64_t>& ids, int64_t room) const {
@@ -85,54 +97,66 @@ Sequence& Engine::Impl::in_use(int64_t slot) {
               detail::join("max_batch is ", options.max_batch), "release each slot once");
 }
 
-std::vector<StepItem> Engine::Impl::plan() const {
+// What comes after the steps in flight, if no sequence ends in them but by its length.
+std::vector<StepItem> Engine::Impl::plan_ahead() const {
   std::vector<SlotState> states;
   states.reserve(sequences.size());
   for (const Sequence& sequence : sequences) states.push_back(sequence.state);
+  for (const Flight& flight : in_flight) {
+    for (size_t i = 0; i < flight.plan.size(); ++i) {
+      const StepItem& item = flight.plan[i];
+      SlotState& state = states[static_cast<size_t>(item.slot)];
+      if (state.arrival != flight.arrivals[i]) continue;
+      state.cached = item.begin + item.count;
+      if (!item.last) continue;
+      ++state.tokens;
+      const int64_t most = sequences[static_cast<size_t>(item.slot)].params.max_tokens;
+      if (state.tokens - state.prompt >= most || state.tokens >= options.max_len) {
+        state.running = false;
+      }
+    }
+  }
   return plan_step(states, options.prefill_tokens);
 }
 
-std::vector<Sampled> Engine::Impl::compute(const std::vector<StepItem>& plan) {
-  batch.clear();
-  std::vector<SampleRow> rows;
-  for (const StepItem& item : plan) {
-    const Sequence& sequence = sequences[static_cast<size_t>(item.slot)];
-    batch.add(sequence.tokens, item.begin, item.count, sequence.pages);
-    if (!item.last) continue;
-    batch.want_logits(batch.tokens() - 1);
-    rows.push_back({item.slot, &sequence.params, &sequence.end_ids, &sequence.tokens,
-                    sequence.state.tokens - sequence.state.prompt});
+void Engine::Impl::submit(std::vector<StepItem> plan) {
+  Flight flight{std::move(plan), {}};
+  for (const StepItem& item : flight.plan) {
+    flight.arrivals.push_back(sequences[static_cast<size_t>(item.slot)].state.arrival);
   }
-  decoder.forward(batch.view(), cache.layers(), nullptr);
-  if (rows.empty()) return {};
-  const Tensor out =
-      logits.tensor(DataType::kFp32, {static_cast<int64_t>(rows.size()), folder.config.vocab_size});
-  decoder.logits(out, batch.logit_rows(), nullptr);
-  std::vector<Sampled> sampled = sample_rows(out, rows);
-  // Every rank has the same logits and draws the same, but for the last bit of exp on unlike hosts;
-  // rank 0's tokens are everybody's.
-  comm->broadcast(sampled.data(), sampled.size() * sizeof(Sampled), 0);
-  return sampled;
+  runner->submit(flight.plan, sequences);
+  in_flight.push_back(std::move(flight));
 }
 
-std::vector<StepOutput> Engine::Impl::commit(const std::vector<StepItem>& plan,
-                                             const std::vector<Sampled>& sampled) {
+std::vector<StepOutput> Engine::Impl::commit(const Flight& flight,
+                                             const std::vector<StepSample>& samples) {
   std::vector<StepOutput> outputs;
-  outputs.reserve(sampled.size());
-  for (const StepItem& item : plan) {
+  std::exception_ptr fault;
+  size_t next = 0;
+  for (size_t i = 0; i < flight.plan.size(); ++i) {
+    const StepItem& item = flight.plan[i];
     Sequence& sequence = sequences[static_cast<size_t>(item.slot)];
     SlotState& state = sequence.state;
+    const StepSample* sample = item.last ? &samples[next++] : nullptr;
+    if (!state.running || state.arrival != flight.arrivals[i]) continue;
+    if (sample != nullptr && sample->fault) {
+      fault = sample->fault;
+      state.running = false;
+      continue;
+    }
+    if (sample != nullptr && sample->idle) continue;
     state.cached = item.begin + item.count;
-    if (!item.last) continue;
-    const Sampled& token = sampled[outputs.size()];
-    sequence.tokens.push_back(token.token);
+    if (sample == nullptr) continue;
+    sequence.tokens.push_back(sample->sampled.token);
     ++state.tokens;
     const FinishReason finish = finish_reason(sequence.tokens, state.prompt, sequence.params,
                                               sequence.end_ids, options.max_len);
     state.running = finish == FinishReason::kNone;
-    outputs.push_back({item.slot, token.token, token.logprob, finish});
+    outputs.push_back({item.slot, sample->sampled.token, sample->sampled.logprob, finish});
   }
-  return outputs;
+  if (!fault) return outputs;
+  held_back = std::move(outputs);
+  std::rethrow_exception(fault);
 }
 
 Engine::Engine(const std::string& model_dir, const EngineOptions& asked,
@@ -145,9 +169,10 @@ Engine::Engine(const std::string& model_dir, const EngineOptions& asked,
   EngineOptions options = resolve_options(asked, folder, local_ranks);
   options.kv_pages =
       fewest(*comm, fit_kv_pages(folder, options, comm->rank(), local_ranks, available));
-  const std::array<size_t, kMemoryKinds> before = memory_in_use();
+  const Device device = options.device;
+  const std::array<size_t, kMemoryKinds> before = memory_in_use(device);
   impl_ = std::make_unique<Impl>(std::move(folder), options, std::move(comm));
-  impl_->memory = memory_in_use();
+  impl_->memory = memory_in_use(device);
   for (int kind = 0; kind < kMemoryKinds; ++kind) impl_->memory[kind] -= before[kind];
 }
 
@@ -196,14 +221,25 @@ int64_t Engine::admit(const std::vector<int64_t>& prompt, const SamplingParams& 
   sequence.used = true;
   sequence.pages = impl_->pages.take(tokens);
   *free = std::move(sequence);
-  return free - all.begin();
+  const int64_t slot = free - all.begin();
+  impl_->runner->admitted(slot, *free);
+  return slot;
 }
 
 std::vector<StepOutput> Engine::step() {
   const Impl::Call call(*impl_);
-  const std::vector<StepItem> plan = impl_->plan();
-  if (plan.empty()) return {};
-  return impl_->commit(plan, impl_->compute(plan));
+  Impl& impl = *impl_;
+  if (!impl.held_back.empty()) return std::exchange(impl.held_back, {});
+  while (static_cast<int64_t>(impl.in_flight.size()) < impl.runner->depth()) {
+    std::vector<StepItem> plan = impl.plan_ahead();
+    if (plan.empty()) break;
+    impl.submit(std::move(plan));
+  }
+  if (impl.in_flight.empty()) return {};
+  const std::vector<StepSample> samples = impl.runner->collect();
+  const Impl::Flight flight = std::move(impl.in_flight.front());
+  impl.in_flight.pop_front();
+  return impl.commit(flight, samples);
 }
 
 void Engine::release(int64_t slot) {
@@ -211,6 +247,35 @@ void Engine::release(int64_t slot) {
   Sequence& sequence = impl_->in_use(slot);
   impl_->pages.give_back(sequence.pages);
   sequence = Sequence();
+}
+
+std::vector<double> Engine::take_step_times() {
+  const Impl::Call call(*impl_);
+  return impl_->runner->take_step_times();
+}
+
+void Engine::drop_graphs() {
+  const Impl::Call call(*impl_);
+  impl_->runner->drop_graphs();
+}
+
+std::vector<StepNode> Engine::profile(int64_t batch, int64_t context) {
+  const Impl::Call call(*impl_);
+  for (const Sequence& sequence : impl_->sequences) {
+    if (!sequence.used) continue;
+    throw Error(ErrorKind::kConfig, "a step is profiled while no slot is in use", {},
+                "release the sequences first");
+  }
+  if (batch < 1 || batch > impl_->options.max_batch || context < 0 ||
+      context >= impl_->options.max_len ||
+      batch * pages_for(context + 1) > impl_->pages.available()) {
+    throw Error(ErrorKind::kConfig,
+                detail::join("a step of ", batch, " sequences of ", context,
+                             " cached tokens does not fit: max_batch is ", impl_->options.max_batch,
+                             ", max_len ", impl_->options.max_len, ", ", impl_->pages.available(),
+                             " pages of ", kPageTokens, " tokens"));
+  }
+  return impl_->runner->profile(batch, context);
 }
 
 }  // namespace flexq_ft

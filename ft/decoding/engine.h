@@ -51,6 +51,14 @@ struct LinearTrace {
   int64_t tokens = 0, k = 0, n = 0;
 };
 
+// One node of a decode step (Engine::profile): its op, its milliseconds with full edges on both
+// sides, and the bytes that it cannot but read.
+struct StepNode {
+  std::string op;
+  double ms = 0.0;
+  size_t bytes = 0;
+};
+
 // Calls are serialised. A call that throws changes nothing: no sequence has advanced, and the
 // engine goes on (with several ranks only if all of them threw).
 class Engine {
@@ -81,6 +89,17 @@ class Engine {
   std::vector<StepOutput> step();
 
   void release(int64_t slot);
+
+  // Milliseconds of the steps that step() returned since the last call: on a GPU between its own
+  // first and last work.
+  std::vector<double> take_step_times();
+
+  // GPU: captured steps are captured anew when they are needed next.
+  void drop_graphs();
+
+  // GPU: a decode step of so many sequences with so many cached tokens each, node by node. Throws
+  // Error{kConfig} while slots are in use.
+  std::vector<StepNode> profile(int64_t batch, int64_t context);
 
   // Teacher-forced logits [tokens, vocab] of one sequence of at most max_len tokens. Works whether
   // or not slots are in use, and uses none.

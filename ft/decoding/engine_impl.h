@@ -2,69 +2,69 @@
 // score, trace, run_linear).
 #pragma once
 
-#include <functional>
+#include <deque>
 #include <mutex>
 
 #include "ft/decoding/engine.h"
+#include "ft/decoding/gpu_device.h"
 #include "ft/decoding/host.h"
 #include "ft/decoding/kv_cache.h"
-#include "ft/decoding/sampler.h"
-#include "ft/decoding/scheduler.h"
-#include "ft/decoding/step_batch.h"
+#include "ft/decoding/step_runner.h"
 #include "ft/models/decoder.h"
 
 namespace flexq_ft {
-
-// One slot's sequence.
-struct Sequence {
-  SlotState state;
-  std::vector<int64_t> tokens;  // prompt and output
-  std::vector<int32_t> pages;
-  std::vector<int64_t> end_ids;  // that end it; none where they are ignored
-  SamplingParams params;
-  bool used = false;  // from admit to release
-};
 
 struct Engine::Impl {
   Impl(ModelFolder opened, const EngineOptions& resolved, std::shared_ptr<DeviceComm> ranks);
 
   KvCache make_cache(int64_t page_count) const;
+  std::unique_ptr<StepRunner> make_runner();
 
-  // Every public call begins with this: one call at a time, on the engine's number of threads.
+  // Every public call begins with this: one call at a time, on the engine's number of threads and
+  // its GPU.
   struct Call {
-    explicit Call(Impl& impl) : lock(impl.mutex), threads(impl.options.threads) {}
+    explicit Call(Impl& impl) : lock(impl.mutex), threads(impl.options.threads) {
+      use_device_of(impl.options);
+    }
     std::lock_guard<std::mutex> lock;
     ThreadCount threads;
+  };
+
+  // A submitted step: its plan, and which sequences it was for (a slot may have a new one by now).
+  struct Flight {
+    std::vector<StepItem> plan;
+    std::vector<int64_t> arrivals;
   };
 
   void check_ids(const std::vector<int64_t>& ids, int64_t room) const;
   int64_t page_tokens(int64_t prompt_tokens, int64_t max_tokens) const;
   Sequence& in_use(int64_t slot);
 
-  // step(), in its three parts. Only the last changes sequences.
-  std::vector<StepItem> plan() const;
-  std::vector<Sampled> compute(const std::vector<StepItem>& plan);
-  std::vector<StepOutput> commit(const std::vector<StepItem>& plan,
-                                 const std::vector<Sampled>& sampled);
+  // step(): submits what can be planned, as far ahead as the runner takes it, and collects the
+  // oldest. Only commit changes sequences.
+  std::vector<StepItem> plan_ahead() const;
+  void submit(std::vector<StepItem> plan);
+  std::vector<StepOutput> commit(const Flight& flight, const std::vector<StepSample>& samples);
 
-  // Runs the ids as one sequence on its own cache, and gives the logits of tokens [first, first +
-  // rows) to `use`, for the first `wanted` tokens.
-  using UseLogits = std::function<void(int64_t first, ConstTensor logits)>;
+  // Runs the ids as one sequence, on pages of its own.
   void run_alone(const std::vector<int64_t>& ids, int64_t wanted, LinearObserver* observer,
-                 const UseLogits& use);
+                 const StepRunner::UseLogits& use);
 
   mutable std::mutex mutex;
   ModelFolder folder;
   EngineOptions options;  // resolved
   std::shared_ptr<DeviceComm> comm;
+  std::unique_ptr<GpuDevice> gpu;  // null on the CPU
+  ComputeDevice device;
   Decoder decoder;
   KvCache cache;
   PagePool pages;
-  StepBatch batch;
-  Buffer logits;  // [logit rows, vocab] fp32
   std::vector<Sequence> sequences;
-  int64_t arrivals = 0;
+  std::deque<Flight> in_flight;
+  std::vector<StepOutput> held_back;  // of a step one of whose rows failed
+  int64_t arrivals = 1;               // a slot without a sequence has 0
   std::array<size_t, kMemoryKinds> memory{};
+  std::unique_ptr<StepRunner> runner;  // last: its graphs end before what they use
 };
 
 }  // namespace flexq_ft

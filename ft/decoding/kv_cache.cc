@@ -25,14 +25,16 @@ void PagePool::give_back(const std::vector<int32_t>& pages) {
   }
 }
 
-KvCache::KvCache(int64_t layers, int64_t pages, int64_t kv_heads, int64_t head_dim, DataType dtype)
-    : memory_(bytes(layers, pages, kv_heads, head_dim, dtype), MemoryKind::kKvCache) {
+KvCache::KvCache(int64_t layers, int64_t pages, int64_t kv_heads, int64_t head_dim, DataType dtype,
+                 Device device)
+    : memory_(bytes(layers, pages, kv_heads, head_dim, dtype), MemoryKind::kKvCache, device) {
   const Shape shape{pages, kv_heads, kPageTokens, head_dim};
   const int64_t step = shape.count() * static_cast<int64_t>(size_of(dtype));
   char* next = static_cast<char*>(memory_.data());
   layers_.reserve(static_cast<size_t>(layers));
   for (int64_t layer = 0; layer < layers; ++layer) {
-    layers_.push_back({Tensor(next, dtype, shape), Tensor(next + step, dtype, shape)});
+    layers_.push_back(
+        {Tensor(next, dtype, shape, device), Tensor(next + step, dtype, shape, device)});
     next += 2 * step;
   }
 }

@@ -33,7 +33,8 @@ class PagePool {
 
 class KvCache {
  public:
-  KvCache(int64_t layers, int64_t pages, int64_t kv_heads, int64_t head_dim, DataType dtype);
+  KvCache(int64_t layers, int64_t pages, int64_t kv_heads, int64_t head_dim, DataType dtype,
+          Device device = Device::kCpu);
 
   const std::vector<KvPages>& layers() const { return layers_; }
 

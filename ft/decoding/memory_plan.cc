@@ -4,6 +4,8 @@
 
 #include "flexq_kernels/pack.h"
 #include "ft/core/cuda.h"
+#include "ft/decoding/gpu_device.h"
+#include "ft/decoding/gpu_slots.h"
 #include "ft/decoding/host.h"
 #include "ft/decoding/kv_cache.h"
 #include "ft/decoding/memory_refusal.h"
@@ -77,18 +79,14 @@ size_t weight_bytes(const ModelConfig& config, const EngineOptions& options,
          (on_gpu(options) ? rope_bytes(config, options) : 0);
 }
 
-// What a GPU holds besides, so that a step needs no host: the sequences' ids, words and parameters,
-// the bits of the tokens seen, the step's inputs, and the rows that go into the head.
-size_t device_state_bytes(const ModelConfig& config, const EngineOptions& options,
-                          const DecoderLimits& limits) {
-  constexpr int64_t kSlotBytes = 17 << 10;  // words and parameters (ft/kernels/device_sampling.h)
-  constexpr int64_t kTokenInputs = 4;       // ids, positions, rows of logits, offsets: int32 each
-  const int64_t slot = options.max_len * 4 + kSlotBytes + (config.vocab_size + 7) / 8 +
-                       pages_for(options.max_len) * 4;
-  const int64_t head_rows =
-      limits.logit_rows * config.hidden_size * static_cast<int64_t>(size_of(*options.dtype));
-  return static_cast<size_t>(options.max_batch * slot + limits.tokens * kTokenInputs * 4 +
-                             head_rows);
+// The logits of a step; on a GPU with the state of every slot, and the rows that go into the head.
+size_t output_bytes(const ModelConfig& config, const EngineOptions& options,
+                    const DecoderLimits& limits) {
+  const int64_t rows = limits.logit_rows;
+  if (!on_gpu(options)) return static_cast<size_t>(rows * config.vocab_size) * sizeof(float);
+  const GpuSlotSizes slots{options.max_batch, options.max_len, limits.tokens, rows,
+                           config.vocab_size};
+  return slots.bytes() + static_cast<size_t>(rows * config.hidden_size) * size_of(*options.dtype);
 }
 
 size_t activation_bytes(const ModelFolder& folder, const EngineOptions& options,
@@ -111,11 +109,9 @@ size_t activation_bytes(const ModelFolder& folder, const EngineOptions& options,
         flexq_kernels::group_count(std::max({config.hidden_size, shape.q, shape.inter}));
     sizes.quantized_k = sizes.quantized_groups * flexq_kernels::kGroupSize;
   }
-  const size_t logits = static_cast<size_t>(limits.logit_rows * config.vocab_size) * sizeof(float);
-  return sizes.bytes() + logits +
+  return sizes.bytes() + output_bytes(config, options, limits) +
          LmHead::gather_bytes(config.vocab_size, limits.logit_rows, folder.tp) +
-         (on_gpu(options) ? device_state_bytes(config, options, limits)
-                          : rope_bytes(config, options));
+         (on_gpu(options) ? 0 : rope_bytes(config, options));
 }
 
 }  // namespace
@@ -143,23 +139,10 @@ MemoryPlan plan_memory(const ModelFolder& folder, const EngineOptions& options, 
       length(folder.shards.kv_heads[static_cast<size_t>(rank)]), config.head_dim, *options.dtype);
   plan[MemoryKind::kActivations] = activation_bytes(folder, options, shape);
   if (on_gpu(options)) {
-    plan[MemoryKind::kWorkspace] =
-        gpu_gemm_workspace_bytes(gpu_gemm_limits(folder, options, rank)) +
-        (options.synthetic_weights ? 0 : DeviceUpload::kBlockBytes);
+    plan[MemoryKind::kWorkspace] = gpu_gemm_workspace_bytes(gemm_limits(folder, options, rank)) +
+                                   (options.synthetic_weights ? 0 : DeviceUpload::kBlockBytes);
   }
   return plan;
-}
-
-GpuGemmLimits gpu_gemm_limits(const ModelFolder& folder, const EngineOptions& options, int rank) {
-  const RankShape shape(folder, rank);
-  const DecoderLimits limits = decoder_limits(options);
-  GpuGemmLimits out;
-  out.max_tokens = std::max(limits.tokens, limits.logit_rows);
-  if (options.scheme == Scheme::kW8A16) {
-    const int64_t rows = std::max({shape.q + 2 * shape.kv, shape.q, shape.up, shape.inter});
-    out.largest_w8a16 = rows * folder.config.hidden_size;
-  }
-  return out;
 }
 
 size_t available_bytes(Device device) {

@@ -24,9 +24,6 @@ struct MemoryPlan {
 // Of one rank, on the options' device. options must be resolved, kv_pages included.
 MemoryPlan plan_memory(const ModelFolder& folder, const EngineOptions& options, int rank);
 
-// What the products on a GPU are made for: a rank of an engine with these options.
-GpuGemmLimits gpu_gemm_limits(const ModelFolder& folder, const EngineOptions& options, int rank);
-
 // Of a GPU's free memory; not planned with. CUDA's modules, the products' library and graphs come
 // after the plan (about 200 MiB together), NCCL's buffers too (about 150 MiB a communicator).
 constexpr size_t kGpuReserve = size_t{512} << 20;

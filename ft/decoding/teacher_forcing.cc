@@ -4,6 +4,7 @@
 #include <map>
 
 #include "ft/decoding/engine_impl.h"
+#include "ft/decoding/sampler.h"
 
 namespace flexq_ft {
 
@@ -17,14 +18,6 @@ std::vector<float> to_floats(ConstTensor x) {
     for (size_t i = 0; i < out.size(); ++i) out[i] = to_float(values[i]);
   });
   return out;
-}
-
-void round_into(Tensor out, const float* values) {
-  dispatch_float(out.dtype(), [&](auto tag) {
-    using T = decltype(tag);
-    T* to = out.data<T>();
-    for (int64_t i = 0; i < out.count(); ++i) to[i] = from_float<T>(values[i]);
-  });
 }
 
 // Collects what linears saw; the chunks of a long sequence are joined.
@@ -51,28 +44,22 @@ class Recorder : public LinearObserver {
 }  // namespace
 
 void Engine::Impl::run_alone(const std::vector<int64_t>& ids, int64_t wanted,
-                             LinearObserver* observer, const UseLogits& use) {
+                             LinearObserver* observer, const StepRunner::UseLogits& use) {
   const int64_t total = static_cast<int64_t>(ids.size());
+  // A GPU's memory was planned without another cache: the pool's pages, if enough are free.
+  if (gpu && pages_for(total) <= pages.available()) {
+    const std::vector<int32_t> taken = pages.take(total);
+    try {
+      runner->run_alone(ids, wanted, cache, taken, observer, use);
+    } catch (...) {
+      pages.give_back(taken);
+      throw;
+    }
+    return pages.give_back(taken);
+  }
   PagePool own_pages(pages_for(total));
   const KvCache own_cache = make_cache(own_pages.size());
-  const std::vector<int32_t> sequence_pages = own_pages.take(total);
-  for (int64_t begin = 0; begin < total; begin += options.prefill_tokens) {
-    const int64_t count = std::min(options.prefill_tokens, total - begin);
-    batch.clear();
-    batch.add(ids, begin, count, sequence_pages);
-    decoder.forward(batch.view(), own_cache.layers(), observer);
-    const int64_t end = std::min(begin + count, wanted);
-    for (int64_t first = begin; first < end; first += decoder.limits().logit_rows) {
-      const int64_t rows = std::min(decoder.limits().logit_rows, end - first);
-      std::vector<int32_t> picked(static_cast<size_t>(rows));
-      for (int64_t i = 0; i < rows; ++i) {
-        picked[static_cast<size_t>(i)] = static_cast<int32_t>(first - begin + i);
-      }
-      const Tensor out = logits.tensor(DataType::kFp32, {rows, folder.config.vocab_size});
-      decoder.logits(out, ConstTensor(picked.data(), DataType::kInt32, {rows}), observer);
-      use(first, out);
-    }
-  }
+  runner->run_alone(ids, wanted, own_cache, own_pages.take(total), observer, use);
 }
 
 std::vector<float> Engine::forward(const std::vector<int64_t>& ids) {
@@ -131,13 +118,9 @@ std::vector<float> Engine::run_linear(const std::string& name, const std::vector
   }
   std::vector<float> y(static_cast<size_t>(tokens * n));
   const int64_t chunk = std::min(tokens, impl_->decoder.limits().tokens);
-  const Buffer rounded(*impl_->options.dtype, Shape{chunk, k}, MemoryKind::kActivations);
   for (int64_t begin = 0; begin < tokens; begin += chunk) {
     const int64_t count = std::min(chunk, tokens - begin);
-    const Tensor input = rounded.tensor(*impl_->options.dtype, {count, k});
-    round_into(input, x.data() + begin * k);
-    impl_->decoder.run_linear(*linear, Tensor(y.data() + begin * n, DataType::kFp32, {count, n}),
-                              input);
+    impl_->runner->run_linear(*linear, y.data() + begin * n, x.data() + begin * k, count);
   }
   return y;
 }

@@ -1,12 +1,93 @@
-#include "ft/kernels/float_gpu.cuh"
-#include "ft/kernels/launch.cuh"
+#include "ft/kernels/activation.cuh"
+#include "ft/kernels/quantize.cuh"
 #include "ft/kernels/twins.h"
 
 namespace flexq_ft::gpu {
 
-void activation(const LinearInput&, const Product&, Activation, bool, Stream) {
-  FLEXQ_FT_CHECK(false, "not written yet");
-  throw 0;
+namespace {
+
+// act(gate) * up, or act(x), of eight columns; zeros past the end of the row.
+template <typename T, typename In>
+__device__ __forceinline__ Vector<T> activated(const ProductView<In>& x, int64_t token,
+                                               Activation activation, bool gated, int column,
+                                               int inter, bool aligned) {
+  const In* values = x.values + token * x.columns;
+  const float act_scale = token_scale(x, token);
+  const Vector<In> gate = load_vector(values, column, inter, aligned);
+  Vector<In> up = {};
+  if (gated) up = load_vector(values + inter, column, inter, aligned);
+  float v[kVector];
+  finish_vector(v, x, gate, act_scale, column, aligned);
+  activate(v, activation);
+  if (gated) {
+    float u[kVector];
+    finish_vector(u, x, up, act_scale, inter + column, aligned);
+#pragma unroll
+    for (int e = 0; e < kVector; ++e) v[e] = __fmul_rn(v[e], u[e]);
+  }
+#pragma unroll
+  for (int e = 0; e < kVector; ++e) {
+    if (column + e >= inter) v[e] = 0.0f;  // a bias may go on there
+  }
+  return rounded_vector<T>(v);
+}
+
+// A block takes one token: its whole row where the row has one scale, else a part of it.
+template <typename T, typename In, int kVectors>
+__global__ void __launch_bounds__(most_row_threads(kVectors), row_blocks(kVectors))
+    activation_kernel(T* out, Quantizer quantizer, ProductView<In> x, Activation activation,
+                      bool gated, int inter, bool aligned) {
+  extern __shared__ uint4 dynamic[];
+  const int first = static_cast<int>(blockIdx.y) * row_threads() * kVector;
+  Row<T, kVectors> row(dynamic, inter);
+  int* maxima = reinterpret_cast<int*>(row.end(dynamic));
+  pdl_launch_dependents();
+  row.each([&](Vector<T>&, int at) {
+    if (first + at >= inter) return;
+    prefetch_scales(x, first + at);
+    if (gated) prefetch_scales(x, inter + first + at);
+  });
+  clear_maxima(quantizer, maxima);
+  pdl_wait();
+
+  const int64_t token = blockIdx.x;
+  row.each([&](Vector<T>& v, int at) {
+    v = activated<T>(x, token, activation, gated, first + at, inter, aligned);
+    if (out != nullptr) store_vector(out + token * inter, first + at, inter, aligned, v);
+  });
+  if (quantizer.in_shared()) __syncthreads();  // the maxima are clear
+  quantize_row(quantizer, token, first, row, maxima);
+}
+
+template <typename T, typename In>
+void launch_activation(const LinearInput& out, const Product& x, Activation activation, bool gated,
+                       Stream stream) {
+  const int64_t tokens = x.values.dim(0);
+  const int64_t inter = x.values.dim(1) / (gated ? 2 : 1);
+  const bool aligned = rows_aligned(inter, {out.values.raw()}) && rows_aligned(inter, x);
+  const Quantizer quantizer(out, inter);
+  T* values = static_cast<T*>(out.values.raw());
+  if (!quantizer.in_shared()) {
+    return launch(activation_kernel<T, In, 1>, flat_grid(tokens, inter), dim3(kFlatThreads), 0,
+                  stream, values, quantizer, ProductView<In>(x), activation, gated,
+                  static_cast<int>(inter), aligned);
+  }
+  dispatch_row<T>(inter, [&](auto vectors, const RowLaunch& row) {
+    launch_rows(activation_kernel<T, In, vectors()>, tokens, row, quantizer.shared_bytes(), stream,
+                values, quantizer, ProductView<In>(x), activation, gated, static_cast<int>(inter),
+                aligned);
+  });
+}
+
+}  // namespace
+
+void activation(const LinearInput& out, const Product& x, Activation activation, bool gated,
+                Stream stream) {
+  dispatch_compute_type(out.dtype, [&](auto t) {
+    dispatch_product_type(x, [&](auto in) {
+      launch_activation<decltype(t), decltype(in)>(out, x, activation, gated, stream);
+    });
+  });
 }
 
 }  // namespace flexq_ft::gpu

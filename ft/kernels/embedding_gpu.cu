@@ -1,12 +1,62 @@
-#include "ft/kernels/float_gpu.cuh"
-#include "ft/kernels/launch.cuh"
+#include "ft/kernels/rows_gpu.cuh"
 #include "ft/kernels/twins.h"
 
 namespace flexq_ft::gpu {
 
-void embedding(Tensor, ConstTensor, ConstTensor, ConstTensor, ConstTensor, Stream) {
-  FLEXQ_FT_CHECK(false, "not written yet");
-  throw 0;
+namespace {
+
+// The rows of a table, and which of them each token takes. rows null: nothing is added.
+template <typename T>
+struct Lookup {
+  const T* rows;
+  const int32_t* index;
+  int64_t count;
+
+  Lookup(ConstTensor table, ConstTensor index_of)
+      : rows(static_cast<const T*>(table.raw())),
+        index(static_cast<const int32_t*>(index_of.raw())),
+        count(table.defined() ? table.dim(0) : 0) {}
+};
+
+// An index outside its table gives a row of zeros.
+template <typename T>
+__global__ void __launch_bounds__(kFlatThreads)
+    embedding_kernel(T* out, Lookup<T> words, Lookup<T> places, int hidden, bool aligned) {
+  const int column = static_cast<int>(blockIdx.y) * kFlatThreads * kVector + row_column(0);
+  pdl_launch_dependents();
+  pdl_wait();
+  const int64_t token = blockIdx.x;
+  const int64_t word = words.index[token];
+  const int64_t place = places.rows != nullptr ? places.index[token] : 0;
+  const bool known = word >= 0 && word < words.count && place >= 0 &&
+                     (places.rows == nullptr || place < places.count);
+  Vector<T> row = {};
+  if (known) {
+    row = load_vector<true>(words.rows + word * hidden, column, hidden, aligned);
+    if (places.rows != nullptr) {
+      const Vector<T> offset =
+          load_vector<true>(places.rows + place * hidden, column, hidden, aligned);
+#pragma unroll
+      for (int e = 0; e < kVector; ++e) {
+        row.set(e, from_float<T>(__fadd_rn(row.at(e), offset.at(e))));
+      }
+    }
+  }
+  store_vector(out + token * hidden, column, hidden, aligned, row);
+}
+
+}  // namespace
+
+void embedding(Tensor out, ConstTensor ids, ConstTensor table, ConstTensor positions,
+               ConstTensor positional, Stream stream) {
+  const int64_t hidden = out.dim(1);
+  const bool aligned = rows_aligned(hidden, {out.raw(), table.raw(), positional.raw()});
+  dispatch_compute_type(out.dtype(), [&](auto t) {
+    using T = decltype(t);
+    launch(embedding_kernel<T>, flat_grid(out.dim(0), hidden), dim3(kFlatThreads), 0, stream,
+           static_cast<T*>(out.raw()), Lookup<T>(table, ids), Lookup<T>(positional, positions),
+           static_cast<int>(hidden), aligned);
+  });
 }
 
 }  // namespace flexq_ft::gpu

@@ -2,7 +2,9 @@
 #include <cstdlib>
 
 #include "ft/core/cuda.h"
+#include "ft/kernels/device_sampling.h"
 #include "ft/kernels/gpu_gemm.h"
+#include "ft/kernels/skinny_gemm.h"
 #include "ft/kernels/twins.h"
 
 namespace flexq_ft::gpu {
@@ -35,6 +37,11 @@ void finish_product(Tensor, const Product&, Stream) { refuse(); }
 void quantize_activations(const LinearInput&, Stream) { refuse(); }
 void repack_rows(Tensor, ConstTensor, int64_t, int64_t, bool, Stream) { refuse(); }
 void random_fill(Tensor, const RandomFill&, int64_t, Stream) { refuse(); }
+void step_inputs(const StepInputs&, ConstTensor, const SlotTensors&, int32_t, Stream) { refuse(); }
+void sample(Tensor, Tensor, ConstTensor, const DeviceSlots&, Tensor, Stream) { refuse(); }
+bool launch_skinny_float(SkinnyMath, const SkinnyArgs&, const SkinnyConfig&, Stream) { refuse(); }
+bool launch_skinny_w8a16(SkinnyMath, const SkinnyArgs&, const SkinnyConfig&, Stream) { refuse(); }
+bool launch_skinny_int8(const SkinnyArgs&, const SkinnyConfig&, Stream) { refuse(); }
 
 }  // namespace flexq_ft::gpu
 

@@ -1,12 +1,117 @@
 #include "ft/kernels/gpu_gemm.h"
 
+#include "ft/core/check.h"
+#include "ft/kernels/gemm_backend.h"
+
 namespace flexq_ft {
 
-std::unique_ptr<GpuGemm> make_gpu_gemm(const GpuGemmLimits&) {
-  FLEXQ_FT_CHECK(false, "not written yet");
-  return {};
+namespace {
+
+// Tokens up to which our kernels are the default: there a product costs the bytes of its weight.
+// Above 16 cuBLASLt's tiles are full enough, unless a weight would have to be dequantised first.
+int64_t skinny_by_default(Scheme scheme) { return scheme == Scheme::kW8A16 ? 64 : 16; }
+
+struct Chosen {
+  GemmCandidate candidate;
+  std::string why;
+};
+
+class ChoosingGemm final : public GpuGemm {
+ public:
+  explicit ChoosingGemm(const GpuGemmLimits& limits) : backend_(limits) {
+    const std::string gpu = backend_.device().name;
+    const std::string text = limits.table.empty() ? built_in_gemm_table(gpu) : limits.table;
+    if (text.empty()) {
+      note_ = "no GEMM table for " + gpu + ": default kernels; measure one: flexq-ft bench tune";
+      return;
+    }
+    table_ = GemmTable::parse(text);
+    if (table_.gpu() != gpu) {
+      note_ = "the GEMM table is of " + table_.gpu() + ", not " + gpu + ": default kernels";
+      table_ = {};
+      return;
+    }
+    note_ = detail::join("GEMM table of ", gpu, ": ", table_.size(), " rows");
+    if (!backend_.has_library()) return;
+    library_rows_ = table_.library_version() == backend_.library_version();
+    if (library_rows_) return;
+    note_ +=
+        detail::join("; measured with cuBLASLt ", cublaslt::version_text(table_.library_version()),
+                     ", and ", cublaslt::version_text(backend_.library_version()),
+                     " is loaded: of that its first heuristic is taken");
+  }
+
+  void run(Tensor y, ConstTensor x, ConstTensor w, Scheme scheme, Stream stream) override {
+    const GemmProblem problem = gemm_problem(y, x, w, scheme);
+    if (problem.m == 0 || problem.n == 0) return;
+    backend_.run(y, x, w, scheme, chosen(problem).candidate, stream);
+  }
+
+  std::string choice(const GemmProblem& problem) const override {
+    const Chosen& one = chosen(problem);
+    const std::string config = one.candidate.skinny ? one.candidate.config() : one.candidate.note();
+    return one.candidate.kernel() + " " + config + " (" + one.why + ")";
+  }
+
+  std::string table_note() const override { return note_; }
+
+ private:
+  using Key = std::tuple<Scheme, DataType, int64_t, int64_t, int64_t>;
+
+  // Chosen once for a problem; work of the host only.
+  const Chosen& chosen(const GemmProblem& p) const {
+    const Key key{p.scheme, p.dtype, p.m, p.n, p.k};
+    const auto found = chosen_.find(key);
+    return found != chosen_.end() ? found->second : chosen_.emplace(key, choose(p)).first->second;
+  }
+
+  Chosen choose(const GemmProblem& p) const {
+    std::string why = "default";
+    const GemmRow* row = table_.find(p);
+    if (row != nullptr && (row->kernel == "skinny" || library_rows_)) {
+      if (auto candidate = backend_.restored(*row, p, &why)) return {*candidate, "table"};
+      why = "default: " + why;
+    } else if (row != nullptr) {
+      why = "default: the table's cuBLASLt is another version";
+    }
+    if (p.m <= skinny_by_default(p.scheme) && gpu::skinny_gemm_takes(p)) {
+      return {{gpu::skinny_default(p, backend_.device().multiprocessors), {}}, why};
+    }
+    if (backend_.has_library()) {
+      const std::vector<GemmCandidate> first = backend_.library_candidates(p, 1);
+      if (!first.empty()) return {first.front(), why + ", first heuristic"};
+    }
+    if (gpu::skinny_gemm_takes(p)) {
+      return {{gpu::skinny_default(p, backend_.device().multiprocessors), {}}, why};
+    }
+    refuse(p);
+  }
+
+  [[noreturn]] void refuse(const GemmProblem& p) const {
+    std::string cause = "cuBLASLt was not loaded: only small products were asked for";
+    if (backend_.has_library()) {
+      cause = detail::join("cuBLASLt ", cublaslt::version_text(backend_.library_version()), " (",
+                           cublaslt::library().path, ") has no algorithm for it on ",
+                           backend_.device().name, ", and our kernels do not take it");
+    }
+    throw Error(ErrorKind::kInternal, detail::join("no kernel for ", p), cause);
+  }
+
+  mutable GemmBackend backend_;
+  GemmTable table_;
+  bool library_rows_ = false;  // of the table can be used
+  std::string note_;
+  mutable std::map<Key, Chosen> chosen_;
+};
+
+}  // namespace
+
+std::unique_ptr<GpuGemm> make_gpu_gemm(const GpuGemmLimits& limits) {
+  return std::make_unique<ChoosingGemm>(limits);
 }
 
-size_t gpu_gemm_workspace_bytes(const GpuGemmLimits&) { return 0; }
+size_t gpu_gemm_workspace_bytes(const GpuGemmLimits& limits) {
+  return GemmBackend::workspace_bytes(limits);
+}
 
 }  // namespace flexq_ft

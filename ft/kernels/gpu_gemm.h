@@ -44,6 +44,7 @@ struct GpuGemmLimits {
   int64_t max_tokens = 0;     // largest m
   int64_t largest_w8a16 = 0;  // n * k of the largest W8A16 weight; 0: none
   bool needs_library = true;  // false: only small m; cuBLASLt is not loaded
+  std::string table;          // text of a table of measured choices instead of the built-in one
 };
 
 // Of the current device. Throws Error{kDevice} if cuBLASLt is not found, with where it was looked

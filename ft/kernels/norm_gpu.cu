@@ -1,17 +1,128 @@
-#include "ft/kernels/float_gpu.cuh"
-#include "ft/kernels/launch.cuh"
+#include "ft/kernels/norm.cuh"
+#include "ft/kernels/quantize.cuh"
 #include "ft/kernels/twins.h"
 
 namespace flexq_ft::gpu {
 
-void residual_norm(const LinearInput&, Tensor, const Product&, const NormArgs&, Stream) {
-  FLEXQ_FT_CHECK(false, "not written yet");
-  throw 0;
+namespace {
+
+// residual + product of one row, rounded.
+template <typename T, typename In>
+__device__ __forceinline__ Vector<T> added(const Vector<T>& residual, const Vector<In>& product,
+                                           const ProductView<In>& y, float act_scale, int column,
+                                           bool aligned) {
+  float sum[kVector];
+  finish_vector(sum, y, product, act_scale, column, aligned);
+#pragma unroll
+  for (int e = 0; e < kVector; ++e) sum[e] = __fadd_rn(residual.at(e), sum[e]);
+  return rounded_vector<T>(sum);
 }
 
-void add_residual(Tensor, const Product&, Stream) {
-  FLEXQ_FT_CHECK(false, "not written yet");
-  throw 0;
+// The row after the residual add, which is stored too.
+template <typename T, typename In, int kVectors>
+__device__ __forceinline__ void add_to_row(Row<T, kVectors>& row, T* residual,
+                                           const ProductView<In>& y, int64_t token, int hidden,
+                                           bool aligned) {
+  constexpr int kBatch = kVectors > 0 ? kVectors : 1;  // loads in flight
+  const In* values = y.values + token * hidden;
+  const float act_scale = token_scale(y, token);
+  for (int i = 0; i < row.count(); i += kBatch) {
+    Vector<In> product[kBatch];
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      product[b] = load_vector(values, row_column(i + b), hidden, aligned);
+    }
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      const int column = row_column(i + b);
+      row[i + b] = added(row[i + b], product[b], y, act_scale, column, aligned);
+      store_vector(residual, column, hidden, aligned, row[i + b]);
+    }
+  }
+}
+
+// One block per token. y.values null: the residual stays. out null: only codes are wanted.
+template <typename T, typename In, int kVectors>
+__global__ void __launch_bounds__(most_row_threads(kVectors), row_blocks(kVectors))
+    residual_norm_kernel(T* out, Quantizer quantizer, T* residual, ProductView<In> y,
+                         NormView<T> norm, int hidden, bool aligned) {
+  __shared__ NormShared shared;
+  extern __shared__ uint4 dynamic[];
+  Row<T, kVectors> row(dynamic, hidden);
+  int* maxima = reinterpret_cast<int*>(row.end(dynamic));
+  pdl_launch_dependents();
+  row.each([&](Vector<T>&, int column) {
+    prefetch_vector(norm.weight, column, hidden);
+    prefetch_vector(norm.bias, column, hidden);
+    prefetch_scales(y, column);
+  });
+  clear_maxima(quantizer, maxima);
+  pdl_wait();
+
+  const int64_t token = blockIdx.x;
+  T* x = residual + token * hidden;
+  row.each([&](Vector<T>& v, int column) { v = load_vector(x, column, hidden, aligned); });
+  if (y.values != nullptr) add_to_row(row, x, y, token, hidden, aligned);
+  normalize_row(row, norm, hidden, aligned, shared);
+  if (out != nullptr) {
+    row.each([&](const Vector<T>& v, int column) {
+      store_vector(out + token * hidden, column, hidden, aligned, v);
+    });
+  }
+  quantize_row(quantizer, token, 0, row, maxima);
+}
+
+template <typename T, typename In>
+__global__ void __launch_bounds__(kFlatThreads)
+    add_residual_kernel(T* residual, ProductView<In> y, int hidden, bool aligned) {
+  const int column = static_cast<int>(blockIdx.y) * kFlatThreads * kVector + row_column(0);
+  pdl_launch_dependents();
+  prefetch_scales(y, column);
+  pdl_wait();
+  const int64_t token = blockIdx.x;
+  T* x = residual + token * hidden;
+  const Vector<T> row = load_vector(x, column, hidden, aligned);
+  const Vector<In> product = load_vector(y.values + token * hidden, column, hidden, aligned);
+  const Vector<T> sum = added(row, product, y, token_scale(y, token), column, aligned);
+  store_vector(x, column, hidden, aligned, sum);
+}
+
+}  // namespace
+
+void residual_norm(const LinearInput& out, Tensor residual, const Product& product,
+                   const NormArgs& norm, Stream stream) {
+  const int64_t hidden = residual.dim(1);
+  const bool aligned = rows_aligned(hidden, {out.values.raw(), residual.raw(), norm.weight.raw(),
+                                             norm.bias.raw()}) &&
+                       rows_aligned(hidden, product);
+  const Quantizer quantizer(out, hidden);
+  dispatch_compute_type(residual.dtype(), [&](auto t) {
+    using T = decltype(t);
+    dispatch_product_type(product, [&](auto in) {
+      using In = decltype(in);
+      dispatch_row<T>(hidden, [&](auto vectors, const RowLaunch& row) {
+        launch_rows(residual_norm_kernel<T, In, vectors()>, residual.dim(0), row,
+                    quantizer.shared_bytes(), stream, static_cast<T*>(out.values.raw()), quantizer,
+                    static_cast<T*>(residual.raw()), ProductView<In>(product), NormView<T>(norm),
+                    static_cast<int>(hidden), aligned);
+      });
+    });
+  });
+}
+
+void add_residual(Tensor residual, const Product& product, Stream stream) {
+  const int64_t hidden = residual.dim(1);
+  const bool aligned = rows_aligned(hidden, {residual.raw()}) && rows_aligned(hidden, product);
+  const dim3 grid = flat_grid(residual.dim(0), hidden);
+  dispatch_compute_type(residual.dtype(), [&](auto t) {
+    using T = decltype(t);
+    dispatch_product_type(product, [&](auto in) {
+      using In = decltype(in);
+      launch(add_residual_kernel<T, In>, grid, dim3(kFlatThreads), 0, stream,
+             static_cast<T*>(residual.raw()), ProductView<In>(product), static_cast<int>(hidden),
+             aligned);
+    });
+  });
 }
 
 }  // namespace flexq_ft::gpu

@@ -9,6 +9,7 @@
 #include "ft/kernels/paged_kv.h"
 #include "ft/kernels/product.h"
 #include "ft/kernels/random_fill.h"
+#include "ft/kernels/step_inputs.h"
 
 namespace flexq_ft::cpu {
 
@@ -52,5 +53,7 @@ void quantize_activations(const LinearInput& input, Stream stream);
 void repack_rows(Tensor dst, ConstTensor src, int64_t row, int64_t column, bool row_major_nk,
                  Stream stream);
 void random_fill(Tensor out, const RandomFill& fill, int64_t first, Stream stream);
+void step_inputs(const StepInputs& out, ConstTensor items, const SlotTensors& slots,
+                 int32_t scratch_page, Stream stream);
 
 }  // namespace flexq_ft::gpu

@@ -12,10 +12,15 @@ Product Attention::forward(const LinearInput& x, KvPages kv, const RaggedBatch& 
   const Tensor q = ws.q(tokens);
 
   const Product qkv = qkv_.forward(ws.qkv(tokens), x, context);
+  context.mark("qkv", qkv_.weight().bytes());
   invokeRopeAppend(q, kv, qkv, rope_table_, batch, context.stream());
+  context.mark("rope");
   const LinearInput attended = o_.input(ws.attention(tokens), context);
   invokeAttention(attended, q, kv, batch, ws.attention_parts(), context.stream());
-  return reduce_row_parallel(o_.forward(ws.product(tokens), attended, context), *o_bias_, context);
+  context.mark("attention");
+  const Product product = o_.forward(ws.product(tokens), attended, context);
+  context.mark("o", o_.weight().bytes());
+  return reduce_row_parallel(product, *o_bias_, context);
 }
 
 }  // namespace flexq_ft

@@ -9,10 +9,13 @@ Product Ffn::forward(const LinearInput& x, const LayerContext& context) const {
   const Workspace& ws = context.workspace;
 
   const Product up = up_.forward(ws.up(tokens), x, context);
+  context.mark("up", up_.weight().bytes());
   const LinearInput inter = down_.input(ws.inter(tokens), context);
   (gated_ ? invokeGatedActivation : invokeActivation)(inter, up, activation_, context.stream());
-  return reduce_row_parallel(down_.forward(ws.product(tokens), inter, context), *down_bias_,
-                             context);
+  context.mark("activation");
+  const Product product = down_.forward(ws.product(tokens), inter, context);
+  context.mark("down", down_.weight().bytes());
+  return reduce_row_parallel(product, *down_bias_, context);
 }
 
 }  // namespace flexq_ft

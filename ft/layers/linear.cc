@@ -59,7 +59,8 @@ LinearInput Linear::input(Tensor values, const LayerContext& context) const {
   LinearInput out;
   out.dtype = values.dtype();
   const bool on_cpu = context.device.device == Device::kCpu;
-  if (on_cpu || !format.quantizes_activations() || context.observer != nullptr) out.values = values;
+  if (on_cpu || !format.quantizes_activations() || context.watchers.observer != nullptr)
+    out.values = values;
   if (!format.quantizes_activations()) return out;
   const ActivationCodes shape = ActivationCodes::of(format, weight_->k);
   out.codes = context.workspace.codes(tokens, shape.k);
@@ -75,15 +76,15 @@ Product Linear::forward(Tensor y, const LinearInput& x, const LayerContext& cont
   Product product{y, {}, {}, {}};
   if (y.empty()) return product;
   product = multiply(y, x, context);
-  if (context.observer == nullptr) return product;
+  if (context.watchers.observer == nullptr) return product;
   if (y.device() == Device::kCpu) {
-    context.observer->saw(weight_->name, x.values, product.values);
+    context.watchers.observer->saw(weight_->name, x.values, product.values);
     return product;
   }
   invokeFinishProduct(y, product, context.stream());
   const HostCopy seen_x(x.values, context.stream());
   const HostCopy seen_y(y, context.stream());
-  context.observer->saw(weight_->name, seen_x.buffer.tensor(), seen_y.buffer.tensor());
+  context.watchers.observer->saw(weight_->name, seen_x.buffer.tensor(), seen_y.buffer.tensor());
   return {y, {}, {}, {}};
 }
 

@@ -60,13 +60,30 @@ class LinearObserver {
   virtual void saw(const std::string& name, ConstTensor x, ConstTensor y) = 0;
 };
 
+// Told where one op of a step ends, for the times of single nodes.
+class StepMarker {
+ public:
+  virtual ~StepMarker() = default;
+  // op: "qkv". bytes: that it cannot but read, weights and cache; small tensors are not counted.
+  virtual void mark(const char* op, size_t bytes) = 0;
+};
+
+// Who watches a forward pass; nobody, as a rule.
+struct Watchers {
+  LinearObserver* observer = nullptr;
+  StepMarker* marker = nullptr;
+};
+
 struct LayerContext {
   const Workspace& workspace;
   DeviceComm& comm;
-  LinearObserver* observer = nullptr;
+  Watchers watchers;
   ComputeDevice device;
 
   Stream stream() const { return device.stream; }
+  void mark(const char* op, size_t bytes = 0) const {
+    if (watchers.marker != nullptr) watchers.marker->mark(op, bytes);
+  }
 };
 
 }  // namespace flexq_ft

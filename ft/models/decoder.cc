@@ -76,16 +76,16 @@ Decoder::Decoder(const ModelConfig& config, ModelWeights weights, const DecoderL
   }
 }
 
-LayerContext Decoder::context(LinearObserver* observer) const {
-  return {workspace_, *comm_, observer, device_};
+LayerContext Decoder::context(const Watchers& watchers) const {
+  return {workspace_, *comm_, watchers, device_};
 }
 
 void Decoder::forward(const RaggedBatch& batch, const std::vector<KvPages>& kv,
-                      LinearObserver* observer) {
+                      const Watchers& watchers) {
   const int64_t tokens = batch.tokens();
   FLEXQ_FT_CHECK_LE(tokens, limits_.tokens, "tokens of a step");
   FLEXQ_FT_CHECK_EQ(kv.size(), layers_.size(), "layers of the cache");
-  const LayerContext ctx = context(observer);
+  const LayerContext ctx = context(watchers);
   const Tensor residual = workspace_.residual(tokens);
   const Tensor normed = workspace_.normed(tokens);
   const Shape table_shape{config_.vocab_size, config_.hidden_size};
@@ -94,29 +94,35 @@ void Decoder::forward(const RaggedBatch& batch, const std::vector<KvPages>& kv,
 
   invokeEmbedding(residual, batch.ids, weights_.embedding.tensor(limits_.dtype, table_shape),
                   batch.positions, positional, ctx.stream());
+  ctx.mark("embedding");
   Product pending;  // what the residual stream is still to take in
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];
     const LinearInput attention_input = layer.attention.qkv().input(normed, ctx);
     layer.input_norm.forward(attention_input, residual, pending, ctx.stream());
+    ctx.mark("input_norm");
     pending = layer.attention.forward(attention_input, kv[i], batch, ctx);
     const LinearInput ffn_input = layer.ffn.up().input(normed, ctx);
     layer.post_norm.forward(ffn_input, residual, pending, ctx.stream());
+    ctx.mark("post_norm");
     pending = layer.ffn.forward(ffn_input, ctx);
   }
   invokeAddResidual(residual, pending, ctx.stream());
+  ctx.mark("residual");
 }
 
-void Decoder::logits(Tensor logits, ConstTensor token_rows, LinearObserver* observer) {
+void Decoder::logits(Tensor logits, ConstTensor token_rows, const Watchers& watchers) {
   const int64_t rows = token_rows.dim(0);
   FLEXQ_FT_CHECK_LE(rows, limits_.logit_rows, "rows of logits");
-  const LayerContext ctx = context(observer);
+  const LayerContext ctx = context(watchers);
   const Tensor picked = head_input_.tensor(limits_.dtype, {rows, config_.hidden_size});
   // Only the rows that need logits go on: a gather is an embedding in the residual stream.
   invokeEmbedding(picked, token_rows, workspace_.residual(workspace_.sizes().tokens), {}, {},
                   ctx.stream());
   final_norm_.forward(picked, picked, ctx.stream());
+  ctx.mark("final_norm");
   lm_head_.forward(logits, picked, ctx);
+  ctx.mark("lm_head", lm_head_.linear().weight().bytes());
 }
 
 const Linear* Decoder::find_linear(const std::string& name) const {
@@ -132,7 +138,7 @@ const Linear* Decoder::find_linear(const std::string& name) const {
 
 void Decoder::run_linear(const Linear& linear, Tensor y, ConstTensor x) const {
   FLEXQ_FT_CHECK_LE(x.dim(0), limits_.tokens, linear.weight().name);
-  const LayerContext ctx = context(nullptr);
+  const LayerContext ctx = context({});
   const Tensor values(const_cast<void*>(x.raw()), x.dtype(), x.shape(), x.device());
   LinearInput input = linear.input(values, ctx);
   input.values = values;

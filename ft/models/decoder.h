@@ -31,10 +31,10 @@ class Decoder {
 
   // Runs the batch through every layer and appends to the cache, kv[layer]. The residual stream
   // stays in the workspace for logits(), until the next forward.
-  void forward(const RaggedBatch& batch, const std::vector<KvPages>& kv, LinearObserver* observer);
+  void forward(const RaggedBatch& batch, const std::vector<KvPages>& kv, const Watchers& watchers);
 
   // logits [rows, vocab] fp32 of the last forward's tokens; token_rows [rows] int32 says which.
-  void logits(Tensor logits, ConstTensor token_rows, LinearObserver* observer);
+  void logits(Tensor logits, ConstTensor token_rows, const Watchers& watchers);
 
   // Null if there is none of that name.
   const Linear* find_linear(const std::string& name) const;
@@ -50,7 +50,7 @@ class Decoder {
     Ffn ffn;
   };
 
-  LayerContext context(LinearObserver* observer) const;
+  LayerContext context(const Watchers& watchers) const;
 
   ModelConfig config_;
   DecoderLimits limits_;

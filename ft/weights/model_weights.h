@@ -20,6 +20,8 @@ struct LinearWeight {
   Buffer codes;   // in format.layout
   Buffer scales;  // w6ax: fp16 [groups, n]; w8: fp32 [n]; float: none
   Buffer bias;    // fp32 [n], or none. Row-parallel biases are the layer's, added after all-reduce
+
+  size_t bytes() const { return codes.bytes() + scales.bytes() + bias.bytes(); }
 };
 
 struct NormWeight {

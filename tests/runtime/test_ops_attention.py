@@ -193,6 +193,47 @@ def test_rope_append_rounds_rotates_and_fills_pages(
     assert written == tokens, "something else was written"
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 2, 128), (3, 3, 80), (2, 1, 14)])
+def test_rotation_rounds_every_product_and_sum_once(backend, rng, dtype, heads, kv_heads, head_dim):
+    """Bit for bit, on every device: a key must not depend on where it was computed."""
+    batch = Batch([(40, 1), (7, 1), (0, 33)], heads, kv_heads, head_dim, dtype, rng)
+    rows = heads + 2 * kv_heads
+    qkv = rng.standard_normal((35, rows * head_dim)).astype(np.float32)
+    qkv[0, :3] = [-0.0, 0.0, 1e-30]
+    table = ops.rope_table(head_dim=head_dim, positions=41)
+    got = ops.rope_append(qkv, heads=heads, k=batch.k, v=batch.v, rope=table, **batch.tensors)
+    kind = reference.DTYPES[dtype]
+    half = head_dim // 2
+    x = qkv.astype(kind).astype(np.float32).reshape(35, rows, head_dim)
+    a, b = x[..., :half], x[..., half:]
+    angles = table[batch.tensors["positions"]][:, None]
+    cos, sin = angles[..., :half], angles[..., half:]
+    want = np.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(kind)
+    assert got.tobytes() == want[:, :heads].tobytes()
+    for s, (context, new) in enumerate(batch.sequences):
+        part = slice(batch.tensors["offsets"][s], batch.tensors["offsets"][s] + new)
+        k, v = (batch.read(cache, s)[context:] for cache in (batch.k, batch.v))
+        assert k.tobytes() == want[part, heads : heads + kv_heads].tobytes()
+        assert v.tobytes() == x[part, heads + kv_heads :].astype(kind).tobytes()
+
+
+def test_rope_append_finds_the_sequence_of_every_token(backend, rng):
+    """Decodes, empty sequences, and many short ones: each token's K in its own sequence's page."""
+    sequences = [(17, 1)] * 5 + [(0, 0)] + [(s % 3, s % 4) for s in range(40)] + [(0, 0), (2, 50)]
+    batch = Batch(sequences, 1, 2, 16, "fp32", rng)
+    tokens = int(batch.tensors["offsets"][-1])
+    qkv = rng.standard_normal((tokens, 5 * 16)).astype(np.float32)
+    ops.rope_append(qkv, heads=1, k=batch.k, v=batch.v, **batch.tensors)
+    for s, (context, new) in enumerate(sequences):
+        if new:
+            begin = batch.tensors["offsets"][s]
+            rows = qkv[begin : begin + new].reshape(new, 5, 16)
+            np.testing.assert_array_equal(batch.read(batch.k, s)[context:], rows[:, 1:3])
+            np.testing.assert_array_equal(batch.read(batch.v, s)[context:], rows[:, 3:])
+    assert np.isfinite(batch.k).all((1, 3)).sum() == tokens, "something else was written"
+
+
 @pytest.mark.parametrize(
     ("name", "index", "value", "message"),
     [

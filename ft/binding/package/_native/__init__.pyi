@@ -20,6 +20,49 @@ class _BuildInfo(TypedDict):
 
 def build_info() -> _BuildInfo: ...
 
+class _LibraryInfo(TypedDict):
+    path: str
+    version: str
+
+class _GemmRow(TypedDict):
+    scheme: str
+    dtype: str
+    n: int
+    k: int
+    m: int
+    kernel: str
+    config: str
+    us: float
+    note: str
+
+class _GemmTime(TypedDict):
+    kernel: str
+    config: str
+    note: str
+    us: float
+    us_p10: float
+    us_p90: float
+
+class _GemmResult(_GemmRow):
+    returned: int
+    skinny: int
+    refused: list[str]
+    finalists: list[_GemmTime]
+
+def cublaslt_info() -> _LibraryInfo: ...
+def built_in_gemm_table(gpu: str) -> str: ...
+def gemm_table_rows(text: str) -> list[_GemmRow]: ...
+def merged_gemm_tables(older: str, newer: str) -> str: ...
+def tune_gemm(
+    weights: Sequence[dict[str, Any]],
+    *,
+    table: str = "",
+    observe: Callable[[list[_GemmResult], str], None],
+    heuristics: int = 64,
+    cold_bytes: int = ...,
+    replays: int = 20,
+) -> str: ...
+
 class DeviceComm:
     """The collectives among ranks. All ranks make the same calls in the same order.
 

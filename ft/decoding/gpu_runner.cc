@@ -1,0 +1,363 @@
+// StepRunner on a GPU. Slots live on the device (GpuSlots): a step reads its tokens there and
+// leaves its samples there, so the next step is launched without waiting for the host. Steps of
+// decoding sequences only are CUDA graphs, one per batch bucket, captured after a first eager step.
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <utility>
+
+#include "ft/core/cuda.h"
+#include "ft/decoding/gpu_slots.h"
+#include "ft/decoding/step_profile.h"
+#include "ft/decoding/step_runner.h"
+
+namespace flexq_ft {
+
+namespace {
+
+// Two steps: while one runs the next is in the queue, and the host has the time of a step to spare.
+constexpr int64_t kDepth = 2;
+
+// Sequences of a decode step are padded to a power of two, or to all slots.
+int64_t bucket_of(int64_t sequences, int64_t slots) {
+  int64_t bucket = 1;
+  while (bucket < sequences) bucket *= 2;
+  return std::min(bucket, slots);
+}
+
+class Pinned {
+ public:
+  explicit Pinned(size_t bytes) : data_(cuda::allocate_pinned(bytes)) {}
+  ~Pinned() { cuda::release_pinned(data_); }
+  Pinned(const Pinned&) = delete;
+  Pinned& operator=(const Pinned&) = delete;
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+
+ private:
+  void* data_;
+};
+
+GpuSlotSizes sizes_of(const RunnerModel& model) {
+  const DecoderLimits& limits = model.decoder.limits();
+  return {model.options.max_batch, model.options.max_len, limits.tokens, limits.logit_rows,
+          model.config.vocab_size};
+}
+
+// A decode graph, and the items that it reads.
+struct DecodeGraph {
+  explicit DecodeGraph(int64_t bucket)
+      : items(DataType::kInt32, {bucket, kStepInputInts}, MemoryKind::kActivations, Device::kCuda) {
+  }
+  Buffer items;
+  std::vector<int32_t> slots;  // that items holds now
+  bool ran = false;            // eagerly, so that everything is loaded
+  std::unique_ptr<cuda::Graph> graph;
+};
+
+// What a step that was submitted leaves on the host.
+struct Landing {
+  explicit Landing(int64_t rows) : samples(static_cast<size_t>(rows) * sizeof(DeviceSample)) {}
+  Pinned samples;
+  cuda::Event begin{true};
+  cuda::Event end{true};
+  int64_t rows = 0;
+  std::vector<SamplingParams> params;  // of the rows, for the texts of faults
+};
+
+class GpuRunner final : public StepRunner {
+ public:
+  explicit GpuRunner(const RunnerModel& model)
+      : model_(model), stream_(model.device.stream), slots_(sizes_of(model), stream_) {
+    for (int64_t i = 0; i < kDepth; ++i) {
+      landings_.push_back(std::make_unique<Landing>(model.decoder.limits().logit_rows));
+    }
+    cuda::synchronize(stream_);
+  }
+
+  ~GpuRunner() override {
+    try {
+      cuda::synchronize(stream_);  // nothing may run in memory that is about to go
+    } catch (const Error&) {       // it was thrown where it happened
+    }
+  }
+
+  int64_t depth() const override { return kDepth; }
+
+  void admitted(int64_t slot, const Sequence& sequence) override {
+    slots_.admit(slot, sequence, stream_);
+  }
+
+  void submit(const std::vector<StepItem>& plan, const std::vector<Sequence>& sequences) override {
+    Landing& landing = *landings_[static_cast<size_t>(submitted_ % kDepth)];
+    landing.params.clear();
+    for (const StepItem& item : plan) {
+      if (item.last) landing.params.push_back(sequences[static_cast<size_t>(item.slot)].params);
+    }
+    landing.begin.record(stream_);
+    const bool decode = std::all_of(plan.begin(), plan.end(), [&](const StepItem& item) {
+      return item.last && item.count == 1;
+    });
+    landing.rows = static_cast<int64_t>(landing.params.size());
+    if (decode) {
+      run_decode(plan);
+    } else {
+      run_ragged(plan, landing.rows);
+    }
+    cuda::copy(landing.samples.as<void>(), slots_.samples(landing.rows).raw(),
+               static_cast<size_t>(landing.rows) * sizeof(DeviceSample), stream_);
+    landing.end.record(stream_);
+    ++submitted_;
+  }
+
+  std::vector<StepSample> collect() override {
+    Landing& landing = *landings_[static_cast<size_t>(collected_ % kDepth)];
+    landing.end.wait();
+    ++collected_;
+    times_.push_back(landing.end.since_ms(landing.begin));
+    std::vector<StepSample> out(static_cast<size_t>(landing.rows));
+    for (size_t row = 0; row < out.size(); ++row) {
+      out[row] = read(landing.samples.as<DeviceSample>()[row], landing.params[row],
+                      model_.config.vocab_size);
+    }
+    return out;
+  }
+
+  std::vector<double> take_step_times() override { return std::exchange(times_, {}); }
+
+  void drop_graphs() override {
+    cuda::synchronize(stream_);
+    decodes_.clear();
+  }
+
+  void run_alone(const std::vector<int64_t>& ids, int64_t wanted, const KvCache& cache,
+                 const std::vector<int32_t>& pages, LinearObserver* observer,
+                 const UseLogits& use) override;
+  void run_linear(const Linear& linear, float* y, const float* x, int64_t tokens) override;
+  std::vector<StepNode> profile(int64_t batch, int64_t context) override;
+
+ private:
+  static StepSample read(const DeviceSample& sample, const SamplingParams& params, int64_t vocab) {
+    StepSample out;
+    out.idle = sample.status == kSampleIdle;
+    out.sampled = {sample.token, sample.logprob};
+    if (out.idle || sample.status == kSampleOk) return out;
+    try {
+      throw_sampling_fault(sample, params, vocab);
+    } catch (const Error& error) {
+      out.fault = std::make_exception_ptr(
+          Error(error.kind(), detail::join("slot ", sample.slot, ": ", error.what()), error.cause(),
+                error.hint()));
+    }
+    return out;
+  }
+
+  int32_t scratch_page() const {
+    return static_cast<int32_t>(model_.cache.layers()[0].k.dim(0) - 1);
+  }
+
+  // The whole step: inputs, forward, logits of the rows, samples.
+  void enqueue(ConstTensor items, int64_t tokens, int64_t rows, int64_t decodes, int64_t longest) {
+    const int64_t sequences = items.dim(0);
+    const StepInputs inputs = slots_.inputs(sequences, tokens, rows);
+    invokeStepInputs(inputs, items, slots_.slots(), scratch_page(), stream_);
+    model_.decoder.forward(slots_.batch(sequences, tokens, decodes, longest), model_.cache.layers(),
+                           {});
+    if (rows == 0) return;
+    model_.decoder.logits(slots_.logits(rows), inputs.token_rows, {});
+    slots_.sample(rows, stream_);
+  }
+
+  void run_decode(const std::vector<StepItem>& plan) {
+    const int64_t bucket = bucket_of(static_cast<int64_t>(plan.size()), model_.options.max_batch);
+    const auto place = decodes_.try_emplace(bucket, bucket).first;
+    DecodeGraph& decode = place->second;
+    set_slots(decode, bucket, plan);
+    const auto work = [&] { enqueue(decode.items.tensor(), bucket, bucket, bucket, 0); };
+    if (!model_.options.graphs || !decode.ran) {
+      work();
+      decode.ran = true;
+      return;
+    }
+    if (!decode.graph) {
+      auto graph = std::make_unique<cuda::Graph>();
+      graph->capture(stream_, work);
+      decode.graph = std::move(graph);
+    }
+    decode.graph->launch(stream_);
+  }
+
+  // The items of a decode step change only when its slots do.
+  void set_slots(DecodeGraph& decode, int64_t bucket, const std::vector<StepItem>& plan) {
+    std::vector<int32_t> slots;
+    for (const StepItem& item : plan) slots.push_back(static_cast<int32_t>(item.slot));
+    slots.resize(static_cast<size_t>(bucket), -1);
+    if (slots == decode.slots) return;
+    std::vector<StepInputItem> items(slots.size());
+    for (size_t i = 0; i < slots.size(); ++i) {
+      const int32_t at = static_cast<int32_t>(i);
+      items[i] = {slots[i], StepInputItem::kNewestToken, 1, at, at};
+    }
+    put_items(decode.items.tensor(), items);
+    decode.slots = std::move(slots);
+  }
+
+  // From pageable memory: the copy has left it when the call returns.
+  void put_items(Tensor to, const std::vector<StepInputItem>& items) {
+    cuda::copy(to.raw(), items.data(), items.size() * sizeof(StepInputItem), stream_);
+  }
+
+  void run_ragged(const std::vector<StepItem>& plan, int64_t rows) {
+    std::vector<StepInputItem> items;
+    int32_t first = 0;
+    int32_t row = 0;
+    int64_t decodes = 0;
+    int64_t longest = 0;
+    for (const StepItem& item : plan) {
+      const auto count = static_cast<int32_t>(item.count);
+      // A single last token may follow a step whose tokens the host does not know yet.
+      const bool newest = item.last && count == 1;
+      items.push_back({static_cast<int32_t>(item.slot),
+                       newest ? StepInputItem::kNewestToken : static_cast<int32_t>(item.begin),
+                       count, first, item.last ? row++ : -1});
+      first += count;
+      if (count == 1 && decodes + 1 == static_cast<int64_t>(items.size())) {
+        ++decodes;
+      } else {
+        longest = std::max(longest, item.count);
+      }
+    }
+    const Tensor on_gpu = slots_.items(static_cast<int64_t>(items.size()));
+    put_items(on_gpu, items);
+    enqueue(on_gpu, first, rows, decodes, longest);
+  }
+
+  // Host-made inputs of one chunk of a sequence that has no slot.
+  RaggedBatch put_chunk(const std::vector<int64_t>& ids, int64_t begin, int64_t count,
+                        const std::vector<int32_t>& pages);
+
+  RunnerModel model_;
+  Stream stream_;
+  GpuSlots slots_;
+  std::map<int64_t, DecodeGraph> decodes_;  // by bucket
+  std::vector<std::unique_ptr<Landing>> landings_;
+  int64_t submitted_ = 0;
+  int64_t collected_ = 0;
+  std::vector<double> times_;
+};
+
+RaggedBatch GpuRunner::put_chunk(const std::vector<int64_t>& ids, int64_t begin, int64_t count,
+                                 const std::vector<int32_t>& pages) {
+  const StepInputs to = slots_.inputs(1, count, 0);
+  const auto put = [&](Tensor tensor, const std::vector<int32_t>& values) {
+    FLEXQ_FT_CHECK_LE(values.size() * sizeof(int32_t), tensor.bytes(), "inputs of a chunk");
+    cuda::copy(tensor.raw(), values.data(), values.size() * sizeof(int32_t), stream_);
+  };
+  std::vector<int32_t> positions(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i) {
+    positions[static_cast<size_t>(i)] = static_cast<int32_t>(begin + i);
+  }
+  put(to.ids, std::vector<int32_t>(ids.begin() + begin, ids.begin() + begin + count));
+  put(to.positions, positions);
+  put(to.offsets, {0, static_cast<int32_t>(count)});
+  put(to.context, {static_cast<int32_t>(begin)});
+  put(to.pages, pages);
+  cuda::synchronize(stream_);
+  // Always as prefill: a token's bits must not depend on how the chunks were cut.
+  return slots_.batch(1, count, 0, count);
+}
+
+void GpuRunner::run_alone(const std::vector<int64_t>& ids, int64_t wanted, const KvCache& cache,
+                          const std::vector<int32_t>& pages, LinearObserver* observer,
+                          const UseLogits& use) {
+  const int64_t total = static_cast<int64_t>(ids.size());
+  const int64_t most_rows = model_.decoder.limits().logit_rows;
+  const Pinned host(static_cast<size_t>(most_rows * model_.config.vocab_size) * sizeof(float));
+  for (int64_t begin = 0; begin < total; begin += model_.options.prefill_tokens) {
+    const int64_t count = std::min(model_.options.prefill_tokens, total - begin);
+    model_.decoder.forward(put_chunk(ids, begin, count, pages), cache.layers(),
+                           {observer, nullptr});
+    const int64_t end = std::min(begin + count, wanted);
+    for (int64_t first = begin; first < end; first += most_rows) {
+      const int64_t rows = std::min(most_rows, end - first);
+      std::vector<int32_t> picked(static_cast<size_t>(rows));
+      for (int64_t i = 0; i < rows; ++i) {
+        picked[static_cast<size_t>(i)] = static_cast<int32_t>(first - begin + i);
+      }
+      const Tensor token_rows = slots_.inputs(1, 0, rows).token_rows;
+      cuda::copy(token_rows.raw(), picked.data(), picked.size() * sizeof(int32_t), stream_);
+      const Tensor logits = slots_.logits(rows);
+      model_.decoder.logits(logits, token_rows, {observer, nullptr});
+      cuda::copy(host.as<void>(), logits.raw(), logits.bytes(), stream_);
+      cuda::synchronize(stream_);
+      use(first, ConstTensor(host.as<void>(), DataType::kFp32, logits.shape()));
+    }
+  }
+}
+
+void GpuRunner::run_linear(const Linear& linear, float* y, const float* x, int64_t tokens) {
+  const Shape shape{tokens, linear.weight().k};
+  const DataType dtype = *model_.options.dtype;
+  const Buffer rounded(dtype, shape, MemoryKind::kWorkspace);
+  dispatch_float(dtype, [&](auto tag) {
+    using T = decltype(tag);
+    T* to = static_cast<T*>(rounded.data());
+    for (int64_t i = 0; i < shape.count(); ++i) to[i] = from_float<T>(x[i]);
+  });
+  const Buffer input(dtype, shape, MemoryKind::kWorkspace, Device::kCuda);
+  const Buffer output(DataType::kFp32, {tokens, linear.weight().n}, MemoryKind::kWorkspace,
+                      Device::kCuda);
+  cuda::copy(input.data(), rounded.data(), rounded.bytes(), stream_);
+  model_.decoder.run_linear(linear, output.tensor(), input.tensor());
+  cuda::copy(y, output.data(), output.bytes(), stream_);
+  cuda::synchronize(stream_);
+}
+
+std::vector<StepNode> GpuRunner::profile(int64_t batch, int64_t context) {
+  const int64_t max_pages = pages_for(model_.options.max_len);
+  const int64_t used = pages_for(context + 1);
+  std::vector<int32_t> positions(static_cast<size_t>(batch), static_cast<int32_t>(context));
+  std::vector<int32_t> zeros(static_cast<size_t>(batch), 0);
+  std::vector<int32_t> counts;
+  std::vector<int32_t> pages(static_cast<size_t>(batch * max_pages), scratch_page());
+  for (int64_t s = 0; s < batch; ++s) {
+    counts.push_back(static_cast<int32_t>(s));
+    for (int64_t i = 0; i < used; ++i) {
+      pages[static_cast<size_t>(s * max_pages + i)] = static_cast<int32_t>(s * used + i);
+    }
+  }
+  const StepInputs to = slots_.inputs(batch, batch, batch);
+  const auto put = [&](Tensor tensor, const std::vector<int32_t>& values) {
+    cuda::copy(tensor.raw(), values.data(), values.size() * sizeof(int32_t), stream_);
+  };
+  put(to.ids, zeros);
+  put(to.positions, positions);
+  put(to.context, positions);
+  put(to.pages, pages);
+  put(to.token_rows, counts);
+  counts.push_back(static_cast<int32_t>(batch));
+  put(to.offsets, counts);
+  put(to.row_slots, std::vector<int32_t>(static_cast<size_t>(batch), -1));
+  cuda::synchronize(stream_);
+  const size_t kv_bytes =
+      2 * static_cast<size_t>(batch * (context + 1)) *
+      static_cast<size_t>(model_.cache.layers()[0].k.dim(1) * model_.cache.layers()[0].k.dim(3)) *
+      size_of(*model_.options.dtype);
+  return profile_nodes(stream_, kv_bytes, [&](StepMarker* marker) {
+    model_.decoder.forward(slots_.batch(batch, batch, batch, 0), model_.cache.layers(),
+                           {nullptr, marker});
+    model_.decoder.logits(slots_.logits(batch), to.token_rows, {nullptr, marker});
+    slots_.sample(batch, stream_);
+    if (marker != nullptr) marker->mark("sample", 0);
+  });
+}
+
+}  // namespace
+
+std::unique_ptr<StepRunner> make_gpu_runner(const RunnerModel& model) {
+  return std::make_unique<GpuRunner>(model);
+}
+
+}  // namespace flexq_ft

@@ -1,0 +1,87 @@
+// StepRunner: computes what the scheduler planned, on one device. Steps are submitted and collected
+// in the same order; on a GPU the next one may be submitted before the last one's tokens are known.
+#pragma once
+
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "ft/decoding/engine.h"
+#include "ft/decoding/kv_cache.h"
+#include "ft/decoding/scheduler.h"
+#include "ft/models/decoder.h"
+
+namespace flexq_ft {
+
+// One slot's sequence.
+struct Sequence {
+  SlotState state;
+  std::vector<int64_t> tokens;  // prompt and output, as far as the host knows it
+  std::vector<int32_t> pages;
+  std::vector<int64_t> end_ids;  // that end it; none where they are ignored
+  SamplingParams params;
+  bool used = false;  // from admit to release
+};
+
+// What one planned item that reaches the end of its sequence gave.
+struct StepSample {
+  Sampled sampled;
+  bool idle = false;         // the sequence had ended in a step before; nothing was computed
+  std::exception_ptr fault;  // the Error of a row that could not be sampled
+};
+
+// What a runner works with; everything outlives it.
+struct RunnerModel {
+  const EngineOptions& options;  // resolved
+  const ModelConfig& config;
+  Decoder& decoder;
+  const KvCache& cache;  // on a GPU with one page more than the pool: idle rows write there
+  DeviceComm& comm;
+  ComputeDevice device;
+};
+
+class StepRunner {
+ public:
+  virtual ~StepRunner() = default;
+
+  // Steps that may be submitted before the first of them is collected.
+  virtual int64_t depth() const = 0;
+
+  // A sequence now has this slot.
+  virtual void admitted(int64_t slot, const Sequence& sequence) = 0;
+
+  // A throw leaves everything as it was.
+  virtual void submit(const std::vector<StepItem>& plan,
+                      const std::vector<Sequence>& sequences) = 0;
+
+  // Of the oldest step: one sample for each item of its plan that is `last`, in order.
+  virtual std::vector<StepSample> collect() = 0;
+
+  // Milliseconds of the steps collected since the last call.
+  virtual std::vector<double> take_step_times() = 0;
+
+  // Runs the ids as one sequence on these pages of this cache, and gives the logits of tokens
+  // [first, first + rows), in host memory, to `use`, for the first `wanted` tokens.
+  using UseLogits = std::function<void(int64_t first, ConstTensor logits)>;
+  virtual void run_alone(const std::vector<int64_t>& ids, int64_t wanted, const KvCache& cache,
+                         const std::vector<int32_t>& pages, LinearObserver* observer,
+                         const UseLogits& use) = 0;
+
+  // y [tokens, n] of one linear on x [tokens, k], which is rounded to the compute type; in host
+  // memory, tokens at most the decoder's limit.
+  virtual void run_linear(const Linear& linear, float* y, const float* x, int64_t tokens) = 0;
+
+  // Captured graphs are captured anew when they are needed next. A no-op on the CPU.
+  virtual void drop_graphs() {}
+
+  // Node by node, a decode step of so many sequences with so many cached tokens each, whose pages
+  // it overwrites; the median of several. GPU only: Error{kConfig} on the CPU.
+  virtual std::vector<StepNode> profile(int64_t batch, int64_t context) = 0;
+};
+
+std::unique_ptr<StepRunner> make_host_runner(const RunnerModel& model);
+std::unique_ptr<StepRunner> make_gpu_runner(const RunnerModel& model);
+
+}  // namespace flexq_ft

@@ -1,0 +1,40 @@
+// The activations value by value, in the steps of activation_simd.cc.
+#pragma once
+
+#include "ft/core/model_config.h"
+#include "ft/kernels/rows_gpu.cuh"
+
+namespace flexq_ft::gpu {
+
+// x * sigmoid(z). The exponent is bounded as on the CPU: the quotient of a finite x is never NaN,
+// and -infinity stays what it is.
+__device__ __forceinline__ float gate_with(float x, float z) {
+  return __fdiv_rn(x, 1.0f + expf(fminf(-z, 88.37f)));
+}
+
+// 0.5 (1 + tanh(u)) = sigmoid(2 u): no cancellation for negative x.
+__device__ __forceinline__ float gelu(float x) {
+  const float cubic = fmaf(__fmul_rn(__fmul_rn(x, x), x), 0.044715f, x);
+  return gate_with(x, __fmul_rn(cubic, 1.5957691216f));  // 2 sqrt(2 / pi)
+}
+
+// NaN stays NaN: it must reach the check on the logits.
+__device__ __forceinline__ float relu(float x) { return x < 0.0f ? 0.0f : x; }
+
+__device__ __forceinline__ void activate(float (&x)[kVector], Activation activation) {
+#define FLEXQ_FT_EACH(f) _Pragma("unroll") for (int e = 0; e < kVector; ++e) x[e] = f
+  switch (activation) {
+    case Activation::kSilu:
+      FLEXQ_FT_EACH(gate_with(x[e], x[e]));
+      break;
+    case Activation::kGelu:
+      FLEXQ_FT_EACH(gelu(x[e]));
+      break;
+    case Activation::kRelu:
+      FLEXQ_FT_EACH(relu(x[e]));
+      break;
+  }
+#undef FLEXQ_FT_EACH
+}
+
+}  // namespace flexq_ft::gpu

@@ -1,0 +1,351 @@
+// Prefill attention: a tile of a sequence's queries against all positions they see, with
+// mma.m16n8k16 and an online softmax.
+//
+// A warp has 16 or 32 rows (queries) of one head; keys and values come through shared memory in
+// tiles of kPrefillTile positions that always start at a multiple of it from position 0. A row's
+// bits therefore depend neither on the other rows of its tile nor on how a prompt is cut: tiles
+// beyond what a row sees change nothing (the maximum stays, factors are 2^0 = 1, zeros are added).
+//
+// Rows of shared memory are kDim values and 16 bytes, an odd number of 16-byte words: the eight
+// rows of an ldmatrix lie in different banks.
+#pragma once
+
+#include "ft/kernels/attention_common.cuh"
+
+namespace flexq_ft::gpu {
+
+constexpr int kPrefillWarps = 4;
+constexpr int kPrefillThreads = kPrefillWarps * 32;
+
+template <int kDim>
+struct PrefillShape {
+  static constexpr int kTile = kDim > 128 ? 32 : 64;  // positions
+  static constexpr int kWords = kDim / 8;             // of 16 bytes, in a row
+  static constexpr int kStride = kDim + 8;            // values from row to row
+  static constexpr int kPages = kTile / kPageTokens;
+  // Queries, two stages of K, two of V. At most 99 KB for 64 queries, which sm_86 and sm_89 have.
+  static constexpr size_t shared_bytes(int rows) {
+    return static_cast<size_t>(rows + 4 * kTile) * kStride * 2;
+  }
+};
+
+__device__ __forceinline__ uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
+// 16 bytes, or zeros; through the L2 alone.
+__device__ __forceinline__ void copy_async(void* to, const void* from, bool there) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
+               "r"(there ? 16 : 0)
+               : "memory");
+}
+__device__ __forceinline__ void copy_commit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+__device__ __forceinline__ void copy_wait() { asm volatile("cp.async.wait_group 0;" ::: "memory"); }
+
+__device__ __forceinline__ void load_matrices(uint32_t (&r)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+__device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+
+// Bit 15 or 31 set: a half of the word is infinite or NaN (its exponent plus one carries over).
+__device__ __forceinline__ uint32_t not_finite(uint32_t pair, __half) {
+  return ((pair & 0x7c007c00u) + 0x04000400u) & 0x80008000u;
+}
+__device__ __forceinline__ uint32_t not_finite(uint32_t pair, __nv_bfloat16) {
+  return ((pair & 0x7f807f80u) + 0x00800080u) & 0x80008000u;
+}
+
+// A block's tile of queries.
+struct PrefillTile {
+  int sequence;
+  int64_t token;  // of the first row
+  int rows;
+  int position;  // of the first row
+};
+
+// Tile `index` of the sequences from `decodes` on, each cut into tiles of `rows`. Every thread of a
+// warp must call it; rows = 0 past the last tile.
+template <typename T>
+__device__ __forceinline__ PrefillTile find_prefill_tile(const AttentionView<T>& view, int decodes,
+                                                         int rows, int index) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  for (int base = decodes; base < view.sequences; base += 32) {
+    const int s = base + lane;
+    int first = 0, length = 0, context = 0;
+    if (s < view.sequences) {
+      first = view.offsets[s];
+      length = view.offsets[s + 1] - first;
+      context = view.context[s];
+    }
+    const int tiles = (length + rows - 1) / rows;
+    int sum = tiles;  // of the lanes up to this one
+#pragma unroll
+    for (int i = 1; i < 32; i *= 2) {
+      const int other = __shfl_up_sync(0xffffffffu, sum, i);
+      if (lane >= i) sum += other;
+    }
+    const uint32_t behind = __ballot_sync(0xffffffffu, index < sum);
+    if (behind == 0) {
+      index -= __shfl_sync(0xffffffffu, sum, 31);
+      continue;
+    }
+    const int owner = __ffs(static_cast<int>(behind)) - 1;
+    const int row = (index - __shfl_sync(0xffffffffu, sum - tiles, owner)) * rows;
+    first = __shfl_sync(0xffffffffu, first, owner);
+    length = __shfl_sync(0xffffffffu, length, owner);
+    context = __shfl_sync(0xffffffffu, context, owner);
+    return {base + owner, static_cast<int64_t>(first) + row, min(rows, length - row),
+            context + row};
+  }
+  return {0, 0, 0, 0};
+}
+
+// Begins to copy positions [first, first + kTile) of a KV head of K and of V; zeros from `end` on.
+// pages: ids of the tile's pages.
+template <typename T, int kDim>
+__device__ __forceinline__ void load_prefill_tile(T* k, T* v, const AttentionView<T>& view,
+                                                  const int* pages, int kv_head, int first,
+                                                  int end) {
+  using Shape = PrefillShape<kDim>;
+#pragma unroll 2  // all at once would take registers that the tile needs
+  for (int i = 0; i < Shape::kTile * Shape::kWords / kPrefillThreads; ++i) {
+    const int at = i * kPrefillThreads + static_cast<int>(threadIdx.x);
+    const int row = at / Shape::kWords;
+    const int column = at % Shape::kWords * 8;
+    const bool there = first + row < end && column < view.head_dim;
+    int64_t from = 0;
+    if (there) {
+      from = view.page_at(pages[row / kPageTokens], kv_head) + row % kPageTokens * view.head_dim +
+             column;
+    }
+    copy_async(k + row * Shape::kStride + column, view.k + from, there);
+    copy_async(v + row * Shape::kStride + column, view.v + from, there);
+  }
+}
+
+// Rows of one head in a warp: kBlocks times 16.
+template <typename T, int kDim, int kBlocks>
+struct PrefillWarp {
+  using Shape = PrefillShape<kDim>;
+  static constexpr int kKeys = Shape::kTile / 8;  // column blocks of the scores
+  static constexpr int kColumns = kDim / 8;       // of the output
+
+  float o[kBlocks][kColumns][4];
+  float s[kBlocks][kKeys][4];
+  float m[kBlocks][2];  // of rows g and g + 8, exponents of 2
+  float l[kBlocks][2];  // this lane's columns alone
+
+  static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x) % 32; }
+  // First row of the warp in its block's tile.
+  static __device__ __forceinline__ int first_row() {
+    return static_cast<int>(threadIdx.x) / 32 * kBlocks * 16;
+  }
+
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b) {
+      m[b][0] = m[b][1] = kMinusInfinity;
+      l[b][0] = l[b][1] = 0.0f;
+#pragma unroll
+      for (int n = 0; n < kColumns; ++n) o[b][n][0] = o[b][n][1] = o[b][n][2] = o[b][n][3] = 0.0f;
+    }
+  }
+
+  // s = q kᵀ. q: the tile's queries, k: a tile of keys, both in shared memory.
+  __device__ __forceinline__ void scores(const T* q, const T* k) {
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b) {
+#pragma unroll
+      for (int n = 0; n < kKeys; ++n) s[b][n][0] = s[b][n][1] = s[b][n][2] = s[b][n][3] = 0.0f;
+    }
+    // Matrices of A: rows 0-7, rows 8-15, then the same of the next eight columns.
+    const uint32_t a_at =
+        shared_address(q + (first_row() + lane() % 16) * Shape::kStride + lane() / 16 * 8);
+    // Of B: positions 0-7, the same of the next eight columns, then positions 8-15.
+    const uint32_t b_at =
+        shared_address(k + (lane() % 8 + lane() / 16 * 8) * Shape::kStride + lane() / 8 % 2 * 8);
+#pragma unroll
+    for (int step = 0; step < kDim / 16; ++step) {
+      uint32_t a[kBlocks][4];
+#pragma unroll
+      for (int b = 0; b < kBlocks; ++b) {
+        load_matrices(a[b], a_at + (b * 16 * Shape::kStride + step * 16) * 2);
+      }
+#pragma unroll
+      for (int n = 0; n < kKeys / 2; ++n) {
+        uint32_t keys[4];
+        load_matrices(keys, b_at + (n * 16 * Shape::kStride + step * 16) * 2);
+#pragma unroll
+        for (int b = 0; b < kBlocks; ++b) {
+          mma_16816(s[b][2 * n], a[b][0], a[b][1], a[b][2], a[b][3], keys[0], keys[1], T{});
+          mma_16816(s[b][2 * n + 1], a[b][0], a[b][1], a[b][2], a[b][3], keys[2], keys[3], T{});
+        }
+      }
+    }
+  }
+
+  // first: the tile's first position less that of the warp's first row. What a row does not see
+  // becomes -inf, whatever it was.
+  __device__ __forceinline__ void mask(int first) {
+    const int column = first + lane() % 4 * 2 - lane() / 4;
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b) {
+#pragma unroll
+      for (int n = 0; n < kKeys; ++n) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int ahead = column + n * 8 + e % 2 - (b * 16 + e / 2 * 8);
+          if (ahead > 0) s[b][n][e] = kMinusInfinity;
+        }
+      }
+    }
+  }
+
+  // Scores become exponentials, and what was summed so far is brought to their base. The base is
+  // subtracted as it is kept, so that an unchanged maximum gives a factor of exactly one.
+  __device__ __forceinline__ void softmax(float scale) {
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float top = kMinusInfinity;
+#pragma unroll
+        for (int n = 0; n < kKeys; ++n) {
+          top = fmaxf(top, fmaxf(s[b][n][2 * half], s[b][n][2 * half + 1]));
+        }
+        const float best = fmaxf(m[b][half], __fmul_rn(quad_max(top), scale));
+        const float base = exponent_base(best);
+        const float shrink = exp2_fast(__fsub_rn(m[b][half], base));
+        m[b][half] = best;
+        float sum = 0.0f;
+#pragma unroll
+        for (int n = 0; n < kKeys; ++n) {
+#pragma unroll
+          for (int e = 2 * half; e < 2 * half + 2; ++e) {
+            s[b][n][e] = exp2_fast(__fmaf_rn(s[b][n][e], scale, -base));
+            sum += s[b][n][e];
+          }
+        }
+        l[b][half] = __fmaf_rn(l[b][half], shrink, sum);
+#pragma unroll
+        for (int n = 0; n < kColumns; ++n) {
+          o[b][n][2 * half] *= shrink;
+          o[b][n][2 * half + 1] *= shrink;
+        }
+      }
+    }
+  }
+
+  // o += p v. v: a tile of values in shared memory.
+  __device__ __forceinline__ void add_values(const T* v) {
+    // Matrices, transposed: positions 0-7, positions 8-15, then the same of the next eight columns.
+    const uint32_t at = shared_address(v + lane() % 16 * Shape::kStride + lane() / 16 * 8);
+#pragma unroll
+    for (int step = 0; step < Shape::kTile / 16; ++step) {
+      uint32_t a[kBlocks][4];
+#pragma unroll
+      for (int b = 0; b < kBlocks; ++b) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float* pair = &s[b][2 * step + i / 2][i % 2 * 2];
+          a[b][i] = pack2(pair[0], pair[1], T{});
+        }
+      }
+#pragma unroll
+      for (int n = 0; n < kColumns / 2; ++n) {
+        uint32_t values[4];
+        load_matrices_transposed(values, at + (step * 16 * Shape::kStride + n * 16) * 2);
+#pragma unroll
+        for (int b = 0; b < kBlocks; ++b) {
+          mma_16816(o[b][2 * n], a[b][0], a[b][1], a[b][2], a[b][3], values[0], values[1], T{});
+          mma_16816(o[b][2 * n + 1], a[b][0], a[b][1], a[b][2], a[b][3], values[2], values[3], T{});
+        }
+      }
+    }
+  }
+
+  // Values that are not finite, for the rows that see them; a product with zero, of those that do
+  // not, would be NaN. first: as of mask().
+  __device__ __forceinline__ void add_not_finite(const T* v, int first) {
+#pragma unroll 1
+    for (int position = 0; position < Shape::kTile; ++position) {
+      const T* row = v + position * Shape::kStride + lane() % 4 * 2;
+#pragma unroll
+      for (int n = 0; n < kColumns; ++n) {
+        const uint32_t pair = *reinterpret_cast<const uint32_t*>(row + n * 8);
+        const uint32_t bad = not_finite(pair, T{});
+        if (bad == 0) continue;
+        const float2 value = unpack2(pair, T{});
+#pragma unroll
+        for (int b = 0; b < kBlocks; ++b) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            const bool seen = first + position <= b * 16 + lane() / 4 + e / 2 * 8;
+            if (seen && (bad & (e % 2 == 0 ? 0x8000u : 0x80000000u)) != 0) {
+              o[b][n][e] += e % 2 == 0 ? value.x : value.y;
+            }
+          }
+        }
+      }
+    }
+  }
+
+  // The rows, divided by their sums and rounded, to shared memory.
+  __device__ __forceinline__ void store_rows(T* to) {
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float inverse = __fdiv_rn(1.0f, quad_sum(l[b][half]));
+        T* row = to + (first_row() + b * 16 + half * 8 + lane() / 4) * Shape::kStride;
+#pragma unroll
+        for (int n = 0; n < kColumns; ++n) {
+          *reinterpret_cast<uint32_t*>(row + n * 8 + lane() % 4 * 2) =
+              pack2(o[b][n][2 * half] * inverse, o[b][n][2 * half + 1] * inverse, T{});
+        }
+      }
+    }
+  }
+};
+
+// Does a tile of values hold one that is not finite? Every thread of the block must call it.
+template <typename T, int kDim>
+__device__ __forceinline__ bool any_not_finite(const T* v) {
+  using Shape = PrefillShape<kDim>;
+  uint32_t bad = 0;
+#pragma unroll
+  for (int i = 0; i < Shape::kTile * Shape::kWords / kPrefillThreads; ++i) {
+    const int at = i * kPrefillThreads + static_cast<int>(threadIdx.x);
+    const uint4 x = *reinterpret_cast<const uint4*>(v + at / Shape::kWords * Shape::kStride +
+                                                    at % Shape::kWords * 8);
+    bad |=
+        not_finite(x.x, T{}) | not_finite(x.y, T{}) | not_finite(x.z, T{}) | not_finite(x.w, T{});
+  }
+  return __syncthreads_or(bad != 0) != 0;
+}
+
+// Zeros in the place of values that are not finite.
+template <typename T, int kDim>
+__device__ __forceinline__ void clear_not_finite(T* v) {
+  using Shape = PrefillShape<kDim>;
+  for (int at = static_cast<int>(threadIdx.x); at < Shape::kTile * kDim / 2;
+       at += kPrefillThreads) {
+    uint32_t* pair =
+        reinterpret_cast<uint32_t*>(v + at / (kDim / 2) * Shape::kStride) + at % (kDim / 2);
+    const uint32_t bad = not_finite(*pair, T{});
+    if ((bad & 0x8000u) != 0) *pair &= 0xffff0000u;
+    if ((bad & 0x80000000u) != 0) *pair &= 0x0000ffffu;
+  }
+}
+
+}  // namespace flexq_ft::gpu

@@ -1,0 +1,196 @@
+#include <algorithm>
+
+#include "ft/kernels/attention_prefill.cuh"
+
+namespace flexq_ft::gpu {
+
+namespace {
+
+// The warp's rows from shared memory to where they belong, 16 bytes a lane, with their codes if a
+// group is a head.
+template <typename T, int kDim>
+__device__ __forceinline__ void write_prefill_rows(const T* rows, const PrefillTile& tile,
+                                                   const AttentionOut<T>& out, int head,
+                                                   int head_dim, int first, int count) {
+  using Shape = PrefillShape<kDim>;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  for (int i = lane; i < count * Shape::kWords; i += 32) {  // a whole number of rounds
+    const int row = first + i / Shape::kWords;
+    const int column = i % Shape::kWords * 8;
+    const bool there = row < tile.rows && column < head_dim;
+    const uint4 x = *reinterpret_cast<const uint4*>(rows + row * Shape::kStride + column);
+    const int64_t token = tile.token + row;
+    if (there && out.values != nullptr) {
+      *reinterpret_cast<uint4*>(out.values + token * out.columns + head * head_dim + column) = x;
+    }
+    if constexpr ((kDim & (kDim - 1)) == 0) {
+      if (out.codes == nullptr) continue;
+      const uint32_t words[4] = {x.x, x.y, x.z, x.w};
+      float values[8];
+      int magnitude = 0;
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const float2 pair = unpack2(words[e], T{});
+        values[2 * e] = pair.x;
+        values[2 * e + 1] = pair.y;
+        magnitude = max(magnitude, max(attention_magnitude(pair.x), attention_magnitude(pair.y)));
+      }
+#pragma unroll
+      for (int lanes = Shape::kWords / 2; lanes > 0; lanes /= 2) {
+        magnitude = max(magnitude, __shfl_xor_sync(0xffffffffu, magnitude, lanes));
+      }
+      if (!there) continue;
+      const AttentionGroup group(magnitude, out.limit);
+      uint2 codes = make_uint2(0, 0);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        codes.x |= group.code(values[e]) << (8 * e);
+        codes.y |= group.code(values[4 + e]) << (8 * e);
+      }
+      *reinterpret_cast<uint2*>(out.codes + token * out.columns + head * head_dim + column) = codes;
+      if (column == 0) out.scales[token * out.groups + head] = group.scale;
+    }
+  }
+}
+
+// Blocks: (query head, tile of queries); the last tiles, which see most, first.
+template <typename T, int kDim, int kBlocks>
+__global__ void __launch_bounds__(kPrefillThreads, kDim > 128 ? 1 : 2)
+    attention_prefill_kernel(AttentionView<T> view, AttentionOut<T> out, int decodes) {
+  using Shape = PrefillShape<kDim>;
+  constexpr int kRows = kPrefillWarps * kBlocks * 16;
+  extern __shared__ uint4 prefill_shared[];
+  pdl_launch_dependents();
+  pdl_wait();
+  const int index = static_cast<int>(gridDim.y - 1 - blockIdx.y);
+  const PrefillTile tile = find_prefill_tile(view, decodes, kRows, index);
+  if (tile.rows <= 0) return;
+  const int head = static_cast<int>(blockIdx.x);
+  const int kv_head = head / view.group();
+  const int end = tile.position + tile.rows;  // of the positions that any row sees
+  const int tiles = (end + Shape::kTile - 1) / Shape::kTile;
+  const int last_page = (end - 1) / kPageTokens;
+  const int32_t* table = view.pages + static_cast<int64_t>(tile.sequence) * view.max_pages;
+  T* q = reinterpret_cast<T*>(prefill_shared);
+  // Page ids of tiles j and j + 1 lie in the 16 bytes behind the first two rows of queries.
+  const auto pages_of = [&](int j) {
+    return reinterpret_cast<int*>(q + j % 2 * Shape::kStride + kDim);
+  };
+  T* const cache = q + kRows * Shape::kStride;
+  const auto k_of = [&](int j) { return cache + j % 2 * Shape::kTile * Shape::kStride; };
+  const auto v_of = [&](int j) { return k_of(j) + 2 * Shape::kTile * Shape::kStride; };
+  const int me = static_cast<int>(threadIdx.x);
+  const auto page_of = [&](int j) { return table[min(j * Shape::kPages + me, last_page)]; };
+
+  for (int i = me; i < kRows * Shape::kWords; i += kPrefillThreads) {
+    const int row = i / Shape::kWords;
+    const int column = i % Shape::kWords * 8;
+    const bool there = row < tile.rows && column < view.head_dim;
+    const int64_t from = ((tile.token + row) * view.heads + head) * view.head_dim + column;
+    copy_async(q + row * Shape::kStride + column, view.q + (there ? from : 0), there);
+  }
+  if (me < Shape::kPages) {
+    pages_of(0)[me] = page_of(0);
+    pages_of(1)[me] = page_of(1);
+  }
+  __syncthreads();
+  load_prefill_tile<T, kDim>(k_of(0), v_of(0), view, pages_of(0), kv_head, 0, end);
+  copy_commit();
+
+  PrefillWarp<T, kDim, kBlocks> warp;
+  warp.clear();
+  for (int j = 0; j < tiles; ++j) {
+    copy_wait();
+    __syncthreads();  // tile j is there; tile j - 1 was used, and the pages of j + 1 are set
+    int page = 0;
+    if (j + 1 < tiles) {
+      const int first = (j + 1) * Shape::kTile;
+      load_prefill_tile<T, kDim>(k_of(j + 1), v_of(j + 1), view, pages_of(j + 1), kv_head, first,
+                                 end);
+      copy_commit();
+      if (me < Shape::kPages) page = page_of(j + 2);
+    }
+    const int ahead = j * Shape::kTile - tile.position;  // of the block's first row
+    const int mine = ahead - warp.first_row();           // of the warp's
+    const bool all_seen = ahead + Shape::kTile <= 1;     // by the block's first row, so by all
+    const bool any_seen = mine < kBlocks * 16;           // by the warp's last row
+    if (any_seen) {
+      warp.scores(q, k_of(j));
+      if (!all_seen) warp.mask(mine);
+      warp.softmax(view.scale);
+    }
+    if (!all_seen && any_not_finite<T, kDim>(v_of(j))) {
+      warp.add_not_finite(v_of(j), mine);
+      __syncthreads();
+      clear_not_finite<T, kDim>(v_of(j));
+      __syncthreads();
+    }
+    if (any_seen) warp.add_values(v_of(j));
+    // The pages of tile j were last read before this round's barrier.
+    if (me < Shape::kPages) pages_of(j)[me] = page;
+  }
+  __syncwarp();
+  warp.store_rows(q);  // over the warp's own queries
+  __syncwarp();
+  write_prefill_rows<T, kDim>(q, tile, out, head, view.head_dim, warp.first_row(), kBlocks * 16);
+}
+
+template <typename T, int kDim, int kBlocks>
+void launch_prefill(const AttentionView<T>& view, const AttentionOut<T>& out, int64_t tokens,
+                    int64_t decodes, Stream stream) {
+  constexpr int kRows = kPrefillWarps * kBlocks * 16;
+  constexpr size_t kShared = PrefillShape<kDim>::shared_bytes(kRows);
+  auto* kernel = attention_prefill_kernel<T, kDim, kBlocks>;
+  allow_shared_memory(kernel, kShared);
+  // As many as there can be: each sequence's last tile may hold one row. Exact for one sequence.
+  const int64_t sequences = view.sequences - decodes;
+  const int64_t tiles = (tokens - decodes + sequences * (kRows - 1)) / kRows;
+  FLEXQ_FT_CHECK_LE(tiles, 65535, "attention: tiles of ", kRows, " queries");
+  launch(kernel, dim3(static_cast<unsigned>(view.heads), static_cast<unsigned>(tiles)),
+         dim3(kPrefillThreads), kShared, stream, view, out, static_cast<int>(decodes));
+}
+
+template <typename T, int kDim>
+void pick_rows(const AttentionView<T>& view, const AttentionOut<T>& out, int64_t tokens,
+               int64_t decodes, Stream stream) {
+  if constexpr (kDim <= 128) {
+    int device = 0, shared = 0;
+    FLEXQ_FT_CUDA(cudaGetDevice(&device));
+    FLEXQ_FT_CUDA(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    const bool fits = PrefillShape<kDim>::shared_bytes(128) <= static_cast<size_t>(shared);
+    // Tiles of 128 read shared memory less; tiles of 64 are more blocks. A row's bits are the same.
+    constexpr int64_t kBlocksWanted = 256;
+    if (fits && (tokens - decodes) / 128 * view.heads >= kBlocksWanted) {
+      return launch_prefill<T, kDim, 2>(view, out, tokens, decodes, stream);
+    }
+  }
+  launch_prefill<T, kDim, 1>(view, out, tokens, decodes, stream);
+}
+
+}  // namespace
+
+bool prefill_quantizes(const LinearInput& out, int64_t head_dim) {
+  return out.quantized() && out.group == head_dim &&
+         (head_dim == 64 || head_dim == 128 || head_dim == 256);
+}
+
+bool attention_prefill(const LinearInput& out, ConstTensor q, const KvPages& kv,
+                       const RaggedBatch& batch, Stream stream) {
+  const int64_t tokens = q.dim(0);
+  const int64_t head_dim = kv.k.dim(3);
+  const bool quantizes = prefill_quantizes(out, head_dim);
+  LinearInput made = out;
+  if (!quantizes) made.codes = made.scales = Tensor();
+  dispatch_16_bit(q.dtype(), [&](auto type) {
+    using T = decltype(type);
+    const AttentionView<T> view(q, kv, batch);
+    const AttentionOut<T> to(made, q.dim(1));
+    if (head_dim <= 64) return pick_rows<T, 64>(view, to, tokens, batch.decodes, stream);
+    if (head_dim <= 96) return pick_rows<T, 96>(view, to, tokens, batch.decodes, stream);
+    if (head_dim <= 128) return pick_rows<T, 128>(view, to, tokens, batch.decodes, stream);
+    pick_rows<T, 256>(view, to, tokens, batch.decodes, stream);
+  });
+  return quantizes;
+}
+
+}  // namespace flexq_ft::gpu

@@ -1,0 +1,183 @@
+// The activation quantiser for rows in registers (rows_gpu.cuh): the single IEEE operations of
+// docs/numerics.md, so that codes and scales are those of flexq_kernels/quant, bit for bit.
+#pragma once
+
+#include "ft/kernels/rows_gpu.cuh"
+
+namespace flexq_ft::gpu {
+
+// Codes and scales of a LinearInput as a kernel takes them. codes null: none are asked for.
+struct Quantizer {
+  int8_t* codes = nullptr;
+  float* scales = nullptr;
+  int columns = 0;
+  int group = 1;
+  int groups = 0;
+  int limit = 127;
+  bool aligned = false;  // eight codes may be written as one word
+
+  Quantizer(const LinearInput& out, int64_t k) : columns(static_cast<int>(k)) {
+    if (!out.quantized()) return;
+    codes = static_cast<int8_t*>(out.codes.raw());
+    scales = static_cast<float*>(out.scales.raw());
+    group = static_cast<int>(out.group);
+    groups = static_cast<int>((k + out.group - 1) / out.group);
+    limit = out.act_bits == 6 ? 31 : 127;
+    aligned = k % kVector == 0 && out.codes.dim(1) % kVector == 0 &&
+              reinterpret_cast<uintptr_t>(codes) % kVector == 0;
+  }
+
+  // A group is what 1, 2, 4 … 32 neighbouring lanes hold: no other thread has a part in it.
+  __host__ __device__ bool in_lanes() const {
+    return group % kVector == 0 && group <= 32 * kVector && (group & (group - 1)) == 0;
+  }
+  // Otherwise maxima meet in shared memory, one int32 for each group.
+  __host__ __device__ bool in_shared() const { return codes != nullptr && !in_lanes(); }
+  size_t shared_bytes() const {
+    const size_t bytes = in_shared() ? static_cast<size_t>(groups) * sizeof(int) : 0;
+    FLEXQ_FT_CHECK_LE(bytes, size_t{32768}, "groups of ", group, " in a row of ", columns);
+    return bytes;
+  }
+  __device__ __forceinline__ int64_t at(int64_t token) const {  // of the token's first code
+    return token * groups * group;
+  }
+};
+
+constexpr int kInfinityBits = 0x7f800000;
+constexpr int kLeastGroupBits = 0x0d800000;  // 2^-100
+
+// From the bits of max|x|. inverse is 0 where all codes are.
+__device__ __forceinline__ float group_inverse(int bits, int limit) {
+  if (bits < kLeastGroupBits || bits >= kInfinityBits) return 0.0f;
+  return __fdiv_rn(static_cast<float>(limit), __int_as_float(bits));
+}
+
+__device__ __forceinline__ float group_scale(int bits, int limit) {
+  if (bits < kLeastGroupBits) return 0.0f;
+  if (bits >= kInfinityBits) return __int_as_float(0x7fc00000);
+  return __fdiv_rn(__int_as_float(bits), static_cast<float>(limit));
+}
+
+__device__ __forceinline__ int quantized(float x, float inverse, int limit) {
+  if (inverse == 0.0f) return 0;  // x may be NaN
+  return min(max(__float2int_rn(__fmul_rn(x, inverse)), -limit - 1), limit);
+}
+
+// At least kInfinityBits if x is infinite or NaN.
+__device__ __forceinline__ int magnitude_bits(float x) { return __float_as_int(x) & 0x7fffffff; }
+
+template <typename T>
+__device__ __forceinline__ int max_magnitude(const Vector<T>& x) {
+  int bits = 0;
+#pragma unroll
+  for (int e = 0; e < kVector; ++e) bits = max(bits, magnitude_bits(x.at(e)));
+  return bits;
+}
+
+template <typename T>
+__device__ __forceinline__ void store_codes(const Quantizer& q, int64_t token, int column,
+                                            const Vector<T>& x, float inverse) {
+  if (column >= q.columns) return;
+  int8_t* to = q.codes + q.at(token) + column;
+  uint32_t words[2] = {};
+#pragma unroll
+  for (int e = 0; e < kVector; ++e) {
+    const int code = quantized(x.at(e), inverse, q.limit);
+    words[e / 4] |= (static_cast<uint32_t>(code) & 0xffu) << (e % 4 * 8);
+  }
+  if (q.aligned) {
+    *reinterpret_cast<uint2*>(to) = make_uint2(words[0], words[1]);
+    return;
+  }
+#pragma unroll
+  for (int e = 0; e < kVector; ++e) {
+    if (column + e < q.columns) to[e] = static_cast<int8_t>(words[e / 4] >> (e % 4 * 8));
+  }
+}
+
+// `first`: the column where the block's part of the row begins.
+template <int kVectors, typename T>
+__device__ __forceinline__ void quantize_in_lanes(const Quantizer& q, int64_t token, int first,
+                                                  Row<T, kVectors>& row) {
+  row.each([&](const Vector<T>& x, int at) {
+    const int column = first + at;
+    int bits = max_magnitude(x);
+    for (int lanes = q.group / kVector / 2; lanes > 0; lanes /= 2) {
+      bits = max(bits, __shfl_xor_sync(0xffffffffu, bits, lanes));
+    }
+    store_codes(q, token, column, x, group_inverse(bits, q.limit));
+    if (column % q.group == 0 && column < q.columns) {
+      q.scales[token * q.groups + column / q.group] = group_scale(bits, q.limit);
+    }
+  });
+}
+
+template <int kVectors, typename T>
+__device__ __forceinline__ void quantize_whole_row(const Quantizer& q, int64_t token,
+                                                   Row<T, kVectors>& row, int* maxima) {
+  int bits = 0;
+  row.each([&](const Vector<T>& x, int) { bits = max(bits, max_magnitude(x)); });
+  bits = __reduce_max_sync(0xffffffffu, bits);
+  if (threadIdx.x % 32 == 0) atomicMax(maxima, bits);
+  __syncthreads();
+  bits = *maxima;
+  const float inverse = group_inverse(bits, q.limit);
+  row.each([&](const Vector<T>& x, int column) { store_codes(q, token, column, x, inverse); });
+  if (threadIdx.x == 0) q.scales[token] = group_scale(bits, q.limit);
+}
+
+// Groups of any size, value by value.
+template <int kVectors, typename T>
+__device__ __forceinline__ void quantize_odd_groups(const Quantizer& q, int64_t token,
+                                                    Row<T, kVectors>& row, int* maxima) {
+  row.each([&](const Vector<T>& x, int first) {
+#pragma unroll
+    for (int e = 0; e < kVector; ++e) {
+      const int column = first + e;
+      if (column < q.columns) atomicMax(maxima + column / q.group, magnitude_bits(x.at(e)));
+    }
+  });
+  __syncthreads();
+  row.each([&](const Vector<T>& x, int first) {
+#pragma unroll
+    for (int e = 0; e < kVector; ++e) {
+      const int column = first + e;
+      if (column >= q.columns) continue;
+      const float inverse = group_inverse(maxima[column / q.group], q.limit);
+      q.codes[q.at(token) + column] = static_cast<int8_t>(quantized(x.at(e), inverse, q.limit));
+    }
+  });
+  for (int g = static_cast<int>(threadIdx.x); g < q.groups; g += row_threads()) {
+    q.scales[token * q.groups + g] = group_scale(maxima[g], q.limit);
+  }
+}
+
+// To be called, and followed by a barrier, before quantize_row; maxima [groups] in shared memory.
+__device__ __forceinline__ void clear_maxima(const Quantizer& q, int* maxima) {
+  if (!q.in_shared()) return;
+  for (int g = static_cast<int>(threadIdx.x); g < q.groups; g += row_threads()) {
+    maxima[g] = 0;
+  }
+}
+
+// Codes and scales of the values that a block holds, which are zero past the end of the row. A
+// block that holds only a part of a row, from column `first` on, takes only groups in_lanes().
+template <int kVectors, typename T>
+__device__ __forceinline__ void quantize_row(const Quantizer& q, int64_t token, int first,
+                                             Row<T, kVectors>& row, int* maxima) {
+  if (q.codes == nullptr) return;
+  if (q.in_lanes()) {
+    quantize_in_lanes(q, token, first, row);
+  } else if (q.groups == 1) {
+    quantize_whole_row(q, token, row, maxima);
+  } else {
+    quantize_odd_groups(q, token, row, maxima);
+  }
+  if (first != 0) return;
+  for (int64_t c = q.columns + static_cast<int64_t>(threadIdx.x);
+       c < static_cast<int64_t>(q.groups) * q.group; c += row_threads()) {
+    q.codes[q.at(token) + c] = 0;  // the rest of the last group
+  }
+}
+
+}  // namespace flexq_ft::gpu

@@ -1,0 +1,1 @@
+"""Latency, measured: case -> measure (warm-up, interleaved rounds) -> roofline -> report."""

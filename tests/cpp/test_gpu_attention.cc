@@ -1,0 +1,284 @@
+// Attention on a GPU, one small problem for every instance of every kernel, against the CPU. What
+// is written starts as NaN patterns between guard bands, and so does what a batch does not see of
+// the cache. Meant for compute-sanitizer, too; tests/runtime/test_gpu_attention.py goes further.
+// Without a GPU nothing is tested.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "ft/core/buffer.h"
+#include "ft/core/cuda.h"
+#include "ft/kernels/attention.h"
+#include "tests/cpp/check.h"
+
+namespace flexq_ft {
+
+namespace {
+
+constexpr int kPoison = 0xff;
+constexpr size_t kGuard = 4096;
+
+using Sequences = std::vector<std::pair<int, int>>;  // tokens in the cache, new tokens
+
+struct Problem {
+  DataType dtype;
+  int64_t heads, kv_heads, head_dim;
+  Sequences sequences;
+  int64_t group = 0;  // 0: no codes
+};
+
+// An array on the host and a copy on the GPU between guard bands.
+class Both {
+ public:
+  Both(DataType dtype, Shape shape)
+      : dtype_(dtype),
+        shape_(shape),
+        host_(std::max<size_t>(16, static_cast<size_t>(shape.count()) * size_of(dtype)), kPoison),
+        memory_(host_.size() + 2 * kGuard, MemoryKind::kWorkspace, Device::kCuda) {
+    upload();
+  }
+  template <typename T>
+  T* data() {
+    return reinterpret_cast<T*>(host_.data());
+  }
+  Tensor host() { return Tensor(host_.data(), dtype_, shape_); }
+  Tensor gpu() { return Tensor(at(), dtype_, shape_, Device::kCuda); }
+
+  void set(int64_t i, float value) {
+    dispatch_float(dtype_,
+                   [&](auto tag) { data<decltype(tag)>()[i] = from_float<decltype(tag)>(value); });
+  }
+  float get(int64_t i) {
+    float value = 0.0f;
+    dispatch_float(dtype_, [&](auto tag) { value = to_float(data<decltype(tag)>()[i]); });
+    return value;
+  }
+  void upload() {
+    cuda::fill(memory_.data(), kPoison, memory_.bytes(), Stream{});
+    cuda::copy(at(), host_.data(), host_.size(), Stream{});
+    cuda::synchronize(Stream{});
+  }
+  void download() {
+    std::vector<uint8_t> all(memory_.bytes());
+    cuda::copy(all.data(), memory_.data(), all.size(), Stream{});
+    cuda::synchronize(Stream{});
+    for (size_t i = 0; i < kGuard; ++i) {
+      EXPECT_EQ(int{all[i]}, kPoison);
+      EXPECT_EQ(int{all[all.size() - 1 - i]}, kPoison);
+    }
+    std::memcpy(host_.data(), all.data() + kGuard, host_.size());
+  }
+
+ private:
+  void* at() { return static_cast<char*>(memory_.data()) + kGuard; }
+
+  DataType dtype_;
+  Shape shape_;
+  std::vector<uint8_t> host_;
+  Buffer memory_;
+};
+
+int64_t tokens_of(const Sequences& sequences) {
+  int64_t tokens = 0;
+  for (const auto& [context, count] : sequences) tokens += count;
+  return tokens;
+}
+
+int pages_of(const Sequences& sequences) {  // of the longest
+  int pages = 0;
+  for (const auto& [context, count] : sequences) {
+    pages = std::max(pages, (context + count + kPageTokens - 1) / kPageTokens);
+  }
+  return pages;
+}
+
+// Tensors of a problem on both sides. Sequences use every other page; the rest stays NaN.
+struct Arrays {
+  Both q, k, v, positions, offsets, context, pages;
+  int64_t decodes = 0, longest = 0;
+
+  explicit Arrays(const Problem& p)
+      : q(p.dtype, Shape{tokens_of(p.sequences), p.heads * p.head_dim}),
+        k(p.dtype, cache_shape(p)),
+        v(p.dtype, cache_shape(p)),
+        positions(DataType::kInt32, Shape{tokens_of(p.sequences)}),
+        offsets(DataType::kInt32, Shape{sequences(p) + 1}),
+        context(DataType::kInt32, Shape{sequences(p)}),
+        pages(DataType::kInt32, Shape{sequences(p), pages_of(p.sequences) + 3}) {
+    fill(p);
+    for (Both* array : {&q, &k, &v, &positions, &offsets, &context, &pages}) array->upload();
+  }
+
+  RaggedBatch batch(bool gpu) {
+    const auto side = [gpu](Both& array) { return gpu ? array.gpu() : array.host(); };
+    RaggedBatch out;
+    out.positions = side(positions);
+    out.offsets = side(offsets);
+    out.context = side(context);
+    out.pages = side(pages);
+    out.decodes = decodes;
+    out.longest = longest;
+    return out;
+  }
+
+ private:
+  static int64_t sequences(const Problem& p) { return static_cast<int64_t>(p.sequences.size()); }
+  static Shape cache_shape(const Problem& p) {
+    return Shape{2 * sequences(p) * pages_of(p.sequences), p.kv_heads, kPageTokens, p.head_dim};
+  }
+
+  void fill(const Problem& p) {
+    std::mt19937 engine(20250311);
+    std::normal_distribution<float> normal;
+    for (int64_t i = 0; i < q.host().count(); ++i) q.set(i, normal(engine));
+    int token = 0;
+    offsets.data<int32_t>()[0] = 0;
+    for (size_t s = 0; s < p.sequences.size(); ++s) {
+      const auto [before, count] = p.sequences[s];
+      context.data<int32_t>()[s] = before;
+      for (int i = 0; i < count; ++i) positions.data<int32_t>()[token++] = before + i;
+      offsets.data<int32_t>()[s + 1] = token;
+      if (count == 1 && decodes == static_cast<int64_t>(s)) {
+        ++decodes;
+      } else {
+        longest = std::max<int64_t>(longest, count);
+      }
+      const int most = pages_of(p.sequences);
+      int32_t* row = pages.data<int32_t>() + s * (static_cast<size_t>(most) + 3);
+      for (int i = 0; i * kPageTokens < before + count; ++i) {
+        row[i] = 2 * (static_cast<int>(s) * most + most - 1 - i) + 1;
+      }
+      for (int position = 0; position < before + count; ++position) {
+        const int64_t page = row[position / kPageTokens];
+        for (int64_t h = 0; h < p.kv_heads; ++h) {
+          const int64_t at =
+              ((page * p.kv_heads + h) * kPageTokens + position % kPageTokens) * p.head_dim;
+          for (int64_t d = 0; d < p.head_dim; ++d) {
+            k.set(at + d, normal(engine));
+            v.set(at + d, normal(engine));
+          }
+        }
+      }
+    }
+  }
+};
+
+void expect_close(Both& got, Both& want, DataType dtype) {
+  const double limit = dtype == DataType::kFp32 ? 1e-10 : dtype == DataType::kFp16 ? 1e-6 : 1e-5;
+  double cross = 0.0, total = 0.0;
+  for (int64_t i = 0; i < want.host().count(); ++i) {
+    const double g = got.get(i), w = want.get(i);
+    cross += g * w;
+    total += g * g + w * w;
+  }
+  EXPECT(std::fabs(1.0 - 2.0 * cross / total) <= limit);
+}
+
+// values false: codes alone are asked for, as the engine does.
+void check(const Problem& p, bool values) {
+  Arrays arrays(p);
+  const int64_t tokens = tokens_of(p.sequences), k = p.heads * p.head_dim;
+  const int64_t groups = p.group == 0 ? 0 : (k + p.group - 1) / p.group;
+  Both want(p.dtype, Shape{tokens, k}), got(p.dtype, Shape{tokens, k});
+  Both codes(DataType::kInt8, Shape{tokens, groups * p.group});
+  Both scales(DataType::kFp32, Shape{tokens, groups});
+  const size_t bytes =
+      attention_workspace_bytes(arrays.decodes, p.heads, p.head_dim, Device::kCuda);
+  Both workspace(DataType::kUint8, Shape{static_cast<int64_t>(bytes)});
+
+  LinearInput cpu_out;
+  cpu_out.dtype = p.dtype;
+  cpu_out.values = want.host();
+  invokeAttention(cpu_out, arrays.q.host(), {arrays.k.host(), arrays.v.host()}, arrays.batch(false),
+                  {}, Stream{});
+  LinearInput out;
+  out.dtype = p.dtype;
+  if (values) out.values = got.gpu();
+  if (p.group > 0) {
+    out.codes = codes.gpu();
+    out.scales = scales.gpu();
+    out.group = p.group;
+    out.act_bits = 8;
+  }
+  invokeAttention(out, arrays.q.gpu(), {arrays.k.gpu(), arrays.v.gpu()}, arrays.batch(true),
+                  workspace.gpu(), Stream{});
+  for (Both* array : {&got, &codes, &scales, &workspace}) array->download();
+  if (values) expect_close(got, want, p.dtype);
+  if (p.group == 0) return;
+  // The same codes, from the values where they are known, or of nearly the same values.
+  Both want_codes(DataType::kInt8, Shape{tokens, groups * p.group});
+  Both want_scales(DataType::kFp32, Shape{tokens, groups});
+  LinearInput again{values ? got.host() : want.host(),
+                    want_codes.host(),
+                    want_scales.host(),
+                    p.dtype,
+                    p.group,
+                    8};
+  quantize_values(again, Stream{});
+  for (int64_t i = 0; i < codes.host().count(); ++i) {
+    const int apart = codes.data<int8_t>()[i] - want_codes.data<int8_t>()[i];
+    EXPECT(values ? apart == 0 : std::abs(apart) <= 3);
+  }
+  for (int64_t i = 0; i < scales.host().count(); ++i) {
+    const float g = scales.get(i), w = want_scales.get(i);
+    EXPECT(values ? g == w : std::fabs(g - w) <= 0.02f * w);
+  }
+}
+
+const Sequences kMixed = {{0, 1}, {70, 1}, {16, 1}, {0, 70}, {33, 5}, {15, 1}};
+
+bool without_gpu() {
+  if (cuda::device_count() > 0) return false;
+  std::printf("no GPU here (%s): not tested\n", cuda::no_device_cause().c_str());
+  return true;
+}
+
+}  // namespace
+
+TEST(every_head_size) {
+  if (without_gpu()) return;
+  for (const DataType dtype : {DataType::kFp16, DataType::kBf16}) {
+    for (const int64_t head_dim : {16, 64, 80, 96, 128, 200, 256, 20}) {
+      check({dtype, 3, 1, head_dim, kMixed}, true);
+    }
+  }
+  check({DataType::kFp32, 3, 1, 20, kMixed}, true);
+}
+
+TEST(many_query_heads_of_a_kv_head) {
+  if (without_gpu()) return;
+  check({DataType::kFp16, 18, 2, 64, kMixed}, true);
+}
+
+TEST(a_sequence_of_many_parts) {
+  if (without_gpu()) return;
+  check({DataType::kFp16, 2, 2, 128, {{1100, 1}, {0, 1}, {4200, 1}}}, true);
+}
+
+// Enough rows and heads for the larger tiles; few positions.
+TEST(large_tiles) {
+  if (without_gpu()) return;
+  for (const DataType dtype : {DataType::kFp16, DataType::kBf16}) {
+    for (const int64_t head_dim : {64, 96, 128}) {
+      check({dtype, 128, 1, head_dim, {{0, 130}, {5, 140}}}, true);
+    }
+  }
+}
+
+TEST(codes) {
+  if (without_gpu()) return;
+  for (const DataType dtype : {DataType::kFp16, DataType::kBf16}) {
+    for (const bool values : {true, false}) {
+      check({dtype, 4, 2, 128, kMixed, 512}, values);
+      check({dtype, 4, 2, 128, kMixed, 128}, values);
+      check({dtype, 3, 1, 64, kMixed, 128}, values);
+      check({dtype, 2, 1, 256, kMixed, 256}, values);
+    }
+  }
+}
+
+}  // namespace flexq_ft
