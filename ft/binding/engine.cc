@@ -65,6 +65,19 @@ py::object policy(const Engine& engine) {
   return py::cast(*engine.options().policy).attr("to_dict")();
 }
 
+// The engine loads without the GIL, and may copy and drop its options without it too.
+LoadProgress load_progress(const py::object& callback) {
+  if (callback.is_none()) return {};
+  const std::shared_ptr<py::object> kept(new py::object(callback), [](py::object* object) {
+    const py::gil_scoped_acquire gil;
+    delete object;
+  });
+  return [kept](int64_t done, int64_t total) {
+    const py::gil_scoped_acquire gil;
+    (*kept)(done, total);
+  };
+}
+
 std::unique_ptr<Engine> make_engine(const std::string& model_dir,
                                     const std::optional<std::string>& dtype,
                                     const std::optional<std::string>& scheme,
@@ -72,7 +85,7 @@ std::unique_ptr<Engine> make_engine(const std::string& model_dir,
                                     int64_t max_batch, int64_t prefill_tokens, int64_t kv_tokens,
                                     int threads, std::shared_ptr<DeviceComm> comm,
                                     const std::string& device, int gpu, bool graphs,
-                                    bool synthetic_weights) {
+                                    bool synthetic_weights, const py::object& progress) {
   EngineOptions options;
   if (device != "cpu" && device != "cuda") {
     refuse(detail::join("device \"", device, "\" is not known"), "use cpu or cuda");
@@ -81,6 +94,7 @@ std::unique_ptr<Engine> make_engine(const std::string& model_dir,
   options.gpu = gpu;
   options.graphs = graphs;
   options.synthetic_weights = synthetic_weights;
+  options.progress = load_progress(progress);
   if (dtype) {
     DataType type;
     if (!parse_dtype(*dtype, &type) || !is_float(type)) {
@@ -247,9 +261,10 @@ void bind_engine(py::module_& module) {
       .def(py::init(&make_engine), py::arg("model_dir"), py::kw_only(),
            py::arg("dtype") = py::none(), py::arg("scheme") = py::none(),
            py::arg("policy") = py::none(), py::arg("max_len") = 0, py::arg("max_batch") = 8,
-           py::arg("prefill_tokens") = 512, py::arg("kv_tokens") = 0, py::arg("threads") = 0,
+           py::arg("prefill_tokens") = 0, py::arg("kv_tokens") = 0, py::arg("threads") = 0,
            py::arg("comm") = py::none(), py::arg("device") = "cpu", py::arg("gpu") = 0,
-           py::arg("graphs") = true, py::arg("synthetic_weights") = false)
+           py::arg("graphs") = true, py::arg("synthetic_weights") = false,
+           py::arg("progress") = py::none())
       .def("can_admit", &Engine::can_admit, py::arg("prompt_tokens"), py::arg("max_tokens"),
            Nogil())
       .def("step", &step, Nogil())

@@ -21,6 +21,7 @@ Policy policy_from_python(const pybind11::dict& policy);
 void bind_ops(pybind11::module_& module);
 void bind_columns(pybind11::module_& ops);
 void bind_sampling(pybind11::module_& ops);
+void bind_weight_ops(pybind11::module_& ops);
 void bind_skinny_gemm(pybind11::module_& ops);
 
 }  // namespace flexq_ft

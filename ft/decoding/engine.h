@@ -13,6 +13,7 @@
 #include "ft/core/buffer.h"
 #include "ft/kernels/sampling.h"
 #include "ft/weights/model_folder.h"
+#include "ft/weights/weight_reader.h"
 
 namespace flexq_ft {
 
@@ -24,12 +25,13 @@ struct EngineOptions {
   int64_t max_len = 0;            // longest prompt + output; 0: the model's positions
   int64_t max_batch = 8;          // sequences that are decoded together
   int64_t kv_pages = 0;           // pages of the KV cache; 0: max_batch x max_len, or what fits
-  int64_t prefill_tokens = 512;   // most prompt tokens of one step (chunked prefill)
+  int64_t prefill_tokens = 0;     // most prompt tokens of one step; 0: 512, on a GPU 2048
   int threads = 0;                // 0: the cores of this host / the ranks on it
   Device device = Device::kCpu;
   int gpu = 0;                     // which, on a GPU
   bool graphs = true;              // on a GPU: decode steps as CUDA graphs
   bool synthetic_weights = false;  // random weights in the runtime layout; model_dir may be an INI
+  LoadProgress progress = {};      // of the weight files; may be empty
 };
 
 enum class FinishReason : uint8_t { kNone, kStop, kLength };

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 
+#include "ft/core/cuda.h"
 #include "ft/decoding/host.h"
 #include "ft/decoding/kv_cache.h"
+#include "ft/weights/synthetic_source.h"
 
 namespace flexq_ft {
 
@@ -11,6 +13,12 @@ namespace {
 
 // Far above any use; it keeps the products of sizes, and page ids, inside their integers.
 constexpr int64_t kMaxBatch = 4096;
+
+// Rows enough to keep the products busy; more only make the others wait longer for their token.
+constexpr int64_t kCpuPrefillTokens = 512;
+constexpr int64_t kGpuPrefillTokens = 2048;
+
+constexpr int kOldestGpu = 8;  // compute capability 8.0: bf16 and asynchronous copies
 
 [[noreturn]] void refuse(const std::string& message, std::string cause, std::string hint) {
   throw Error(ErrorKind::kConfig, message, std::move(cause), std::move(hint));
@@ -26,7 +34,7 @@ Scheme resolve_scheme(const EngineOptions& asked, const ModelFolder& folder) {
   const Scheme scheme = asked.scheme.value_or(folder.scheme);
   const bool quantised_at_load =
       folder.scheme == Scheme::kFloat && (scheme == Scheme::kW8A16 || scheme == Scheme::kW8A8);
-  if (scheme == folder.scheme || quantised_at_load) return scheme;
+  if (scheme == folder.scheme || quantised_at_load || asked.synthetic_weights) return scheme;
   refuse(detail::join("scheme ", scheme, " was asked for, and ", folder.path, " holds ",
                       folder.scheme, " weights"),
          "float folders run as w8a16 and w8a8 too; all others run as they were converted",
@@ -64,7 +72,58 @@ int64_t resolve_max_len(int64_t asked, const ModelConfig& config) {
          detail::join("--max-len ", limit));
 }
 
+bool ends_with(const std::string& text, const std::string& end) {
+  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
+}
+
+void check_gpu(int gpu) {
+  const int count = cuda::device_count();
+  if (count == 0) {
+    throw Error(ErrorKind::kDevice, "there is no GPU to run on", cuda::no_device_cause(),
+                "--device cpu");
+  }
+  if (gpu < 0 || gpu >= count) {
+    refuse(detail::join("GPU ", gpu, " was asked for, and this host has ", count),
+           count == 1 ? "its index is 0" : detail::join("they are 0 … ", count - 1),
+           "each rank of a host takes a GPU of its own: --device cuda:0, or a smaller --tp");
+  }
+  const cuda::DeviceInfo info = cuda::device_info(gpu);
+  if (info.major >= kOldestGpu) return;
+  throw Error(ErrorKind::kDevice,
+              detail::join("GPU ", gpu, " (", info.name, ") has compute capability ", info.major,
+                           ".", info.minor, ", and ", kOldestGpu, ".0 is needed"),
+              "the kernels are built for Ampere and later", "another GPU, or --device cpu");
+}
+
+// What a GPU does not compute. options: dtype and scheme are resolved.
+void check_gpu_types(const EngineOptions& options, bool is_dtype_given) {
+  if (options.dtype == DataType::kFp32) {
+    refuse("a GPU computes in fp16 or bf16, not in fp32",
+           is_dtype_given ? "" : "the folder's weights are fp32, and no dtype was given",
+           "--dtype bf16, or --dtype fp16; fp32 runs with --device cpu");
+  }
+  if (options.scheme == Scheme::kW6Ax) {
+    refuse("scheme w6ax does not run on a GPU yet", "its kernels are not part of this version",
+           "--device cpu, or a folder of another scheme");
+  }
+}
+
+int64_t resolve_prefill_tokens(const EngineOptions& asked, int64_t max_len) {
+  int64_t tokens = asked.prefill_tokens;
+  if (tokens == 0) tokens = asked.device == Device::kCuda ? kGpuPrefillTokens : kCpuPrefillTokens;
+  check_at_least_one("prefill_tokens", tokens);
+  return std::min(tokens, asked.max_batch * max_len);
+}
+
 }  // namespace
+
+ModelFolder open_model(const std::string& model_dir, const EngineOptions& asked, int ranks) {
+  if (asked.synthetic_weights && ends_with(model_dir, ".ini")) {
+    return shape_folder(model_dir, asked.scheme.value_or(Scheme::kFloat),
+                        asked.dtype.value_or(DataType::kFp16), ranks);
+  }
+  return open_model_folder(model_dir);
+}
 
 int64_t context_limit(const ModelConfig& config) {
   if (config.sliding_window == 0) return config.max_positions;
@@ -87,6 +146,10 @@ EngineOptions resolve_options(const EngineOptions& asked, const ModelFolder& fol
     refuse(detail::join("dtype ", *options.dtype, " is not a compute type"), {},
            "use fp16, bf16 or fp32");
   }
+  if (asked.device == Device::kCuda) {
+    check_gpu_types(options, asked.dtype.has_value());
+    check_gpu(asked.gpu);
+  }
   if (asked.policy) check_given_policy(*asked.policy, folder, *options.scheme);
   options.policy = asked.policy.value_or(folder.policy);
   options.max_len = resolve_max_len(asked.max_len, folder.config);
@@ -101,8 +164,7 @@ EngineOptions resolve_options(const EngineOptions& asked, const ModelFolder& fol
                         options.max_len, " tokens needs ", pages_for(options.max_len)),
            {}, "a larger cache, or a smaller --max-len");
   }
-  check_at_least_one("prefill_tokens", asked.prefill_tokens);
-  options.prefill_tokens = std::min(asked.prefill_tokens, asked.max_batch * options.max_len);
+  options.prefill_tokens = resolve_prefill_tokens(asked, options.max_len);
   if (asked.threads < 0) check_at_least_one("threads", asked.threads);
   if (asked.threads == 0) options.threads = std::max(1, usable_cores() / ranks);
   return options;

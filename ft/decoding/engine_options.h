@@ -5,8 +5,13 @@
 
 namespace flexq_ft {
 
-// Throws Error{kConfig} naming the option, what it is and what the folder allows. Every field of
-// the result is set. ranks: how many share this host's cores.
+// The model folder; with synthetic weights, model_dir may be an INI: the folder that it describes,
+// for so many ranks.
+ModelFolder open_model(const std::string& model_dir, const EngineOptions& asked, int ranks);
+
+// Throws Error{kConfig} naming the option, what it is and what the folder or the GPU allows, and
+// Error{kDevice} if there is no GPU. Every field of the result is set. ranks: how many share this
+// host's cores.
 EngineOptions resolve_options(const EngineOptions& asked, const ModelFolder& folder, int ranks);
 
 // Throws Error{kConfig} unless the folder was made for so many ranks.

@@ -3,8 +3,14 @@
 #include <algorithm>
 
 #include "flexq_kernels/pack.h"
+#include "ft/core/cuda.h"
+#include "ft/decoding/gpu_device.h"
+#include "ft/decoding/gpu_slots.h"
+#include "ft/decoding/host.h"
 #include "ft/decoding/kv_cache.h"
+#include "ft/decoding/memory_refusal.h"
 #include "ft/kernels/gemm.h"
+#include "ft/weights/device_upload.h"
 
 namespace flexq_ft {
 
@@ -27,7 +33,17 @@ struct RankShape {
   }
 };
 
-size_t linear_bytes(Scheme scheme, DataType dtype, int64_t n, int64_t k) {
+bool on_gpu(const EngineOptions& options) { return options.device == Device::kCuda; }
+
+// Rows, and one scale each where they are int8.
+size_t row_major_bytes(Scheme scheme, DataType dtype, int64_t n, int64_t k) {
+  const size_t count = static_cast<size_t>(n * k);
+  if (scheme == Scheme::kFloat) return count * size_of(dtype);
+  return count + static_cast<size_t>(n) * sizeof(float);
+}
+
+size_t linear_bytes(Device device, Scheme scheme, DataType dtype, int64_t n, int64_t k) {
+  if (device == Device::kCuda) return row_major_bytes(scheme, dtype, n, k);
   const size_t rows = static_cast<size_t>(n);
   switch (scheme) {
     case Scheme::kFloat:
@@ -43,19 +59,34 @@ size_t linear_bytes(Scheme scheme, DataType dtype, int64_t n, int64_t k) {
   return 0;
 }
 
+size_t rope_bytes(const ModelConfig& config, const EngineOptions& options) {
+  return config.rope ? static_cast<size_t>(options.max_len * config.head_dim) * sizeof(float) : 0;
+}
+
 size_t weight_bytes(const ModelConfig& config, const EngineOptions& options,
                     const RankShape& shape) {
-  const Scheme scheme = *options.scheme;
   const DataType dtype = *options.dtype;
   const int64_t hidden = config.hidden_size;
-  const size_t layer = linear_bytes(scheme, dtype, shape.q + 2 * shape.kv, hidden) +
-                       linear_bytes(scheme, dtype, hidden, shape.q) +
-                       linear_bytes(scheme, dtype, shape.up, hidden) +
-                       linear_bytes(scheme, dtype, hidden, shape.inter);
+  const auto linear = [&](int64_t n, int64_t k) {
+    return linear_bytes(options.device, *options.scheme, dtype, n, k);
+  };
+  const size_t layer = linear(shape.q + 2 * shape.kv, hidden) + linear(hidden, shape.q) +
+                       linear(shape.up, hidden) + linear(hidden, shape.inter);
   const int64_t table_rows = config.vocab_size + (config.rope ? 0 : config.max_positions);
   return static_cast<size_t>(config.num_layers) * layer +
          static_cast<size_t>(table_rows * hidden) * size_of(dtype) +
-         linear_bytes(Scheme::kFloat, dtype, shape.vocab, hidden);
+         linear_bytes(options.device, Scheme::kFloat, dtype, shape.vocab, hidden) +
+         (on_gpu(options) ? rope_bytes(config, options) : 0);
+}
+
+// The logits of a step; on a GPU with the state of every slot, and the rows that go into the head.
+size_t output_bytes(const ModelConfig& config, const EngineOptions& options,
+                    const DecoderLimits& limits) {
+  const int64_t rows = limits.logit_rows;
+  if (!on_gpu(options)) return static_cast<size_t>(rows * config.vocab_size) * sizeof(float);
+  const GpuSlotSizes slots{options.max_batch, options.max_len, limits.tokens, rows,
+                           config.vocab_size};
+  return slots.bytes() + static_cast<size_t>(rows * config.hidden_size) * size_of(*options.dtype);
 }
 
 size_t activation_bytes(const ModelFolder& folder, const EngineOptions& options,
@@ -63,6 +94,9 @@ size_t activation_bytes(const ModelFolder& folder, const EngineOptions& options,
   const ModelConfig& config = folder.config;
   const DecoderLimits limits = decoder_limits(options);
   WorkspaceSizes sizes;
+  sizes.device = options.device;
+  sizes.head_dim = config.head_dim;
+  sizes.decodes = limits.sequences;
   sizes.dtype = *options.dtype;
   sizes.tokens = std::max(limits.tokens, limits.logit_rows);
   sizes.hidden = config.hidden_size;
@@ -75,36 +109,9 @@ size_t activation_bytes(const ModelFolder& folder, const EngineOptions& options,
         flexq_kernels::group_count(std::max({config.hidden_size, shape.q, shape.inter}));
     sizes.quantized_k = sizes.quantized_groups * flexq_kernels::kGroupSize;
   }
-  const int64_t logits = limits.logit_rows * config.vocab_size;
-  const int64_t rope = config.rope ? limits.positions * config.head_dim : 0;
-  return sizes.bytes() + static_cast<size_t>(logits + rope) * sizeof(float) +
-         LmHead::gather_bytes(config.vocab_size, limits.logit_rows, folder.tp);
-}
-
-std::string mebibytes(size_t bytes) { return detail::join((bytes + (1u << 20) - 1) >> 20, " MiB"); }
-
-// plan is that of one sequence of max_len.
-[[noreturn]] void refuse(const MemoryPlan& plan, const EngineOptions& options, int ranks,
-                         size_t share) {
-  const size_t kv = plan[MemoryKind::kKvCache];
-  const size_t fixed = plan.total() - kv;
-  std::string hint = options.max_batch > 1 ? "a smaller --max-batch, or a scheme of fewer bits"
-                                           : "a scheme of fewer bits";
-  if (fixed < share) {
-    const double part = static_cast<double>(share - fixed) / static_cast<double>(kv);
-    const int64_t fits = static_cast<int64_t>(part * static_cast<double>(options.max_len)) /
-                         kPageTokens * kPageTokens;
-    if (fits > 0) hint = detail::join("--max-len ", fits, ", or ", hint);
-  }
-  throw Error(
-      ErrorKind::kOutOfMemory,
-      detail::join("the model needs ", mebibytes(plan.total()), " a rank, and ", mebibytes(share),
-                   " are available to it"),
-      detail::join("weights ", mebibytes(plan[MemoryKind::kWeights]),
-                   ", KV cache of one sequence of ", options.max_len, " tokens ", mebibytes(kv),
-                   ", activations of max_batch ", options.max_batch, " ",
-                   mebibytes(plan[MemoryKind::kActivations]), "; ", ranks, " rank(s) on this host"),
-      hint);
+  return sizes.bytes() + output_bytes(config, options, limits) +
+         LmHead::gather_bytes(config.vocab_size, limits.logit_rows, folder.tp) +
+         (on_gpu(options) ? 0 : rope_bytes(config, options));
 }
 
 }  // namespace
@@ -123,13 +130,25 @@ size_t MemoryPlan::total() const {
 MemoryPlan plan_memory(const ModelFolder& folder, const EngineOptions& options, int rank) {
   const RankShape shape(folder, rank);
   const ModelConfig& config = folder.config;
+  // A captured step computes idle rows too, on a page of their own.
+  const int64_t idle_pages = on_gpu(options) ? 1 : 0;
   MemoryPlan plan;
   plan[MemoryKind::kWeights] = weight_bytes(config, options, shape);
   plan[MemoryKind::kKvCache] = KvCache::bytes(
-      config.num_layers, options.kv_pages,
+      config.num_layers, options.kv_pages + idle_pages,
       length(folder.shards.kv_heads[static_cast<size_t>(rank)]), config.head_dim, *options.dtype);
   plan[MemoryKind::kActivations] = activation_bytes(folder, options, shape);
+  if (on_gpu(options)) {
+    plan[MemoryKind::kWorkspace] = gpu_gemm_workspace_bytes(gemm_limits(folder, options, rank)) +
+                                   (options.synthetic_weights ? 0 : DeviceUpload::kBlockBytes);
+  }
   return plan;
+}
+
+size_t available_bytes(Device device) {
+  if (device == Device::kCpu) return available_memory();
+  const size_t free = cuda::free_bytes();
+  return free > kGpuReserve ? free - kGpuReserve : 1;
 }
 
 int64_t fit_kv_pages(const ModelFolder& folder, const EngineOptions& options, int rank, int ranks,
@@ -140,12 +159,12 @@ int64_t fit_kv_pages(const ModelFolder& folder, const EngineOptions& options, in
   EngineOptions least = options;
   least.kv_pages = one;
   const MemoryPlan plan = plan_memory(folder, least, rank);
-  const size_t share = available / static_cast<size_t>(ranks);
-  const size_t kv = plan[MemoryKind::kKvCache];
-  const size_t fixed = plan.total() - kv;
-  if (plan.total() > share) refuse(plan, options, ranks, share);
-  const size_t page = kv / static_cast<size_t>(one);
-  const size_t room = share - share / 10;
+  const size_t share = on_gpu(options) ? available : available / static_cast<size_t>(ranks);
+  if (plan.total() > share) refuse_memory(folder, least, {rank, ranks, share});
+  least.kv_pages = one + 1;
+  const size_t page = plan_memory(folder, least, rank).total() - plan.total();
+  const size_t fixed = plan.total() - static_cast<size_t>(one) * page;
+  const size_t room = on_gpu(options) ? share : share - share / 10;
   const int64_t fits = room > fixed ? static_cast<int64_t>((room - fixed) / page) : 0;
   return std::min(wanted, std::max(one, fits));
 }

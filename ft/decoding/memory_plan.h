@@ -21,13 +21,22 @@ struct MemoryPlan {
   size_t total() const;
 };
 
-// Of one rank. options must be resolved, kv_pages included.
+// Of one rank, on the options' device. options must be resolved, kv_pages included.
 MemoryPlan plan_memory(const ModelFolder& folder, const EngineOptions& options, int rank);
 
+// Of a GPU's free memory; not planned with. CUDA's modules, the products' library and graphs come
+// after the plan (about 200 MiB together), NCCL's buffers too (about 150 MiB a communicator).
+constexpr size_t kGpuReserve = size_t{512} << 20;
+
+// What an engine may allocate on this host, by all of its ranks, or on the current GPU, by the one
+// rank that has it; 0: not known.
+size_t available_bytes(Device device);
+
 // The pages of this rank's KV cache: for max_batch sequences of max_len if so many ranks of such a
-// plan fit into the available bytes (0: not known), else as many as leave a tenth of them free.
-// Throws Error{kOutOfMemory}, with the numbers by kind and the longest max_len that would fit, if
-// they are too few for one sequence.
+// plan fit into the available bytes (0: not known), else as many as leave a tenth of them free. A
+// rank has a GPU of its own, and may fill what is available there.
+// Throws Error{kOutOfMemory}, with the numbers by kind and what would fit, if they are too few for
+// one sequence.
 int64_t fit_kv_pages(const ModelFolder& folder, const EngineOptions& options, int rank, int ranks,
                      size_t available);
 

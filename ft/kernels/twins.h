@@ -8,6 +8,7 @@
 #include "ft/kernels/norm.h"
 #include "ft/kernels/paged_kv.h"
 #include "ft/kernels/product.h"
+#include "ft/kernels/random_fill.h"
 #include "ft/kernels/step_inputs.h"
 
 namespace flexq_ft::cpu {
@@ -29,6 +30,8 @@ void pad_columns(Tensor out, ConstTensor x);
 void gather_columns(Tensor out, ConstTensor parts);
 // Throws unless the product is fp32 with its scales applied, as every linear on the CPU leaves it.
 void check_finished(const Product& product);
+void repack_rows(Tensor dst, ConstTensor src, int64_t row, int64_t column, bool row_major_nk);
+void random_fill(Tensor out, const RandomFill& fill, int64_t first);
 
 }  // namespace flexq_ft::cpu
 
@@ -49,6 +52,9 @@ void attention(const LinearInput& out, ConstTensor q, KvPages kv, const RaggedBa
 size_t attention_workspace_bytes(int64_t tokens, int64_t heads, int64_t head_dim);
 void finish_product(Tensor out, const Product& product, Stream stream);
 void quantize_activations(const LinearInput& input, Stream stream);
+void repack_rows(Tensor dst, ConstTensor src, int64_t row, int64_t column, bool row_major_nk,
+                 Stream stream);
+void random_fill(Tensor out, const RandomFill& fill, int64_t first, Stream stream);
 void step_inputs(const StepInputs& out, ConstTensor items, const SlotTensors& slots,
                  int32_t scratch_page, Stream stream);
 void pad_columns(Tensor out, ConstTensor x, Stream stream);

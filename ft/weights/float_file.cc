@@ -6,57 +6,17 @@
 #include "flexq_kernels/cpu/parallel.h"
 #include "flexq_kernels/quantize.h"
 #include "ft/core/check.h"
-#include "ft/weights/weight_files.h"
 
 namespace flexq_ft {
 
 using detail::join;
 
-namespace {
-
-constexpr int64_t kChunk = int64_t{1} << 22;  // values converted at a time
-
-void convert(void* out, DataType out_type, const void* in, DataType in_type, int64_t count) {
-  dispatch_float(in_type, [&](auto in_tag) {
-    using In = decltype(in_tag);
-    dispatch_float(out_type, [&](auto out_tag) {
-      using Out = decltype(out_tag);
-      const In* from = static_cast<const In*>(in);
-      Out* to = static_cast<Out*>(out);
-      flexq_kernels::parallel_ranges(count, count, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) to[i] = from_float<Out>(to_float(from[i]));
-      });
-    });
-  });
-}
-
-}  // namespace
-
-void read_floats(const ModelFolder& folder, const std::string& file, int64_t first, int64_t count,
-                 DataType dtype, void* out) {
-  const size_t from_size = size_of(folder.dtype);
-  const auto offset = static_cast<size_t>(first) * from_size;
-  if (dtype == folder.dtype) {
-    read_weight_bytes(folder, file, out, static_cast<size_t>(count) * from_size, offset);
-    return;
-  }
-  const int64_t chunk = std::min(count, kChunk);
-  Buffer values(static_cast<size_t>(chunk) * from_size, MemoryKind::kWorkspace);
-  for (int64_t done = 0; done < count; done += chunk) {
-    const int64_t part = std::min(chunk, count - done);
-    read_weight_bytes(folder, file, values.data(), static_cast<size_t>(part) * from_size,
-                      offset + static_cast<size_t>(done) * from_size);
-    convert(static_cast<char*>(out) + static_cast<size_t>(done) * size_of(dtype), dtype,
-            values.data(), folder.dtype, part);
-  }
-}
-
-FloatColumns::FloatColumns(const ModelFolder& folder, std::vector<std::string> files, int64_t k,
+FloatColumns::FloatColumns(WeightReader* reader, std::vector<std::string> files, int64_t k,
                            int64_t n)
-    : files_(std::move(files)), dtype_(folder.dtype), k_(k), n_(n) {
+    : files_(std::move(files)), dtype_(reader->folder().dtype), k_(k), n_(n) {
   for (const std::string& file : files_) {
     data_.emplace_back(static_cast<size_t>(k * n) * size_of(dtype_), MemoryKind::kWorkspace);
-    read_weight_bytes(folder, file, data_.back().data(), data_.back().bytes());
+    reader->read(file, data_.back().data(), data_.back().bytes());
   }
 }
 

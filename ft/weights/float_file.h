@@ -1,24 +1,20 @@
-// Float files of a model folder: converted as they are read, or quantised to int8.
+// Float files of a model folder, quantised to int8 at load.
 #pragma once
 
 #include <string>
 #include <vector>
 
 #include "ft/core/buffer.h"
-#include "ft/weights/model_folder.h"
+#include "ft/weights/weight_reader.h"
 
 namespace flexq_ft {
-
-// out [count] of dtype <- values [first, first + count) of a file of the folder's dtype.
-void read_floats(const ModelFolder& folder, const std::string& file, int64_t first, int64_t count,
-                 DataType dtype, void* out);
 
 // A float weight [K, N] as FasterTransformer stores it, cut along K into one file per rank (or in
 // one file), whose output channels are wanted as rows of int8.
 class FloatColumns {
  public:
-  // Reads the files, each [k, n]. Keeps no reference to the folder.
-  FloatColumns(const ModelFolder& folder, std::vector<std::string> files, int64_t k, int64_t n);
+  // Reads the files, each [k, n]. Keeps no reference to the reader.
+  FloatColumns(WeightReader* reader, std::vector<std::string> files, int64_t k, int64_t n);
 
   // Quantises output channels [begin, end) over all of K, with one scale each, and keeps k in
   // [first_k, first_k + kept) of them: codes [end - begin, kept], scales [end - begin]. Throws

@@ -4,9 +4,8 @@
 #include <utility>
 
 #include "ft/core/check.h"
-#include "ft/weights/float_file.h"
-#include "ft/weights/linear_loader.h"
-#include "ft/weights/weight_files.h"
+#include "ft/weights/file_source.h"
+#include "ft/weights/synthetic_source.h"
 
 namespace flexq_ft {
 
@@ -16,12 +15,26 @@ namespace {
 
 bool is_w8(Scheme scheme) { return scheme == Scheme::kW8A16 || scheme == Scheme::kW8A8; }
 
+void check_device(const LoadOptions& options) {
+  if (options.device == Device::kCpu) return;
+  if (options.dtype == DataType::kFp32) {
+    throw Error(ErrorKind::kConfig, "a GPU computes in fp16 or bf16, and fp32 was asked for", {},
+                "--dtype fp16 or --dtype bf16, or --device cpu");
+  }
+  if (options.scheme == Scheme::kW6Ax) {
+    throw Error(ErrorKind::kConfig, "scheme w6ax does not run on a GPU yet",
+                "its kernels are not part of this version",
+                "--device cpu, or a folder of another scheme");
+  }
+}
+
 void check_options(const ModelFolder& folder, const LoadOptions& options) {
   FLEXQ_FT_CHECK(is_float(options.dtype), "compute type ", options.dtype);
   FLEXQ_FT_CHECK(options.rank >= 0 && options.rank < folder.tp, "rank ", options.rank, " of ",
                  folder.tp);
+  check_device(options);
   const bool at_load = folder.scheme == Scheme::kFloat && is_w8(options.scheme);
-  if (options.scheme == folder.scheme || at_load) return;
+  if (options.synthetic || options.scheme == folder.scheme || at_load) return;
   throw Error(ErrorKind::kConfig,
               join("scheme ", options.scheme, " (int8_mode ", int8_mode(options.scheme),
                    ") was asked for, and ", folder.path, " holds ", folder.scheme, " (int8_mode ",
@@ -40,10 +53,34 @@ std::vector<WeightFile> files_to_read(const ModelFolder& folder, const LoadOptio
   return files;
 }
 
+// Of the head, which is cut by the vocabulary: equal shares, the last ranks' shorter.
+std::array<int64_t, 2> head_rows(const ModelFolder& folder, int rank) {
+  const int64_t vocab = folder.config.vocab_size;
+  const int64_t share = (vocab + folder.tp - 1) / folder.tp;
+  const int64_t begin = std::min(share * rank, vocab);
+  return {begin, std::min(begin + share, vocab)};
+}
+
+constexpr char kHeadFile[] = "model.lm_head.weight.bin";
+
+// What a load of these files reads: all of each, but of the head the rank's rows, which come out of
+// the embedding a second time where the two are tied.
+int64_t bytes_to_read(const ModelFolder& folder, const LoadOptions& options,
+                      const std::vector<WeightFile>& files) {
+  const std::array<int64_t, 2> rows = head_rows(folder, options.rank);
+  int64_t bytes =
+      (rows[1] - rows[0]) * folder.config.hidden_size * static_cast<int64_t>(size_of(folder.dtype));
+  for (const WeightFile& file : files) {
+    if (file.name != kHeadFile) bytes += static_cast<int64_t>(file.entry.bytes);
+  }
+  return bytes;
+}
+
+// A model from its parts, whatever they are made of.
 class ModelLoader {
  public:
-  ModelLoader(const ModelFolder& folder, const LoadOptions& options)
-      : folder_(folder), options_(options), linear_(folder, options) {}
+  ModelLoader(const ModelFolder& folder, const LoadOptions& options, WeightSource& source)
+      : folder_(folder), options_(options), source_(source) {}
 
   ModelWeights load() const {
     const ModelConfig& config = folder_.config;
@@ -55,29 +92,26 @@ class ModelLoader {
       out.layers.push_back(load_layer(layer));
     }
     out.final_norm = norm(-1, "final_layernorm");
-    // Rows of the head: equal shares, the last ranks' shorter.
-    const int64_t share = (config.vocab_size + folder_.tp - 1) / folder_.tp;
-    const int64_t begin = std::min(share * options_.rank, config.vocab_size);
+    const std::array<int64_t, 2> rows = head_rows(folder_, options_.rank);
     out.lm_head =
-        linear_.load_head(config.tie_word_embeddings ? embedding : "model.lm_head.weight.bin",
-                          begin, std::min(begin + share, config.vocab_size));
+        source_.head(config.tie_word_embeddings ? embedding : kHeadFile, rows[0], rows[1]);
     return out;
   }
 
  private:
   Buffer table(const std::string& file, int64_t rows) const {
-    const int64_t hidden = folder_.config.hidden_size;
-    Buffer out(options_.dtype, {rows, hidden}, MemoryKind::kWeights);
-    read_floats(folder_, file, 0, rows * hidden, options_.dtype, out.data());
-    return out;
+    return source_.floats(file, {rows, folder_.config.hidden_size}, options_.dtype,
+                          FloatRole::kTable);
   }
 
   NormWeight norm(int64_t layer, const char* name) const {
-    const int64_t hidden = folder_.config.hidden_size;
+    const Shape shape{folder_.config.hidden_size};
     NormWeight out;
-    out.weight = linear_.load_floats(norm_name(layer, name, "weight"), hidden, options_.dtype);
+    out.weight =
+        source_.floats(norm_name(layer, name, "weight"), shape, options_.dtype, FloatRole::kNorm);
     if (folder_.config.norm == NormType::kLayer) {
-      out.bias = linear_.load_floats(norm_name(layer, name, "bias"), hidden, options_.dtype);
+      out.bias =
+          source_.floats(norm_name(layer, name, "bias"), shape, options_.dtype, FloatRole::kBias);
     }
     return out;
   }
@@ -96,12 +130,13 @@ class ModelLoader {
   }
 
   LinearWeight linear(int64_t layer, const char* name, const std::vector<LinearPart>& parts) const {
-    return linear_.load(join("layers.", layer, ".", name), parts, act_bits(layer, name));
+    return source_.linear(join("layers.", layer, ".", name), parts, act_bits(layer, name));
   }
 
   Buffer layer_bias(const LinearPart& part) const {
     if (!part.has_bias) return {};
-    return linear_.load_floats(part.bias_name(options_.rank), part.n, DataType::kFp32);
+    return source_.floats(part.bias_name(options_.rank), {part.n}, DataType::kFp32,
+                          FloatRole::kBias);
   }
 
   LayerWeights load_layer(int64_t layer) const {
@@ -121,16 +156,28 @@ class ModelLoader {
 
   const ModelFolder& folder_;
   const LoadOptions& options_;
-  LinearLoader linear_;
+  WeightSource& source_;
 };
 
 }  // namespace
 
 ModelWeights load_weights(const ModelFolder& folder, const LoadOptions& options) {
   check_options(folder, options);
-  if (options.scheme == Scheme::kW8A8 && !folder.has_manifest) refuse_ft_int8_files(folder);
-  check_weight_files(folder, files_to_read(folder, options));
-  return ModelLoader(folder, options).load();
+  const std::unique_ptr<WeightTarget> target = make_weight_target(options.device);
+  ModelWeights out;
+  if (options.synthetic) {
+    SyntheticSource source(folder, options, *target);
+    out = ModelLoader(folder, options, source).load();
+  } else {
+    if (options.scheme == Scheme::kW8A8 && !folder.has_manifest) refuse_ft_int8_files(folder);
+    const std::vector<WeightFile> files = files_to_read(folder, options);
+    check_weight_files(folder, files);
+    WeightReader reader(folder, options.progress, bytes_to_read(folder, options, files));
+    FileSource source(reader, options, *target);
+    out = ModelLoader(folder, options, source).load();
+  }
+  target->finish();
+  return out;
 }
 
 }  // namespace flexq_ft

@@ -7,6 +7,7 @@
 
 #include "ft/core/buffer.h"
 #include "ft/weights/model_folder.h"
+#include "ft/weights/weight_reader.h"
 
 namespace flexq_ft {
 
@@ -52,12 +53,14 @@ struct LoadOptions {
   Scheme scheme = Scheme::kFloat;    // differs from the folder's only for float files: w8 at load
   Policy policy;
   int rank = 0;
-  Device device = Device::kCpu;
-  bool synthetic = false;  // random weights instead of the files'
+  Device device = Device::kCpu;  // a GPU: the current one
+  bool synthetic = false;        // random weights instead of the files', of any scheme but w6ax
+  LoadProgress progress = {};    // of the files; may be empty
 };
 
-// Reads every file of the rank, checks every size, repacks. Throws Error{kWeight} listing all
-// missing, short and long files at once, before anything is loaded.
+// Reads every file of the rank, checks every size, repacks; when it returns everything is in its
+// place, on a GPU too. Throws Error{kWeight} listing all missing, short and long files at once,
+// before anything is loaded.
 ModelWeights load_weights(const ModelFolder& folder, const LoadOptions& options);
 
 }  // namespace flexq_ft

@@ -7,7 +7,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <mutex>
 
+#include "flexq_kernels/cpu/parallel.h"
 #include "flexq_kernels/pack.h"
 #include "ft/core/check.h"
 #include "ft/weights/text.h"
@@ -92,6 +94,31 @@ std::string fault_of(const ModelFolder& folder, const WeightFile& file) {
   if (bytes == file.entry.bytes) return {};
   return join(file.name, " holds ", with_commas(bytes), " bytes, expected ",
               with_commas(file.entry.bytes));
+}
+
+// A block is read by all threads, which keeps a fast disk (or the page cache) busy.
+constexpr size_t kSliceBytes = size_t{4} << 20;
+
+struct ReadFault {
+  size_t at = 0;
+  std::string text;  // empty: none
+};
+
+// last: where the read of all threads ends.
+ReadFault pread_all(int fd, char* out, size_t bytes, size_t offset, size_t last) {
+  for (size_t done = 0; done < bytes;) {
+    const size_t at = offset + done;
+    const ssize_t count = ::pread(fd, out + done, bytes - done, static_cast<off_t>(at));
+    if (count > 0) {
+      done += static_cast<size_t>(count);
+    } else if (count == 0) {
+      return {at, join("it ended after ", with_commas(at), " bytes of ", with_commas(last),
+                       ": it changed while it was read")};
+    } else if (errno != EINTR) {
+      return {at, std::strerror(errno)};
+    }
+  }
+  return {};
 }
 
 }  // namespace
@@ -234,22 +261,22 @@ void read_weight_bytes(const ModelFolder& folder, const std::string& name, void*
   const std::string path = path_of(folder, name);
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) throw Error(ErrorKind::kWeight, join("cannot open ", path), std::strerror(errno));
-  size_t done = 0;
-  std::string fault;
-  while (done < bytes && fault.empty()) {
-    const ssize_t count = ::pread(fd, static_cast<char*>(out) + done, bytes - done,
-                                  static_cast<off_t>(offset + done));
-    if (count > 0) {
-      done += static_cast<size_t>(count);
-    } else if (count == 0) {
-      fault = join("it ended after ", with_commas(offset + done), " bytes of ",
-                   with_commas(offset + bytes), ": it changed while it was read");
-    } else if (errno != EINTR) {
-      fault = std::strerror(errno);
-    }
-  }
+  ReadFault fault;  // the first of the file
+  std::mutex mutex;
+  const auto count = static_cast<int64_t>((bytes + kSliceBytes - 1) / kSliceBytes);
+  flexq_kernels::parallel_ranges(count, static_cast<int64_t>(bytes), [&](int64_t a, int64_t b) {
+    const size_t begin = static_cast<size_t>(a) * kSliceBytes;
+    const size_t end = std::min(bytes, static_cast<size_t>(b) * kSliceBytes);
+    ReadFault found =
+        pread_all(fd, static_cast<char*>(out) + begin, end - begin, offset + begin, offset + bytes);
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (found.text.empty()) return;
+    if (fault.text.empty() || found.at < fault.at) fault = std::move(found);
+  });
   ::close(fd);
-  if (!fault.empty()) throw Error(ErrorKind::kWeight, join("cannot read ", path), fault);
+  if (!fault.text.empty()) {
+    throw Error(ErrorKind::kWeight, join("cannot read ", path), fault.text);
+  }
 }
 
 }  // namespace flexq_ft

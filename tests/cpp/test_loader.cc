@@ -1,9 +1,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -306,4 +308,42 @@ TEST(loading_gives_back_all_memory_but_the_weights) {
               before[static_cast<int>(MemoryKind::kWorkspace)]);
   }
   EXPECT(memory_in_use() == before);
+}
+
+TEST(progress_ends_at_the_bytes_that_were_announced) {
+  for (const bool tied : {false, true}) {
+    ModelConfig config = small_llama();
+    config.tie_word_embeddings = tied;
+    for (const Scheme scheme : {Scheme::kFloat, Scheme::kW8A8}) {
+      const Written written(config, Scheme::kFloat, DataType::kFp16, 2);
+      std::vector<std::array<int64_t, 2>> seen;
+      LoadOptions options;
+      options.scheme = scheme;
+      options.rank = 1;
+      options.progress = [&](int64_t done, int64_t total) { seen.push_back({done, total}); };
+      load_weights(written.folder, options);
+      EXPECT(seen.size() > 10);
+      EXPECT_EQ(seen.back()[0], seen.back()[1]);
+      EXPECT(seen[seen.size() - 2][0] < seen.back()[1]);
+      EXPECT(std::is_sorted(seen.begin(), seen.end()));
+    }
+  }
+}
+
+TEST(what_a_progress_callback_throws_ends_the_load) {
+  const Written written(small_llama(), Scheme::kFloat, DataType::kFp16, 1);
+  LoadOptions options;
+  options.progress = [](int64_t, int64_t) { throw std::runtime_error("stop"); };
+  EXPECT_THROW(load_weights(written.folder, options), std::runtime_error, "stop");
+}
+
+TEST(a_gpu_takes_neither_fp32_nor_w6ax) {
+  const Written int6(small_llama(), Scheme::kW6Ax, DataType::kFp16, 1);
+  LoadOptions options;
+  options.device = Device::kCuda;
+  options.dtype = DataType::kFp32;
+  EXPECT_THROW(load_weights(int6.folder, options), Error, "fp32 was asked for");
+  options.dtype = DataType::kFp16;
+  options.scheme = Scheme::kW6Ax;
+  EXPECT_THROW(load_weights(int6.folder, options), Error, "w6ax does not run on a GPU");
 }

@@ -1,5 +1,8 @@
 #include "ft/decoding/memory_plan.h"
 
+#include <string>
+
+#include "ft/core/cuda.h"
 #include "ft/decoding/kv_cache.h"
 #include "tests/cpp/check.h"
 #include "tests/cpp/folder_fixture.h"
@@ -50,4 +53,100 @@ TEST(too_little_for_one_sequence_is_out_of_memory_with_a_length_that_fits) {
     EXPECT(error.kind() == ErrorKind::kOutOfMemory);
     EXPECT(error.hint().find("--max-len 48") != std::string::npos);
   }
+}
+
+namespace {
+
+// A LLaMA-7B, which nothing is allocated for.
+ModelFolder large(Scheme scheme, int tp) {
+  ModelConfig config = small_llama();
+  config.vocab_size = 32000;
+  config.hidden_size = 4096;
+  config.num_layers = 32;
+  config.num_heads = config.num_kv_heads = 32;
+  config.head_dim = 128;
+  config.inter_size = 11008;
+  config.max_positions = 4096;
+  return make_folder("unused", config, scheme, DataType::kFp16, tp);
+}
+
+EngineOptions on_gpu(Scheme scheme) {
+  EngineOptions options;
+  options.device = Device::kCuda;
+  options.dtype = DataType::kFp16;
+  options.scheme = scheme;
+  options.max_len = 2048;
+  options.max_batch = 16;
+  options.prefill_tokens = 2048;
+  options.kv_pages = pages_for(2048);
+  return options;
+}
+
+constexpr size_t kMebi = size_t{1} << 20;
+
+// The GPU's own workspaces need a GPU where there is CUDA: they depend on it.
+bool has_sizes() { return !cuda::built() || cuda::device_count() > 0; }
+
+std::string refusal(const ModelFolder& folder, const EngineOptions& options, size_t available) {
+  try {
+    fit_kv_pages(folder, options, 0, 1, available);
+  } catch (const Error& error) {
+    EXPECT(error.kind() == ErrorKind::kOutOfMemory);
+    return std::string(error.what()) + " | " + error.cause() + " | " + error.hint();
+  }
+  EXPECT(false);
+  return {};
+}
+
+}  // namespace
+
+TEST(a_gpu_holds_rows_without_padding_and_a_page_for_idle_rows) {
+  if (!has_sizes()) return;
+  const ModelFolder folder = large(Scheme::kFloat, 1);
+  const MemoryPlan plan = plan_memory(folder, on_gpu(Scheme::kFloat), 0);
+  const size_t linears = size_t{32} * (4 * 4096 * 4096 + 3 * 4096 * 11008) * 2;
+  const size_t tables = size_t{2} * 32000 * 4096 * 2 + size_t{2048} * 128 * 4;
+  EXPECT_EQ(plan[MemoryKind::kWeights], linears + tables);
+  EXPECT_EQ(plan[MemoryKind::kKvCache], size_t{32} * 2 * 32 * 128 * 2 * (2048 + 16));
+  const MemoryPlan half = plan_memory(large(Scheme::kFloat, 2), on_gpu(Scheme::kFloat), 1);
+  EXPECT_EQ(half[MemoryKind::kKvCache], plan[MemoryKind::kKvCache] / 2);
+  const MemoryPlan int8 = plan_memory(folder, on_gpu(Scheme::kW8A16), 0);
+  EXPECT_EQ(int8[MemoryKind::kWeights],
+            linears / 2 + tables + size_t{32} * (5 * 4096 + 2 * 11008) * 4);
+}
+
+TEST(a_rank_fills_its_gpu_and_shares_it_with_none) {
+  if (!has_sizes()) return;
+  const ModelFolder folder = large(Scheme::kFloat, 1);
+  EngineOptions options = on_gpu(Scheme::kFloat);
+  const size_t one = plan_memory(folder, options, 0).total();
+  options.kv_pages = 3 * pages_for(2048);
+  const size_t three = plan_memory(folder, options, 0).total();
+  options.kv_pages = 0;
+  EXPECT_EQ(fit_kv_pages(folder, options, 0, 4, three), 3 * pages_for(2048));
+  EXPECT_EQ(fit_kv_pages(folder, options, 0, 4, three - 1), 3 * pages_for(2048) - 1);
+  EXPECT_EQ(fit_kv_pages(folder, options, 0, 4, one), pages_for(2048));
+  EXPECT_EQ(fit_kv_pages(folder, options, 0, 1, 100 * one), 16 * pages_for(2048));
+}
+
+TEST(a_full_gpu_is_an_error_with_every_way_out_that_works) {
+  if (!has_sizes()) return;
+  const ModelFolder folder = large(Scheme::kFloat, 1);
+  const EngineOptions options = on_gpu(Scheme::kFloat);
+  const size_t one = plan_memory(folder, options, 0).total();
+  const std::string close = refusal(folder, options, one - kMebi);
+  EXPECT(close.find("of GPU 0, and") != std::string::npos);
+  EXPECT(close.find("KV cache of one sequence of 2048 tokens 1032 MiB") != std::string::npos);
+  EXPECT(close.find("--max-len 20") != std::string::npos);
+  EXPECT(close.find("--max-batch ") != std::string::npos);
+  EXPECT(close.find("--scheme w8a16") != std::string::npos);
+  EXPECT(close.find("--tp 2 (2 GPUs, of a folder converted for them)") != std::string::npos);
+  const std::string far = refusal(folder, options, 4000 * kMebi);
+  EXPECT(far.find("--max-len") == std::string::npos);
+  EXPECT(far.find("--scheme") == std::string::npos);
+  EXPECT(far.find("--tp 4") != std::string::npos);
+  const std::string never = refusal(folder, options, 10 * kMebi);
+  EXPECT(never.find("a GPU with more memory") != std::string::npos);
+  const ModelFolder int8 = large(Scheme::kW8A8, 1);
+  EXPECT(refusal(int8, on_gpu(Scheme::kW8A8), 5000 * kMebi).find("--scheme") == std::string::npos);
 }

@@ -86,7 +86,7 @@ def test_slots_that_are_not_there(engine: _native.Engine) -> None:
         ({"max_len": 40, "kv_tokens": 32}, ["2 pages", "needs 3"]),
         ({"kv_tokens": -1}, ["kv_tokens"]),
         ({"max_batch": 0}, ["max_batch"]),
-        ({"prefill_tokens": 0}, ["prefill_tokens"]),
+        ({"prefill_tokens": -1}, ["prefill_tokens"]),
         ({"threads": -2}, ["threads"]),
         ({"dtype": "int8"}, ["int8"]),
         ({"scheme": "w4a16"}, ["w4a16"]),

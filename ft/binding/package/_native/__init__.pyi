@@ -139,7 +139,7 @@ class Engine:
         policy: dict[str, Any] | None = None,
         max_len: int = 0,
         max_batch: int = 8,
-        prefill_tokens: int = 512,
+        prefill_tokens: int = 0,
         kv_tokens: int = 0,
         threads: int = 0,
         comm: DeviceComm | None = None,
@@ -148,6 +148,15 @@ class Engine:
         graphs: bool = True,
         synthetic_weights: bool = False,
     ) -> None: ...
+        device: Literal["cpu", "cuda"] = "cpu",
+        gpu: int = 0,
+        graphs: bool = True,
+        synthetic_weights: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """progress(done, total): bytes of the weight files, after every block that was read. With
+        synthetic_weights no file is read, and model_dir may be an INI that describes a model."""
+
     def can_admit(self, prompt_tokens: int, max_tokens: int) -> bool: ...
     def admit(
         self,

@@ -1,0 +1,29 @@
+#include "ft/kernels/repack.h"
+
+#include "ft/kernels/twins.h"
+
+namespace flexq_ft {
+
+void invokeRepackRows(Tensor dst, ConstTensor src, int64_t row, int64_t column, bool row_major_nk,
+                      Stream stream) {
+  FLEXQ_FT_CHECK_EQ(dst.rank(), 2, "repack: dst ", dst.shape());
+  FLEXQ_FT_CHECK_EQ(src.rank(), 2, "repack: src ", src.shape());
+  const bool floats = is_float(dst.dtype()) && is_float(src.dtype());
+  const bool codes = dst.dtype() == DataType::kInt8 && src.dtype() == DataType::kInt8;
+  FLEXQ_FT_CHECK(floats || codes, "repack of ", src.dtype(), " into ", dst.dtype());
+  FLEXQ_FT_CHECK_EQ(src.device(), dst.device(), "repack: src and dst");
+  const int64_t rows = row_major_nk ? src.dim(0) : src.dim(1);
+  const int64_t columns = row_major_nk ? src.dim(1) : src.dim(0);
+  FLEXQ_FT_CHECK_LE(0, row, "repack: first row");
+  FLEXQ_FT_CHECK_LE(row + rows, dst.dim(0), "repack: last row of src ", src.shape());
+  FLEXQ_FT_CHECK_LE(0, column, "repack: first column");
+  FLEXQ_FT_CHECK_LE(column + columns, dst.dim(1), "repack: last column of src ", src.shape());
+  if (row_major_nk) FLEXQ_FT_CHECK_EQ(columns, dst.dim(1), "repack: whole rows");
+  if (src.empty()) return;
+  if (dst.device() == Device::kCuda) {
+    return gpu::repack_rows(dst, src, row, column, row_major_nk, stream);
+  }
+  cpu::repack_rows(dst, src, row, column, row_major_nk);
+}
+
+}  // namespace flexq_ft

@@ -1,0 +1,94 @@
+#include <algorithm>
+#include <type_traits>
+
+#include "ft/kernels/float_gpu.cuh"
+#include "ft/kernels/launch.cuh"
+#include "ft/kernels/twins.h"
+
+namespace flexq_ft::gpu {
+
+namespace {
+
+constexpr int kTile = 32;      // of a transposed block, both ways
+constexpr int kTileRows = 8;   // threads of a block along the other axis
+constexpr int kThreads = 256;  // of a copied block
+constexpr int kMaxBlocks = 1 << 16;
+
+template <typename To, typename From>
+__device__ __forceinline__ To convert(From value) {
+  if constexpr (std::is_same_v<To, From>) {
+    return value;
+  } else {
+    return from_float<To>(to_float(value));
+  }
+}
+
+template <typename To, typename From>
+__global__ void __launch_bounds__(kThreads)
+    convert_kernel(To* to, const From* from, int64_t count) {
+  pdl_launch_dependents();
+  pdl_wait();
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count;
+       i += step) {
+    to[i] = convert<To>(from[i]);
+  }
+}
+
+// from [columns, rows] -> to, whose rows are k apart. One block: one tile of from.
+template <typename To, typename From>
+__global__ void __launch_bounds__(kTile* kTileRows)
+    transpose_kernel(To* to, const From* from, int64_t columns, int64_t rows, int64_t k) {
+  __shared__ To tile[kTile][kTile + 1];  // the pad keeps its columns in different banks
+  pdl_launch_dependents();
+  pdl_wait();
+  const int64_t row_tiles = (rows + kTile - 1) / kTile;
+  const int64_t row0 = static_cast<int64_t>(blockIdx.x) % row_tiles * kTile;
+  const int64_t column0 = static_cast<int64_t>(blockIdx.x) / row_tiles * kTile;
+  const int x = static_cast<int>(threadIdx.x);
+  for (int y = static_cast<int>(threadIdx.y); y < kTile; y += kTileRows) {
+    if (column0 + y < columns && row0 + x < rows) {
+      tile[y][x] = convert<To>(from[(column0 + y) * rows + row0 + x]);
+    }
+  }
+  __syncthreads();
+  for (int y = static_cast<int>(threadIdx.y); y < kTile; y += kTileRows) {
+    if (row0 + y < rows && column0 + x < columns) to[(row0 + y) * k + column0 + x] = tile[x][y];
+  }
+}
+
+template <typename To, typename From>
+void repack(Tensor dst, ConstTensor src, int64_t row, int64_t column, bool row_major_nk,
+            Stream stream) {
+  const int64_t k = dst.dim(1);
+  const From* from = static_cast<const From*>(src.raw());
+  To* to = static_cast<To*>(dst.raw()) + row * k + column;
+  if (row_major_nk) {
+    const int64_t blocks = std::min<int64_t>((src.count() + kThreads - 1) / kThreads, kMaxBlocks);
+    launch(convert_kernel<To, From>, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0, stream,
+           to, from, src.count());
+    return;
+  }
+  const int64_t columns = src.dim(0);
+  const int64_t rows = src.dim(1);
+  const int64_t tiles = ((rows + kTile - 1) / kTile) * ((columns + kTile - 1) / kTile);
+  FLEXQ_FT_CHECK_LT(tiles, int64_t{1} << 31, "repack of ", src.shape());
+  launch(transpose_kernel<To, From>, dim3(static_cast<unsigned>(tiles)), dim3(kTile, kTileRows), 0,
+         stream, to, from, columns, rows, k);
+}
+
+}  // namespace
+
+void repack_rows(Tensor dst, ConstTensor src, int64_t row, int64_t column, bool row_major_nk,
+                 Stream stream) {
+  if (dst.dtype() == DataType::kInt8) {
+    return repack<int8_t, int8_t>(dst, src, row, column, row_major_nk, stream);
+  }
+  dispatch_compute_type(dst.dtype(), [&](auto to) {
+    dispatch_compute_type(src.dtype(), [&](auto from) {
+      repack<decltype(to), decltype(from)>(dst, src, row, column, row_major_nk, stream);
+    });
+  });
+}
+
+}  // namespace flexq_ft::gpu

@@ -1,0 +1,34 @@
+// DeviceTarget: weights on the current GPU, row-major (Layout::kRowMajor).
+#pragma once
+
+#include "ft/weights/device_upload.h"
+#include "ft/weights/weight_target.h"
+
+namespace flexq_ft {
+
+class DeviceTarget : public WeightTarget {
+ public:
+  explicit DeviceTarget(size_t block_bytes = DeviceUpload::kBlockBytes)
+      : block_bytes_(block_bytes) {}
+
+  Device device() const override { return Device::kCuda; }
+  Layout layout(Scheme scheme) const override;
+  Buffer codes(const LinearWeight& weight) const override;
+  size_t block_bytes() const override { return block_bytes_; }
+  void* stage(size_t bytes) override;
+  void put(const LinearWeight& weight, ConstTensor block, int64_t row, int64_t column,
+           BlockOrder order) override;
+  void put(const Buffer& buffer, ConstTensor block, int64_t first) override;
+  void random(const LinearWeight& weight, const RandomFill& fill) override;
+  void random(const Buffer& buffer, const RandomFill& fill) override;
+  void finish() override;
+
+ private:
+  DeviceUpload& upload();
+  void put(Tensor matrix, ConstTensor block, int64_t row, int64_t column, BlockOrder order);
+
+  size_t block_bytes_;
+  std::unique_ptr<DeviceUpload> upload_;  // from the first block on: random weights need none
+};
+
+}  // namespace flexq_ft

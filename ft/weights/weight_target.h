@@ -1,0 +1,52 @@
+// WeightTarget: where weights are put, one class per device. The source reads (or makes) blocks of
+// host memory; the target brings them into the device's layout and memory.
+#pragma once
+
+#include <memory>
+
+#include "ft/kernels/random_fill.h"
+#include "ft/weights/model_weights.h"
+
+namespace flexq_ft {
+
+// How a block of a linear weight lies: its own rows, or [K, N] as FasterTransformer stores floats.
+enum class BlockOrder : uint8_t { kRows, kColumns };
+
+class WeightTarget {
+ public:
+  virtual ~WeightTarget() = default;
+
+  virtual Device device() const = 0;
+  virtual Layout layout(Scheme scheme) const = 0;
+
+  // Memory for the weight's codes, in its layout.
+  virtual Buffer codes(const LinearWeight& weight) const = 0;
+  Buffer values(DataType dtype, Shape shape) const;
+
+  // Host memory for the next block, of at most block_bytes(); the put that follows takes it.
+  virtual size_t block_bytes() const = 0;
+  virtual void* stage(size_t bytes) = 0;
+
+  // A staged block, converted to the weight's type: kRows: rows [row, row + block.dim(0));
+  // kColumns: block.dim(1) rows from row, k in [column, column + block.dim(0)).
+  virtual void put(const LinearWeight& weight, ConstTensor block, int64_t row, int64_t column,
+                   BlockOrder order) = 0;
+  // A staged block of elements [first, first + count) of a buffer made by values().
+  virtual void put(const Buffer& buffer, ConstTensor block, int64_t first) = 0;
+
+  // Numbers of a fill, one for each element of [n, k] or of the buffer.
+  virtual void random(const LinearWeight& weight, const RandomFill& fill) = 0;
+  virtual void random(const Buffer& buffer, const RandomFill& fill) = 0;
+
+  // Waits until everything is where it belongs.
+  virtual void finish() = 0;
+};
+
+std::unique_ptr<WeightTarget> make_weight_target(Device device);
+
+// A weight of n rows without its values: format, codes, and the scales of a w8 scheme. Throws
+// Error{kConfig} if the scheme cannot have so many columns.
+LinearWeight new_linear(const std::string& name, Scheme scheme, DataType dtype, int act_bits,
+                        int64_t n, int64_t k, const WeightTarget& target);
+
+}  // namespace flexq_ft
