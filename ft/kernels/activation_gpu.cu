@@ -36,7 +36,8 @@ __device__ __forceinline__ Vector<T> activated(const ProductView<In>& x, int64_t
 template <typename T, typename In, int kVectors>
 __global__ void __launch_bounds__(most_row_threads(kVectors), row_blocks(kVectors))
     activation_kernel(T* out, Quantizer quantizer, ProductView<In> x, Activation activation,
-                      bool gated, int inter, bool aligned) {
+                      bool gated, int inter, bool aligned_rows) {
+  const bool aligned = kVectors > 0 || aligned_rows;
   extern __shared__ uint4 dynamic[];
   const int first = static_cast<int>(blockIdx.y) * row_threads() * kVector;
   Row<T, kVectors> row(dynamic, inter);
@@ -67,12 +68,13 @@ void launch_activation(const LinearInput& out, const Product& x, Activation acti
   const bool aligned = rows_aligned(inter, {out.values.raw()}) && rows_aligned(inter, x);
   const Quantizer quantizer(out, inter);
   T* values = static_cast<T*>(out.values.raw());
-  if (!quantizer.in_shared()) {
+  const bool plain = aligned && quantizer.plain();
+  if (plain && !quantizer.in_shared()) {
     return launch(activation_kernel<T, In, 1>, flat_grid(tokens, inter), dim3(kFlatThreads), 0,
                   stream, values, quantizer, ProductView<In>(x), activation, gated,
                   static_cast<int>(inter), aligned);
   }
-  dispatch_row<T>(inter, [&](auto vectors, const RowLaunch& row) {
+  dispatch_row<T>(inter, plain, [&](auto vectors, const RowLaunch& row) {
     launch_rows(activation_kernel<T, In, vectors()>, tokens, row, quantizer.shared_bytes(), stream,
                 values, quantizer, ProductView<In>(x), activation, gated, static_cast<int>(inter),
                 aligned);
