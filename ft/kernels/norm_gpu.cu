@@ -97,17 +97,17 @@ void residual_norm(const LinearInput& out, Tensor residual, const Product& produ
                                              norm.bias.raw()}) &&
                        rows_aligned(hidden, product);
   const Quantizer quantizer(out, hidden);
+  const bool plain = aligned && quantizer.plain();
   dispatch_compute_type(residual.dtype(), [&](auto t) {
     using T = decltype(t);
     dispatch_product_type(product, [&](auto in) {
       using In = decltype(in);
-      dispatch_row<T>(
-          hidden, aligned && quantizer.plain(), [&](auto vectors, const RowLaunch& row) {
-            launch_rows(residual_norm_kernel<T, In, vectors()>, residual.dim(0), row,
-                        quantizer.shared_bytes(), stream, static_cast<T*>(out.values.raw()),
-                        quantizer, static_cast<T*>(residual.raw()), ProductView<In>(product),
-                        NormView<T>(norm), static_cast<int>(hidden), aligned);
-          });
+      dispatch_row<T>(hidden, plain, most_row_threads(0), [&](auto vectors, const RowLaunch& row) {
+        launch_rows(residual_norm_kernel<T, In, vectors()>, residual.dim(0), row,
+                    quantizer.shared_bytes(), stream, static_cast<T*>(out.values.raw()), quantizer,
+                    static_cast<T*>(residual.raw()), ProductView<In>(product), NormView<T>(norm),
+                    static_cast<int>(hidden), aligned);
+      });
     });
   });
 }

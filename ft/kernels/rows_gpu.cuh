@@ -186,10 +186,12 @@ __device__ __forceinline__ float block_sum(float value, float (&partial)[32]) {
 
 // Most threads of a block of a Row<T, kVectors>, and blocks of them that a multiprocessor should
 // hold: without the second, ptxas spills to make room for more.
-constexpr int most_row_threads(int vectors) {
-  return vectors == 1 ? 512 : vectors == 2 ? 896 : 1024;
-}
+constexpr int most_row_threads(int vectors) { return vectors == 1 ? 512 : 1024; }
 constexpr int row_blocks(int vectors) { return vectors == 1 ? 2 : 1; }
+
+// More tokens than blocks run at once.
+constexpr int64_t kManyTokens = 256;
+constexpr int kSmallRowThreads = 256;
 
 // How one block holds a row: its threads, and its shared memory.
 struct RowLaunch {
@@ -198,9 +200,10 @@ struct RowLaunch {
 };
 
 // Calls f(vectors, launch) for rows of T, vectors an integral_constant: kVectors of Row. `plain`
-// rows are aligned, and nothing is asked of them that only Row<T, 0> can do.
+// rows are aligned, and nothing is asked of them that only Row<T, 0> can do; those get blocks of at
+// most so many threads.
 template <typename T, typename F>
-void dispatch_row(int64_t columns, bool plain, F&& f) {
+void dispatch_row(int64_t columns, bool plain, int most_threads, F&& f) {
   const int64_t count = (columns + kVector - 1) / kVector;
   const auto threads = [&](int64_t vectors) {
     return static_cast<int>((count + vectors * 32 - 1) / (vectors * 32) * 32);
@@ -211,7 +214,7 @@ void dispatch_row(int64_t columns, bool plain, F&& f) {
   if (plain && count <= 2 * most_row_threads(2)) {
     return f(std::integral_constant<int, 2>{}, RowLaunch{threads(2), 0});
   }
-  const int64_t vectors = (count + most_row_threads(0) - 1) / most_row_threads(0);
+  const int64_t vectors = (count + most_threads - 1) / most_threads;
   const size_t bytes = static_cast<size_t>(vectors * threads(vectors)) * kVector * sizeof(T);
   f(std::integral_constant<int, 0>{}, RowLaunch{threads(vectors), bytes});
 }
