@@ -6,22 +6,31 @@ namespace flexq_ft::gpu {
 
 namespace {
 
-// act(gate) * up, or act(x), of eight columns; zeros past the end of the row.
+// The raw values of eight columns of the result.
+template <typename In>
+struct Gated {
+  Vector<In> gate;
+  Vector<In> up;
+
+  __device__ __forceinline__ void load(const ProductView<In>& x, int64_t token, bool gated,
+                                       int column, int inter, bool aligned) {
+    const In* values = x.values + token * x.columns;
+    gate = load_vector(values, column, inter, aligned);
+    if (gated) up = load_vector(values + inter, column, inter, aligned);
+  }
+};
+
+// act(gate) * up, or act(gate); zeros past the end of the row.
 template <typename T, typename In>
-__device__ __forceinline__ Vector<T> activated(const ProductView<In>& x, int64_t token,
-                                               Activation activation, bool gated, int column,
-                                               int inter, bool aligned) {
-  const In* values = x.values + token * x.columns;
-  const float act_scale = token_scale(x, token);
-  const Vector<In> gate = load_vector(values, column, inter, aligned);
-  Vector<In> up = {};
-  if (gated) up = load_vector(values + inter, column, inter, aligned);
+__device__ __forceinline__ Vector<T> activated(const Gated<In>& raw, const ProductView<In>& x,
+                                               float act_scale, Activation activation, bool gated,
+                                               int column, int inter, bool aligned) {
   float v[kVector];
-  finish_vector(v, x, gate, act_scale, column, aligned);
+  finish_vector(v, x, raw.gate, act_scale, column, aligned);
   activate(v, activation);
   if (gated) {
     float u[kVector];
-    finish_vector(u, x, up, act_scale, inter + column, aligned);
+    finish_vector(u, x, raw.up, act_scale, inter + column, aligned);
 #pragma unroll
     for (int e = 0; e < kVector; ++e) v[e] = __fmul_rn(v[e], u[e]);
   }
@@ -36,7 +45,8 @@ __device__ __forceinline__ Vector<T> activated(const ProductView<In>& x, int64_t
 template <typename T, typename In, int kVectors>
 __global__ void __launch_bounds__(most_row_threads(kVectors), row_blocks(kVectors))
     activation_kernel(T* out, Quantizer quantizer, ProductView<In> x, Activation activation,
-                      bool gated, int inter, bool aligned) {
+                      bool gated, int inter, bool aligned_rows) {
+  const bool aligned = kVectors > 0 || aligned_rows;
   extern __shared__ uint4 dynamic[];
   const int first = static_cast<int>(blockIdx.y) * row_threads() * kVector;
   Row<T, kVectors> row(dynamic, inter);
@@ -51,10 +61,21 @@ __global__ void __launch_bounds__(most_row_threads(kVectors), row_blocks(kVector
   pdl_wait();
 
   const int64_t token = blockIdx.x;
-  row.each([&](Vector<T>& v, int at) {
-    v = activated<T>(x, token, activation, gated, first + at, inter, aligned);
-    if (out != nullptr) store_vector(out + token * inter, first + at, inter, aligned, v);
-  });
+  const float act_scale = token_scale(x, token);
+  constexpr int kBatch = kVectors > 0 ? kVectors : 1;  // loads in flight
+  for (int i = 0; i < row.count(); i += kBatch) {
+    Gated<In> raw[kBatch];
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      raw[b].load(x, token, gated, first + row_column(i + b), inter, aligned);
+    }
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      const int column = first + row_column(i + b);
+      row[i + b] = activated<T>(raw[b], x, act_scale, activation, gated, column, inter, aligned);
+      if (out != nullptr) store_vector(out + token * inter, column, inter, aligned, row[i + b]);
+    }
+  }
   if (quantizer.in_shared()) __syncthreads();  // the maxima are clear
   quantize_row(quantizer, token, first, row, maxima);
 }
@@ -67,12 +88,16 @@ void launch_activation(const LinearInput& out, const Product& x, Activation acti
   const bool aligned = rows_aligned(inter, {out.values.raw()}) && rows_aligned(inter, x);
   const Quantizer quantizer(out, inter);
   T* values = static_cast<T*>(out.values.raw());
-  if (!quantizer.in_shared()) {
+  const bool plain = aligned && quantizer.plain();
+  if (plain && !quantizer.in_shared()) {
     return launch(activation_kernel<T, In, 1>, flat_grid(tokens, inter), dim3(kFlatThreads), 0,
                   stream, values, quantizer, ProductView<In>(x), activation, gated,
                   static_cast<int>(inter), aligned);
   }
-  dispatch_row<T>(inter, [&](auto vectors, const RowLaunch& row) {
+  // Of many tokens, small blocks: while one waits at its barrier others load. No bit depends on it.
+  const bool small = tokens > kManyTokens && inter > kVector * most_row_threads(1);
+  const int threads = small ? kSmallRowThreads : most_row_threads(0);
+  dispatch_row<T>(inter, plain && !small, threads, [&](auto vectors, const RowLaunch& row) {
     launch_rows(activation_kernel<T, In, vectors()>, tokens, row, quantizer.shared_bytes(), stream,
                 values, quantizer, ProductView<In>(x), activation, gated, static_cast<int>(inter),
                 aligned);

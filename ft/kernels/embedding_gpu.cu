@@ -19,9 +19,9 @@ struct Lookup {
 };
 
 // An index outside its table gives a row of zeros.
-template <typename T>
+template <typename T, bool kAligned>
 __global__ void __launch_bounds__(kFlatThreads)
-    embedding_kernel(T* out, Lookup<T> words, Lookup<T> places, int hidden, bool aligned) {
+    embedding_kernel(T* out, Lookup<T> words, Lookup<T> places, int hidden) {
   const int column = static_cast<int>(blockIdx.y) * kFlatThreads * kVector + row_column(0);
   pdl_launch_dependents();
   pdl_wait();
@@ -32,17 +32,17 @@ __global__ void __launch_bounds__(kFlatThreads)
                      (places.rows == nullptr || place < places.count);
   Vector<T> row = {};
   if (known) {
-    row = load_vector<true>(words.rows + word * hidden, column, hidden, aligned);
+    row = load_vector<true>(words.rows + word * hidden, column, hidden, kAligned);
     if (places.rows != nullptr) {
       const Vector<T> offset =
-          load_vector<true>(places.rows + place * hidden, column, hidden, aligned);
+          load_vector<true>(places.rows + place * hidden, column, hidden, kAligned);
 #pragma unroll
       for (int e = 0; e < kVector; ++e) {
         row.set(e, from_float<T>(__fadd_rn(row.at(e), offset.at(e))));
       }
     }
   }
-  store_vector(out + token * hidden, column, hidden, aligned, row);
+  store_vector(out + token * hidden, column, hidden, kAligned, row);
 }
 
 }  // namespace
@@ -53,9 +53,11 @@ void embedding(Tensor out, ConstTensor ids, ConstTensor table, ConstTensor posit
   const bool aligned = rows_aligned(hidden, {out.raw(), table.raw(), positional.raw()});
   dispatch_compute_type(out.dtype(), [&](auto t) {
     using T = decltype(t);
-    launch(embedding_kernel<T>, flat_grid(out.dim(0), hidden), dim3(kFlatThreads), 0, stream,
-           static_cast<T*>(out.raw()), Lookup<T>(table, ids), Lookup<T>(positional, positions),
-           static_cast<int>(hidden), aligned);
+    dispatch_aligned(aligned, [&](auto is_aligned) {
+      launch(embedding_kernel<T, is_aligned()>, flat_grid(out.dim(0), hidden), dim3(kFlatThreads),
+             0, stream, static_cast<T*>(out.raw()), Lookup<T>(table, ids),
+             Lookup<T>(positional, positions), static_cast<int>(hidden));
+    });
   });
 }
 

@@ -41,7 +41,16 @@ __device__ __forceinline__ float sum_of_squares(Row<T, kVectors>& row, float mea
 template <int kVectors, typename T>
 __device__ __forceinline__ void normalize_row(Row<T, kVectors>& row, const NormView<T>& norm,
                                               int hidden, bool aligned, NormShared& shared) {
+  constexpr int kKept = kVectors > 0 ? kVectors : 1;
   const bool layer = norm.bias != nullptr;
+  Vector<T> weight[kKept];
+  Vector<T> bias[kKept] = {};
+  const auto load = [&](int kept, int i) {
+    weight[kept] = load_vector<true>(norm.weight, row_column(i), hidden, aligned);
+    if (layer) bias[kept] = load_vector<true>(norm.bias, row_column(i), hidden, aligned);
+  };
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) load(i, i);  // on their way while the sums are made
   float mean = 0.0f;
   if (layer) {
     float sum = 0.0f;
@@ -53,17 +62,19 @@ __device__ __forceinline__ void normalize_row(Row<T, kVectors>& row, const NormV
   }
   const float squares = block_sum(sum_of_squares(row, mean, hidden), shared.sums[1]);
   const float scale = 1.0f / sqrtf(squares / static_cast<float>(hidden) + norm.eps);
-  row.each([&](Vector<T>& x, int column) {
-    const Vector<T> weight = load_vector<true>(norm.weight, column, hidden, aligned);
-    Vector<T> bias = {};
-    if (layer) bias = load_vector<true>(norm.bias, column, hidden, aligned);
+#pragma unroll kKept
+  for (int i = 0; i < row.count(); ++i) {
+    const int kept = kVectors > 0 ? i : 0;
+    if (kVectors == 0) load(0, i);
+    Vector<T>& x = row[i];
 #pragma unroll
     for (int e = 0; e < kVector; ++e) {
       const float v = (x.at(e) - mean) * scale;
-      const float out = layer ? fmaf(v, weight.at(e), bias.at(e)) : v * weight.at(e);
-      x.set(e, from_float<T>(column + e < hidden ? out : 0.0f));
+      const float w = weight[kept].at(e);
+      const float out = layer ? fmaf(v, w, bias[kept].at(e)) : v * w;
+      x.set(e, from_float<T>(row_column(i) + e < hidden ? out : 0.0f));
     }
-  });
+  }
 }
 
 }  // namespace flexq_ft::gpu

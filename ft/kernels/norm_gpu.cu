@@ -45,7 +45,8 @@ __device__ __forceinline__ void add_to_row(Row<T, kVectors>& row, T* residual,
 template <typename T, typename In, int kVectors>
 __global__ void __launch_bounds__(most_row_threads(kVectors), row_blocks(kVectors))
     residual_norm_kernel(T* out, Quantizer quantizer, T* residual, ProductView<In> y,
-                         NormView<T> norm, int hidden, bool aligned) {
+                         NormView<T> norm, int hidden, bool aligned_rows) {
+  const bool aligned = kVectors > 0 || aligned_rows;
   __shared__ NormShared shared;
   extern __shared__ uint4 dynamic[];
   Row<T, kVectors> row(dynamic, hidden);
@@ -72,19 +73,19 @@ __global__ void __launch_bounds__(most_row_threads(kVectors), row_blocks(kVector
   quantize_row(quantizer, token, 0, row, maxima);
 }
 
-template <typename T, typename In>
+template <typename T, typename In, bool kAligned>
 __global__ void __launch_bounds__(kFlatThreads)
-    add_residual_kernel(T* residual, ProductView<In> y, int hidden, bool aligned) {
+    add_residual_kernel(T* residual, ProductView<In> y, int hidden) {
   const int column = static_cast<int>(blockIdx.y) * kFlatThreads * kVector + row_column(0);
   pdl_launch_dependents();
   prefetch_scales(y, column);
   pdl_wait();
   const int64_t token = blockIdx.x;
   T* x = residual + token * hidden;
-  const Vector<T> row = load_vector(x, column, hidden, aligned);
-  const Vector<In> product = load_vector(y.values + token * hidden, column, hidden, aligned);
-  const Vector<T> sum = added(row, product, y, token_scale(y, token), column, aligned);
-  store_vector(x, column, hidden, aligned, sum);
+  const Vector<T> row = load_vector(x, column, hidden, kAligned);
+  const Vector<In> product = load_vector(y.values + token * hidden, column, hidden, kAligned);
+  const Vector<T> sum = added(row, product, y, token_scale(y, token), column, kAligned);
+  store_vector(x, column, hidden, kAligned, sum);
 }
 
 }  // namespace
@@ -96,11 +97,12 @@ void residual_norm(const LinearInput& out, Tensor residual, const Product& produ
                                              norm.bias.raw()}) &&
                        rows_aligned(hidden, product);
   const Quantizer quantizer(out, hidden);
+  const bool plain = aligned && quantizer.plain();
   dispatch_compute_type(residual.dtype(), [&](auto t) {
     using T = decltype(t);
     dispatch_product_type(product, [&](auto in) {
       using In = decltype(in);
-      dispatch_row<T>(hidden, [&](auto vectors, const RowLaunch& row) {
+      dispatch_row<T>(hidden, plain, most_row_threads(0), [&](auto vectors, const RowLaunch& row) {
         launch_rows(residual_norm_kernel<T, In, vectors()>, residual.dim(0), row,
                     quantizer.shared_bytes(), stream, static_cast<T*>(out.values.raw()), quantizer,
                     static_cast<T*>(residual.raw()), ProductView<In>(product), NormView<T>(norm),
@@ -118,9 +120,10 @@ void add_residual(Tensor residual, const Product& product, Stream stream) {
     using T = decltype(t);
     dispatch_product_type(product, [&](auto in) {
       using In = decltype(in);
-      launch(add_residual_kernel<T, In>, grid, dim3(kFlatThreads), 0, stream,
-             static_cast<T*>(residual.raw()), ProductView<In>(product), static_cast<int>(hidden),
-             aligned);
+      dispatch_aligned(aligned, [&](auto is_aligned) {
+        launch(add_residual_kernel<T, In, is_aligned()>, grid, dim3(kFlatThreads), 0, stream,
+               static_cast<T*>(residual.raw()), ProductView<In>(product), static_cast<int>(hidden));
+      });
     });
   });
 }

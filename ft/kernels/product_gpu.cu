@@ -6,25 +6,26 @@ namespace flexq_ft::gpu {
 namespace {
 
 // out may be y.values. An absent bias is +0 here, as on the CPU.
-template <typename In>
+template <typename In, bool kAligned>
 __global__ void __launch_bounds__(kFlatThreads)
-    finish_product_kernel(float* out, ProductView<In> y, bool aligned) {
+    finish_product_kernel(float* out, ProductView<In> y) {
   const int columns = static_cast<int>(y.columns);
   const int column = static_cast<int>(blockIdx.y) * kFlatThreads * kVector + row_column(0);
   pdl_launch_dependents();
   prefetch_scales(y, column);
   pdl_wait();
   const int64_t token = blockIdx.x;
-  const Vector<In> raw = load_vector(y.values + token * columns, column, columns, aligned);
+  const Vector<In> raw = load_vector(y.values + token * columns, column, columns, kAligned);
   float v[kVector];
-  finish_vector(v, y, raw, token_scale(y, token), column, aligned, 0.0f);
-  store_vector(out + token * columns, column, columns, aligned, rounded_vector<float>(v));
+  finish_vector(v, y, raw, token_scale(y, token), column, kAligned, 0.0f);
+  store_vector(out + token * columns, column, columns, kAligned, rounded_vector<float>(v));
 }
 
 // A block takes one token: its whole row, or a part of it where groups are in_lanes().
 template <typename T, int kVectors>
 __global__ void __launch_bounds__(most_row_threads(kVectors), row_blocks(kVectors))
-    quantize_kernel(Quantizer quantizer, const T* x, bool aligned) {
+    quantize_kernel(Quantizer quantizer, const T* x, bool aligned_rows) {
+  const bool aligned = kVectors > 0 || aligned_rows;
   extern __shared__ uint4 dynamic[];
   const int columns = quantizer.columns;
   const int first = static_cast<int>(blockIdx.y) * row_threads() * kVector;
@@ -48,8 +49,10 @@ void finish_product(Tensor out, const Product& product, Stream stream) {
   const bool aligned = rows_aligned(columns, {out.raw()}) && rows_aligned(columns, product);
   dispatch_product_type(product, [&](auto in) {
     using In = decltype(in);
-    launch(finish_product_kernel<In>, flat_grid(out.dim(0), columns), dim3(kFlatThreads), 0, stream,
-           out.data<float>(), ProductView<In>(product), aligned);
+    dispatch_aligned(aligned, [&](auto is_aligned) {
+      launch(finish_product_kernel<In, is_aligned()>, flat_grid(out.dim(0), columns),
+             dim3(kFlatThreads), 0, stream, out.data<float>(), ProductView<In>(product));
+    });
   });
 }
 
@@ -61,11 +64,12 @@ void quantize_activations(const LinearInput& input, Stream stream) {
   dispatch_compute_type(x.dtype(), [&](auto t) {
     using T = decltype(t);
     const T* values = static_cast<const T*>(x.raw());
-    if (!quantizer.in_shared()) {
+    const bool plain = aligned && quantizer.plain();
+    if (plain && !quantizer.in_shared()) {
       return launch(quantize_kernel<T, 1>, flat_grid(x.dim(0), x.dim(1)), dim3(kFlatThreads), 0,
                     stream, quantizer, values, aligned);
     }
-    dispatch_row<T>(x.dim(1), [&](auto vectors, const RowLaunch& row) {
+    dispatch_row<T>(x.dim(1), plain, most_row_threads(0), [&](auto vectors, const RowLaunch& row) {
       launch_rows(quantize_kernel<T, vectors()>, x.dim(0), row, quantizer.shared_bytes(), stream,
                   quantizer, values, aligned);
     });

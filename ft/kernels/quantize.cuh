@@ -31,7 +31,9 @@ struct Quantizer {
   __host__ __device__ bool in_lanes() const {
     return group % kVector == 0 && group <= 32 * kVector && (group & (group - 1)) == 0;
   }
-  // Otherwise maxima meet in shared memory, one int32 for each group.
+  // What a Row in registers can do. The rest is for odd shapes, value by value.
+  bool plain() const { return codes == nullptr || (aligned && (in_lanes() || groups == 1)); }
+  // Where not in_lanes() maxima meet in shared memory, one int32 for each group.
   __host__ __device__ bool in_shared() const { return codes != nullptr && !in_lanes(); }
   size_t shared_bytes() const {
     const size_t bytes = in_shared() ? static_cast<size_t>(groups) * sizeof(int) : 0;
@@ -76,7 +78,7 @@ __device__ __forceinline__ int max_magnitude(const Vector<T>& x) {
 
 template <typename T>
 __device__ __forceinline__ void store_codes(const Quantizer& q, int64_t token, int column,
-                                            const Vector<T>& x, float inverse) {
+                                            bool aligned, const Vector<T>& x, float inverse) {
   if (column >= q.columns) return;
   int8_t* to = q.codes + q.at(token) + column;
   uint32_t words[2] = {};
@@ -85,7 +87,7 @@ __device__ __forceinline__ void store_codes(const Quantizer& q, int64_t token, i
     const int code = quantized(x.at(e), inverse, q.limit);
     words[e / 4] |= (static_cast<uint32_t>(code) & 0xffu) << (e % 4 * 8);
   }
-  if (q.aligned) {
+  if (aligned) {
     *reinterpret_cast<uint2*>(to) = make_uint2(words[0], words[1]);
     return;
   }
@@ -102,12 +104,14 @@ __device__ __forceinline__ void quantize_in_lanes(const Quantizer& q, int64_t to
   row.each([&](const Vector<T>& x, int at) {
     const int column = first + at;
     int bits = max_magnitude(x);
-    for (int lanes = q.group / kVector / 2; lanes > 0; lanes /= 2) {
-      bits = max(bits, __shfl_xor_sync(0xffffffffu, bits, lanes));
+#pragma unroll
+    for (int lanes = 16; lanes > 0; lanes /= 2) {
+      if (lanes * kVector < q.group) bits = max(bits, __shfl_xor_sync(0xffffffffu, bits, lanes));
     }
-    store_codes(q, token, column, x, group_inverse(bits, q.limit));
-    if (column % q.group == 0 && column < q.columns) {
-      q.scales[token * q.groups + column / q.group] = group_scale(bits, q.limit);
+    store_codes(q, token, column, kVectors > 0 || q.aligned, x, group_inverse(bits, q.limit));
+    if ((column & (q.group - 1)) == 0 && column < q.columns) {
+      const int group = column >> (__ffs(q.group) - 1);
+      q.scales[token * q.groups + group] = group_scale(bits, q.limit);
     }
   });
 }
@@ -122,14 +126,16 @@ __device__ __forceinline__ void quantize_whole_row(const Quantizer& q, int64_t t
   __syncthreads();
   bits = *maxima;
   const float inverse = group_inverse(bits, q.limit);
-  row.each([&](const Vector<T>& x, int column) { store_codes(q, token, column, x, inverse); });
+  row.each([&](const Vector<T>& x, int column) {
+    store_codes(q, token, column, kVectors > 0 || q.aligned, x, inverse);
+  });
   if (threadIdx.x == 0) q.scales[token] = group_scale(bits, q.limit);
 }
 
 // Groups of any size, value by value.
-template <int kVectors, typename T>
+template <typename T>
 __device__ __forceinline__ void quantize_odd_groups(const Quantizer& q, int64_t token,
-                                                    Row<T, kVectors>& row, int* maxima) {
+                                                    Row<T, 0>& row, int* maxima) {
   row.each([&](const Vector<T>& x, int first) {
 #pragma unroll
     for (int e = 0; e < kVector; ++e) {
@@ -155,6 +161,7 @@ __device__ __forceinline__ void quantize_odd_groups(const Quantizer& q, int64_t 
 // To be called, and followed by a barrier, before quantize_row; maxima [groups] in shared memory.
 __device__ __forceinline__ void clear_maxima(const Quantizer& q, int* maxima) {
   if (!q.in_shared()) return;
+#pragma unroll 1
   for (int g = static_cast<int>(threadIdx.x); g < q.groups; g += row_threads()) {
     maxima[g] = 0;
   }
@@ -168,12 +175,13 @@ __device__ __forceinline__ void quantize_row(const Quantizer& q, int64_t token, 
   if (q.codes == nullptr) return;
   if (q.in_lanes()) {
     quantize_in_lanes(q, token, first, row);
-  } else if (q.groups == 1) {
+  } else if (kVectors > 0 || q.groups == 1) {
     quantize_whole_row(q, token, row, maxima);
-  } else {
+  } else if constexpr (kVectors == 0) {
     quantize_odd_groups(q, token, row, maxima);
   }
   if (first != 0) return;
+#pragma unroll 1
   for (int64_t c = q.columns + static_cast<int64_t>(threadIdx.x);
        c < static_cast<int64_t>(q.groups) * q.group; c += row_threads()) {
     q.codes[q.at(token) + c] = 0;  // the rest of the last group

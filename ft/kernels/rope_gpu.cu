@@ -48,10 +48,9 @@ __device__ __forceinline__ void rotate_vectors(float (&a)[kVector], float (&b)[k
 }
 
 // A thread takes eight pairs (j, j + half) of one head; `parts` threads take a head.
-template <typename T, typename In>
+template <typename T, typename In, bool kAligned>
 __global__ void __launch_bounds__(kFlatThreads)
-    rope_append_kernel(RopeTarget<T> to, ProductView<In> qkv, BatchView batch, int parts,
-                       bool aligned) {
+    rope_append_kernel(RopeTarget<T> to, ProductView<In> qkv, BatchView batch, int parts) {
   const int at = static_cast<int>(blockIdx.y) * kFlatThreads + static_cast<int>(threadIdx.x);
   const int h = at / parts;
   const int column = at % parts * kVector;
@@ -69,21 +68,21 @@ __global__ void __launch_bounds__(kFlatThreads)
 
   const int64_t token = blockIdx.x;
   const In* x = qkv.values + token * qkv.columns + h * to.head_dim;
-  const Vector<In> raw_a = load_vector(x, column, half, aligned);
-  const Vector<In> raw_b = load_vector(x + half, column, rest, aligned);
+  const Vector<In> raw_a = load_vector(x, column, half, kAligned);
+  const Vector<In> raw_b = load_vector(x + half, column, rest, kAligned);
   const int position = batch.positions[token];
   const float act_scale = token_scale(qkv, token);
   float a[kVector];
   float b[kVector];
-  finish_vector(a, qkv, raw_a, act_scale, begin, aligned);
-  finish_vector(b, qkv, raw_b, act_scale, begin + half, aligned);
+  finish_vector(a, qkv, raw_a, act_scale, begin, kAligned);
+  finish_vector(b, qkv, raw_b, act_scale, begin + half, kAligned);
   if (to.table != nullptr && h < to.heads + to.kv_heads) {
-    rotate_vectors(a, b, to, position, column, aligned);
+    rotate_vectors(a, b, to, position, column, kAligned);
   }
   T* row = to.row(batch, token, position, h);
   if (row == nullptr) return;
-  store_vector(row, column, half, aligned, rounded_vector<T>(a));
-  store_vector(row + half, column, rest, aligned, rounded_vector<T>(b));
+  store_vector(row, column, half, kAligned, rounded_vector<T>(a));
+  store_vector(row + half, column, rest, kAligned, rounded_vector<T>(b));
 }
 
 }  // namespace
@@ -108,8 +107,10 @@ void rope_append(Tensor q, KvPages kv, const Product& qkv, ConstTensor rope,
                            static_cast<int>(head_dim)};
     dispatch_product_type(qkv, [&](auto in) {
       using In = decltype(in);
-      launch(rope_append_kernel<T, In>, grid, dim3(kFlatThreads), 0, stream, to,
-             ProductView<In>(qkv), BatchView(batch), static_cast<int>(parts), aligned);
+      dispatch_aligned(aligned, [&](auto is_aligned) {
+        launch(rope_append_kernel<T, In, is_aligned()>, grid, dim3(kFlatThreads), 0, stream, to,
+               ProductView<In>(qkv), BatchView(batch), static_cast<int>(parts));
+      });
     });
   });
 }

@@ -32,7 +32,9 @@ __device__ __forceinline__ int row_column(int i) {
   return (i * row_threads() + static_cast<int>(threadIdx.x)) * kVector;
 }
 
-// A thread's vectors of a row: kVectors in registers; kVectors = 0: any number, in shared memory.
+// A thread's vectors of a row: kVectors in registers, of rows that are aligned; kVectors = 0: any
+// number of them in shared memory, and any row. One flag at run time for both would cost the first
+// its loads in one batch, and the cold kernels of a decode step twice the code to fetch.
 template <typename T, int kVectors>
 struct Row {
   Vector<T> vectors[kVectors];
@@ -83,8 +85,9 @@ __device__ __forceinline__ Vector<T> load_vector(const T* row, int column, int c
     if (column >= columns) return out;
     const uint4* from = reinterpret_cast<const uint4*>(row + column);
 #pragma unroll
-    for (int w = 0; w < Vector<T>::kWords; ++w)
+    for (int w = 0; w < Vector<T>::kWords; ++w) {
       out.words[w] = kConstant ? __ldg(from + w) : from[w];
+    }
     return out;
   }
 #pragma unroll
@@ -183,10 +186,12 @@ __device__ __forceinline__ float block_sum(float value, float (&partial)[32]) {
 
 // Most threads of a block of a Row<T, kVectors>, and blocks of them that a multiprocessor should
 // hold: without the second, ptxas spills to make room for more.
-constexpr int most_row_threads(int vectors) {
-  return vectors == 1 ? 512 : vectors == 2 ? 896 : 1024;
-}
+constexpr int most_row_threads(int vectors) { return vectors == 1 ? 512 : 1024; }
 constexpr int row_blocks(int vectors) { return vectors == 1 ? 2 : 1; }
+
+// More tokens than blocks run at once.
+constexpr int64_t kManyTokens = 256;
+constexpr int kSmallRowThreads = 256;
 
 // How one block holds a row: its threads, and its shared memory.
 struct RowLaunch {
@@ -194,22 +199,31 @@ struct RowLaunch {
   size_t shared_bytes;
 };
 
-// Calls f(vectors, launch) for rows of T, vectors an integral_constant: kVectors of Row.
+// Calls f(vectors, launch) for rows of T, vectors an integral_constant: kVectors of Row. `plain`
+// rows are aligned, and nothing is asked of them that only Row<T, 0> can do; those get blocks of at
+// most so many threads.
 template <typename T, typename F>
-void dispatch_row(int64_t columns, F&& f) {
+void dispatch_row(int64_t columns, bool plain, int most_threads, F&& f) {
   const int64_t count = (columns + kVector - 1) / kVector;
   const auto threads = [&](int64_t vectors) {
     return static_cast<int>((count + vectors * 32 - 1) / (vectors * 32) * 32);
   };
-  if (count <= most_row_threads(1)) {
+  if (plain && count <= most_row_threads(1)) {
     return f(std::integral_constant<int, 1>{}, RowLaunch{threads(1), 0});
   }
-  if (count <= 2 * most_row_threads(2)) {
+  if (plain && count <= 2 * most_row_threads(2)) {
     return f(std::integral_constant<int, 2>{}, RowLaunch{threads(2), 0});
   }
-  const int64_t vectors = (count + most_row_threads(0) - 1) / most_row_threads(0);
+  const int64_t vectors = (count + most_threads - 1) / most_threads;
   const size_t bytes = static_cast<size_t>(vectors * threads(vectors)) * kVector * sizeof(T);
   f(std::integral_constant<int, 0>{}, RowLaunch{threads(vectors), bytes});
+}
+
+// Calls f with std::true_type or std::false_type.
+template <typename F>
+void dispatch_aligned(bool aligned, F&& f) {
+  if (aligned) return f(std::true_type{});
+  f(std::false_type{});
 }
 
 // One block per token.

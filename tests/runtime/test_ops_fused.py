@@ -229,3 +229,17 @@ def test_many_tokens(device, rng):
     x = rng.standard_normal((5000, 40)).astype(np.float16)
     codes, scales = ops.quantize(x, act_bits=8, group=40)
     expect_codes((x, codes, scales), act_bits=8, group=40)
+
+
+@pytest.mark.parametrize("inter", [4104, 5121])
+def test_activation_of_many_tokens_has_the_bits_of_few(device, rng, inter):
+    """A GPU gives a token a smaller block where there are many."""
+    x = rng.standard_normal((257, 2 * inter)).astype(F32)
+
+    def run(rows: np.ndarray) -> tuple[Any, Any, Any]:
+        return ops.fused_activation(rows, "silu", dtype="bf16", gated=True, act_bits=8, group=inter)
+
+    whole = run(x)
+    expect_codes(whole, act_bits=8, group=inter)
+    for part, all_rows in zip(run(x[200:203].copy()), whole, strict=True):
+        np.testing.assert_array_equal(part, all_rows[200:203])
