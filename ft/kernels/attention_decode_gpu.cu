@@ -47,6 +47,7 @@ __global__ void __launch_bounds__(kDecodeThreads, kDim > 128  ? 1
 
 constexpr int kCombineLoads = 8;      // parts whose values a thread asks for at once
 constexpr int kCombineColumns = 512;  // of a block that makes no codes
+constexpr int kCombineThreads = 1024;
 
 // Four columns of a token: its parts' values from `from` on.
 __device__ __forceinline__ void load_parts(float4 (&x)[kCombineLoads], const float* values,
@@ -132,7 +133,7 @@ __device__ __forceinline__ void combine_quantize(const AttentionOut<T>& out, int
 // Blocks: (columns [width x, width (x + 1)) of the token, token). A width is a group where there
 // are codes.
 template <typename T>
-__global__ void attention_combine_kernel(AttentionView<T> view, DecodeParts parts,
+__global__ void __launch_bounds__(kCombineThreads) attention_combine_kernel(AttentionView<T> view, DecodeParts parts,
                                          AttentionOut<T> out, int width) {
   extern __shared__ float4 combine_shared[];
   __shared__ int magnitudes[32];
@@ -236,7 +237,7 @@ bool attention_decode(const LinearInput& out, ConstTensor q, const KvPages& kv,
   const DecodeParts parts(workspace.raw(), decodes, heads, head_dim);
   const dim3 grid(static_cast<unsigned>((columns + width - 1) / width),
                   static_cast<unsigned>(decodes));
-  const int64_t threads = std::clamp<int64_t>((width / 4 + 31) / 32 * 32, 32, 1024);
+  const int64_t threads = std::clamp<int64_t>((width / 4 + 31) / 32 * 32, 32, kCombineThreads);
   dispatch_16_bit(q.dtype(), [&](auto type) {
     using T = decltype(type);
     const AttentionView<T> view(q, kv, batch);
