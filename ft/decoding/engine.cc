@@ -21,6 +21,7 @@ ModelWeights load(const ModelFolder& folder, const EngineOptions& options, int r
   load.rank = rank;
   load.device = options.device;
   load.synthetic = options.synthetic_weights;
+  load.progress = options.progress;
   return load_weights(folder, load);
 }
 
@@ -161,17 +162,20 @@ std::vector<StepOutput> Engine::Impl::commit(const Flight& flight,
 
 Engine::Engine(const std::string& model_dir, const EngineOptions& asked,
                std::shared_ptr<DeviceComm> comm) {
-  ModelFolder folder = open_model_folder(model_dir);
+  ModelFolder folder = open_model(model_dir, asked, comm->size());
   check_ranks(folder, comm->size());
-  // Read before the collective call, so that no rank has begun to load.
-  const size_t available = available_memory();
   const int local_ranks = ranks_on_this_host(*comm);
   EngineOptions options = resolve_options(asked, folder, local_ranks);
+  use_device_of(options);
+  comm->connect();  // before memory is planned: it takes some
+  // Read before the collective call, so that no rank has begun to load.
+  const size_t available = available_bytes(options.device);
   options.kv_pages =
       fewest(*comm, fit_kv_pages(folder, options, comm->rank(), local_ranks, available));
   const Device device = options.device;
   const std::array<size_t, kMemoryKinds> before = memory_in_use(device);
   impl_ = std::make_unique<Impl>(std::move(folder), options, std::move(comm));
+  impl_->options.progress = {};  // nothing is loaded any more
   impl_->memory = memory_in_use(device);
   for (int kind = 0; kind < kMemoryKinds; ++kind) impl_->memory[kind] -= before[kind];
 }

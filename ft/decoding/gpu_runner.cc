@@ -6,6 +6,7 @@
 #include <map>
 #include <utility>
 
+#include "ft/comm/deadline.h"
 #include "ft/core/cuda.h"
 #include "ft/decoding/gpu_slots.h"
 #include "ft/decoding/step_profile.h"
@@ -114,7 +115,7 @@ class GpuRunner final : public StepRunner {
 
   std::vector<StepSample> collect() override {
     Landing& landing = *landings_[static_cast<size_t>(collected_ % kDepth)];
-    landing.end.wait();
+    wait_for(landing.end, model_.comm, detail::join("step ", collected_));
     ++collected_;
     times_.push_back(landing.end.since_ms(landing.begin));
     std::vector<StepSample> out(static_cast<size_t>(landing.rows));
@@ -152,6 +153,13 @@ class GpuRunner final : public StepRunner {
                 error.hint()));
     }
     return out;
+  }
+
+  // Waits for what was put on the stream, with the deadline of everything that needs other ranks.
+  void finish(const char* what) {
+    cuda::Event event;
+    event.record(stream_);
+    wait_for(event, model_.comm, what);
   }
 
   int32_t scratch_page() const {
@@ -291,7 +299,7 @@ void GpuRunner::run_alone(const std::vector<int64_t>& ids, int64_t wanted, const
       const Tensor logits = slots_.logits(rows);
       model_.decoder.logits(logits, token_rows, {observer, nullptr});
       cuda::copy(host.as<void>(), logits.raw(), logits.bytes(), stream_);
-      cuda::synchronize(stream_);
+      finish("a forward pass");
       use(first, ConstTensor(host.as<void>(), DataType::kFp32, logits.shape()));
     }
   }
