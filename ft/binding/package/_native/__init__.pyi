@@ -147,11 +147,6 @@ class Engine:
         gpu: int = 0,
         graphs: bool = True,
         synthetic_weights: bool = False,
-    ) -> None: ...
-        device: Literal["cpu", "cuda"] = "cpu",
-        gpu: int = 0,
-        graphs: bool = True,
-        synthetic_weights: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """progress(done, total): bytes of the weight files, after every block that was read. With
