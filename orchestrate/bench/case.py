@@ -65,7 +65,7 @@ class Case:
         for name in ("scheme", "policy", "dtype", "threads", "prefill_chunk"):
             if (value := getattr(self, name)) is not None:
                 out += [f"--{name.replace('_', '-')}", str(value)]
-        for name in ("tp", "device", "batch", "prompt_tokens", "output_tokens", "seed"):  # fmt: skip
+        for name in ("tp", "device", "batch", "prompt_tokens", "output_tokens", "seed"):
             out += [f"--{name.replace('_', '-')}", str(getattr(self, name))]
         return out if self.graphs else [*out, "--no-graphs"]
 

@@ -198,7 +198,6 @@ def test_a_folder_can_be_filled_with_synthetic_weights(model: Path, capsys: Capt
     assert "--synthetic-weights" in capsys.readouterr().err
 
 
-@pytest.mark.xfail(reason="the engine opens folders only, no shape's INI yet")
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=needs_mpi)])
 def test_a_shape_runs_on_synthetic_weights(tiny_shape: str, ranks: int, capsys: Capture) -> None:
     arguments = ["--shape", tiny_shape, "--synthetic-weights", "--scheme", "fp16,w8a16,w8a8"]
