@@ -231,7 +231,7 @@ class EngineOptions:
     threads: int = 0
     device: str = "cpu"  # or cuda
     gpu: int = 0  # of the host's first rank
-    prefill_tokens: int = 512
+    prefill_tokens: int = 0
     graphs: bool = True
     synthetic_weights: bool = False  # model_dir may then be a shape's INI
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """One row. model: a path, or with is_shape a name of configs/models. Scheme None: as the
-    folder is. prefill_chunk: most prompt tokens of one step."""
+    folder is. prefill_chunk: most prompt tokens of one step, None: as the engine chooses."""
 
     model: str
     is_shape: bool = False
@@ -36,7 +36,7 @@ class Case:
     batch: int = 1
     prompt_tokens: int = 128
     output_tokens: int = 128
-    prefill_chunk: int = 512
+    prefill_chunk: int | None = None
     graphs: bool = True
     seed: int = 0
 
@@ -62,11 +62,10 @@ class Case:
         """Of the command that measures this case alone, defaults written out."""
         out = ["bench", "latency", *(["--shape"] if self.is_shape else []), self.model]
         out += ["--synthetic-weights"] if self.synthetic_weights else []
-        for name in ("scheme", "policy", "dtype", "threads"):
+        for name in ("scheme", "policy", "dtype", "threads", "prefill_chunk"):
             if (value := getattr(self, name)) is not None:
-                out += [f"--{name}", str(value)]
-        for name in ("tp", "device", "batch", "prompt_tokens", "output_tokens", "prefill_chunk",
-                     "seed"):  # fmt: skip
+                out += [f"--{name.replace('_', '-')}", str(value)]
+        for name in ("tp", "device", "batch", "prompt_tokens", "output_tokens", "seed"):
             out += [f"--{name.replace('_', '-')}", str(getattr(self, name))]
         return out if self.graphs else [*out, "--no-graphs"]
 

@@ -189,7 +189,7 @@ def _options(case: Case, subject: Subject, device: Device) -> EngineOptions:
         threads=case.threads or 0,
         device=device.kind,
         gpu=device.gpu,
-        prefill_tokens=case.prefill_chunk,
+        prefill_tokens=case.prefill_chunk or 0,
         graphs=case.graphs,
         synthetic_weights=case.synthetic_weights,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from flexq_ft import _native
 from flexq_ft.errors import DeviceError
-from flexq_ft.orchestrate import devices
+from flexq_ft.orchestrate import devices, shapes
 from flexq_ft.orchestrate.cli.main import run_cli
 from tests.orchestrate.schemas import validate
 from tests.tools.mpi import needs_mpi
@@ -172,3 +173,40 @@ def test_measurements_are_listed(capsys: Capture) -> None:
     assert run_cli(["bench", "--help"]) == 0
     assert "latency" in capsys.readouterr().out
     assert run_cli(["bench", "latencies"]) == 2
+
+
+@pytest.fixture
+def tiny_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A shape of its own folder, small enough for a CPU."""
+    text = shapes.find_shape("llama-3-8b").read_text()
+    sizes = {
+        "head_num": 4, "size_per_head": 32, "kv_head_num": 2, "inter_size": 256, "num_layer": 2,
+        "vocab_size": 320, "start_id": 1, "end_id": 2, "end_ids": 2, "rotary_embedding": 32,
+    }  # fmt: skip
+    for key, value in sizes.items():
+        text = re.sub(rf"(?m)^{key} = .*$", f"{key} = {value}", text)
+    (tmp_path / "tiny.ini").write_text(text)
+    monkeypatch.setattr(shapes, "shapes_folder", lambda: tmp_path)
+    return "tiny"
+
+
+def test_a_folder_can_be_filled_with_synthetic_weights(model: Path, capsys: Capture) -> None:
+    arguments = ["--synthetic-weights", "--scheme", "fp16,w8a8", "--prompt-tokens", "3"]
+    arguments += ["--output-tokens", "2", *QUICK, "--save", str(model.parent / "synthetic.md")]
+    assert run_cli(["bench", "latency", str(model), *arguments]) == 0
+    assert "synthetic weights" in (model.parent / "synthetic.md").read_text()
+    assert "--synthetic-weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=needs_mpi)])
+def test_a_shape_runs_on_synthetic_weights(tiny_shape: str, ranks: int, capsys: Capture) -> None:
+    arguments = ["--shape", tiny_shape, "--synthetic-weights", "--scheme", "fp16,w8a16,w8a8"]
+    arguments += ["--prompt-tokens", "3", "--output-tokens", "3", "--tp", str(ranks)]
+    assert run_cli(["bench", "latency", *arguments, *QUICK, "--json", "-q"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    validate(document, "bench-latency.json")
+    for row in document["results"]:
+        assert row["config"]["synthetic_weights"] and row["error"] is None
+        assert row["model"]["name"] == "llama-3-8b" and row["machine"]["ranks"] == ranks
+        counted = row["decode"]["bytes_per_rank"]
+        assert row["memory_bytes"]["weights"] >= counted["weights"] + counted["scales"]

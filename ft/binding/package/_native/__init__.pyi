@@ -107,9 +107,7 @@ def mpi_comm() -> DeviceComm: ...
 def nccl_unique_id() -> bytes:
     """A new id, on one rank, which gives it to the others."""
 
-def nccl_comm(
-    rank: int, size: int, unique_id: bytes, host: DeviceComm | None = None
-) -> DeviceComm:
+def nccl_comm(rank: int, size: int, unique_id: bytes, host: DeviceComm | None = None) -> DeviceComm:
     """The collectives among GPUs, one a rank; `host` (MPI's by default) has those in host memory.
 
     An engine meets the other ranks on its own GPU. Raises DeviceError where NCCL is not found.
@@ -144,11 +142,6 @@ class Engine:
         threads: int = 0,
         comm: DeviceComm | None = None,
         device: str = "cpu",
-        gpu: int = 0,
-        graphs: bool = True,
-        synthetic_weights: bool = False,
-    ) -> None: ...
-        device: Literal["cpu", "cuda"] = "cpu",
         gpu: int = 0,
         graphs: bool = True,
         synthetic_weights: bool = False,
