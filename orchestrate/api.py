@@ -24,6 +24,7 @@ from flexq_ft.orchestrate.engine import (
     EngineClient,
     EngineInfo,
     EngineOptions,
+    LoadProgress,
     LocalEngine,
     Request,
     SingleRank,
@@ -77,6 +78,7 @@ class LLM:
     type, by default the folder's. threads: per rank, by default cores / ranks. max_len: longest
     prompt + output. max_batch: sequences decoded together. notify: called with a line of text
     about what is being done (conversion into the cache); progress: told of a conversion's progress.
+    load_progress: called with the bytes read and all bytes of the weights, where one rank loads.
 
     Under mpirun every rank makes the same LLM; rank 0 goes on, the others serve it and then exit.
     """
@@ -95,6 +97,7 @@ class LLM:
         cache_dir: str | Path | None = None,
         notify: Callable[[str], None] | None = None,
         progress: ProgressSink | None = None,
+        load_progress: LoadProgress | None = None,
         **unknown: Any,
     ) -> None:
         refuse_unknown("keyword of LLM()", unknown, _keywords(LLM.__init__))
@@ -127,7 +130,7 @@ class LLM:
             threads=threads or 0,
         )
         self._tokenizer = Tokenizer.load(found.folder)
-        self._engine: EngineClient | None = open_engine(options, ranks)
+        self._engine: EngineClient | None = open_engine(options, ranks, progress=load_progress)
         info = self._engine.info
         if info.kv_tokens < info.max_batch * info.max_len:
             self._notify(
@@ -346,8 +349,11 @@ def _result(sequence: TextSequence) -> RequestOutput | FlexQFtError:
     return sequence.output()
 
 
-def open_engine(options: EngineOptions, ranks: Any = None) -> EngineClient:
-    """On the ranks of a world that was joined, on ranks of our own, or in this process."""
+def open_engine(
+    options: EngineOptions, ranks: Any = None, *, progress: LoadProgress | None = None
+) -> EngineClient:
+    """On the ranks of a world that was joined, on ranks of our own, or in this process, which alone
+    says how far the load is."""
     if ranks is not None:
         from flexq_ft.orchestrate.worker import Leader
 
@@ -357,7 +363,7 @@ def open_engine(options: EngineOptions, ranks: Any = None) -> EngineClient:
         from flexq_ft.orchestrate.launcher import RemoteEngine
 
         return RemoteEngine(options)
-    single = SingleRank(options)
+    single = SingleRank(options, progress=progress)
     return LocalEngine(single, describe(single.engine, options))
 
 

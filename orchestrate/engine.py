@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexq_ft.errors import ConfigError, FlexQFtError
+
+# Called as weights are read, with the bytes that are done and all that there are.
+LoadProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -219,7 +222,9 @@ class EngineOptions:
 class SingleRank:
     """`_native.Engine` on one rank, with the process's peak memory beside."""
 
-    def __init__(self, options: EngineOptions, comm: Any = None) -> None:
+    def __init__(
+        self, options: EngineOptions, comm: Any = None, progress: LoadProgress | None = None
+    ) -> None:
         from flexq_ft import _native
 
         self._peak = _native.peak_resident_bytes
@@ -232,6 +237,7 @@ class SingleRank:
             max_batch=options.max_batch,
             threads=options.threads,
             comm=comm,
+            progress=progress,
         )
 
     def __getattr__(self, name: str) -> Any:
