@@ -25,6 +25,7 @@ from flexq_ft.orchestrate.engine import (
     EngineClient,
     EngineInfo,
     EngineOptions,
+    LoadProgress,
     LocalEngine,
     Request,
     SingleRank,
@@ -79,7 +80,8 @@ class LLM:
     cpu, cuda or cuda:N; with several ranks each takes a GPU. threads: per rank, by default cores /
     ranks. max_len: longest prompt + output. max_batch: sequences decoded together. notify: called
     with a line of text about what is being done (conversion into the cache, a device that auto did
-    not choose); progress: told of a conversion's progress.
+    not choose); progress: told of a conversion's progress;
+    load_progress: called with the bytes read and all bytes of the weights, where one rank loads.
 
     Under mpirun every rank makes the same LLM; rank 0 goes on, the others serve it and then exit.
     """
@@ -99,6 +101,7 @@ class LLM:
         cache_dir: str | Path | None = None,
         notify: Callable[[str], None] | None = None,
         progress: ProgressSink | None = None,
+        load_progress: LoadProgress | None = None,
         **unknown: Any,
     ) -> None:
         refuse_unknown("keyword of LLM()", unknown, _keywords(LLM.__init__))
@@ -142,7 +145,7 @@ class LLM:
             gpu=chosen.gpu,
         )
         self._tokenizer = Tokenizer.load(found.folder)
-        self._engine: EngineClient | None = open_engine(options, ranks)
+        self._engine: EngineClient | None = open_engine(options, ranks, progress=load_progress)
         info = self._engine.info
         if info.kv_tokens < info.max_batch * info.max_len:
             self._notify(
@@ -361,8 +364,11 @@ def _result(sequence: TextSequence) -> RequestOutput | FlexQFtError:
     return sequence.output()
 
 
-def open_engine(options: EngineOptions, ranks: Any = None) -> EngineClient:
-    """On the ranks of a world that was joined, on ranks of our own, or in this process."""
+def open_engine(
+    options: EngineOptions, ranks: Any = None, *, progress: LoadProgress | None = None
+) -> EngineClient:
+    """On the ranks of a world that was joined, on ranks of our own, or in this process, which alone
+    says how far the load is."""
     if ranks is not None:
         from flexq_ft.orchestrate.worker import Leader
 
@@ -372,7 +378,7 @@ def open_engine(options: EngineOptions, ranks: Any = None) -> EngineClient:
         from flexq_ft.orchestrate.launcher import RemoteEngine
 
         return RemoteEngine(options)
-    single = SingleRank(options)
+    single = SingleRank(options, progress=progress)
     return LocalEngine(single, describe(single.engine, options))
 
 

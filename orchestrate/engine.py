@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from flexq_ft.errors import ConfigError, FlexQFtError
 from flexq_ft.orchestrate.devices import Device
+
+# Called as weights are read, with the bytes that are done and all that there are.
+LoadProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -243,7 +246,9 @@ class SingleRank:
     and the peak is the sum of what the engine holds.
     """
 
-    def __init__(self, options: EngineOptions, ranks: Any = None) -> None:
+    def __init__(
+        self, options: EngineOptions, ranks: Any = None, progress: LoadProgress | None = None
+    ) -> None:
         from flexq_ft import _native
 
         gpu = options.gpu + (0 if ranks is None else ranks.local_rank)
@@ -263,6 +268,7 @@ class SingleRank:
             prefill_tokens=options.prefill_tokens,
             graphs=options.graphs,
             synthetic_weights=options.synthetic_weights,
+            progress=progress,
         )
 
     def __getattr__(self, name: str) -> Any:

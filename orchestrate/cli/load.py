@@ -10,26 +10,28 @@ from typing import Any
 from flexq_ft.orchestrate.api import LLM
 from flexq_ft.orchestrate.cli.console import console
 from flexq_ft.orchestrate.cli.options import chosen_scheme
-from flexq_ft.orchestrate.cli.progress import ConversionProgress
+from flexq_ft.orchestrate.cli.progress import ConversionProgress, LoadProgress
 from flexq_ft.orchestrate.sampling import FIELDS, SamplingParams
 
 
 def load_model(model: Path, options: Mapping[str, Any], *, max_batch: int = 1) -> LLM:
     """Open MODEL as `options.model_options` describe; says what it costs under -v or --max-len."""
-    llm = LLM(
-        model,
-        scheme=chosen_scheme(options["scheme"], options["int8_mode"]),
-        policy=options["policy"],
-        dtype=options["dtype"],
-        tensor_parallel_size=options["tp"],
-        device=options["device"],
-        threads=options["threads"],
-        max_len=options["max_len"],
-        max_batch=max_batch,
-        cache_dir=options["cache_dir"],
-        notify=console.info,
-        progress=ConversionProgress("converting"),
-    )
+    with LoadProgress("loading") as loading:
+        llm = LLM(
+            model,
+            scheme=chosen_scheme(options["scheme"], options["int8_mode"]),
+            policy=options["policy"],
+            dtype=options["dtype"],
+            tensor_parallel_size=options["tp"],
+            device=options["device"],
+            threads=options["threads"],
+            max_len=options["max_len"],
+            max_batch=max_batch,
+            cache_dir=options["cache_dir"],
+            notify=console.info,
+            progress=ConversionProgress("converting"),
+            load_progress=loading,
+        )
     info = llm.info
     say = console.info if options["max_len"] else console.detail
     memory = ", ".join(f"{kind} {size / 1e6:,.1f} MB" for kind, size in info.memory_bytes.items())

@@ -115,3 +115,31 @@ class ConversionProgress:
 
     def finish(self) -> None:
         self._stack.close()
+
+
+class LoadProgress:
+    """The bytes of a load as a bar, once it has taken a moment: small models show none."""
+
+    def __init__(self, description: str, *, patience_s: float = 1.0) -> None:
+        self._description = description
+        self._patience_s = patience_s
+        self._start: float | None = None  # of the reading: a conversion may come before it
+        self._stack = ExitStack()
+        self._bar: ProgressBar | None = None
+        self._shown = 0
+
+    def __enter__(self) -> LoadProgress:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._start is None:
+            self._start = time.monotonic()
+        if self._bar is None:
+            if time.monotonic() - self._start < self._patience_s:
+                return
+            self._bar = self._stack.enter_context(progress(self._description, total, is_bytes=True))
+        self._bar.advance(done - self._shown)
+        self._shown = done

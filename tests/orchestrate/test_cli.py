@@ -283,6 +283,20 @@ def test_rows_stop_when_nobody_reads_them(
     assert capsys.readouterr().err == ""
 
 
+def test_a_load_shows_its_progress_once_it_takes_a_moment(capsys: Capture) -> None:
+    from flexq_ft.orchestrate.cli.progress import LoadProgress
+
+    with LoadProgress("loading") as quick:
+        quick(500, 1000)
+        quick(1000, 1000)
+    assert capsys.readouterr().err == ""
+    with LoadProgress("loading", patience_s=0.0) as slow:
+        slow(500, 1000)
+        slow(1000, 1000)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" (")[0] for line in lines] == ["loading: 50 %", "loading: 100 %"]
+
+
 def test_progress_without_a_terminal_is_plain_lines(capsys: Capture) -> None:
     from flexq_ft.orchestrate.cli.progress import progress
 
