@@ -263,23 +263,26 @@ void Engine::drop_graphs() {
   impl_->runner->drop_graphs();
 }
 
-std::vector<StepNode> Engine::profile(int64_t batch, int64_t context) {
+std::vector<StepNode> Engine::profile(int64_t batch, int64_t context, int64_t tokens) {
   const Impl::Call call(*impl_);
   for (const Sequence& sequence : impl_->sequences) {
     if (!sequence.used) continue;
     throw Error(ErrorKind::kConfig, "a step is profiled while no slot is in use", {},
                 "release the sequences first");
   }
-  if (batch < 1 || batch > impl_->options.max_batch || context < 0 ||
-      context >= impl_->options.max_len ||
-      batch * pages_for(context + 1) > impl_->pages.available()) {
+  const EngineOptions& options = impl_->options;
+  const int64_t most = tokens == 1 ? batch : options.prefill_tokens;
+  if (batch < 1 || batch > options.max_batch || context < 0 || tokens < 1 ||
+      batch * tokens > most || context + tokens > options.max_len ||
+      batch * pages_for(context + tokens) > impl_->pages.available()) {
     throw Error(ErrorKind::kConfig,
-                detail::join("a step of ", batch, " sequences of ", context,
-                             " cached tokens does not fit: max_batch is ", impl_->options.max_batch,
-                             ", max_len ", impl_->options.max_len, ", ", impl_->pages.available(),
-                             " pages of ", kPageTokens, " tokens"));
+                detail::join("a step of ", batch, " sequences of ", context, " cached and ", tokens,
+                             " new tokens does not fit: max_batch is ", options.max_batch,
+                             ", max_len ", options.max_len, ", prefill_tokens ",
+                             options.prefill_tokens, ", ", impl_->pages.available(), " pages of ",
+                             kPageTokens, " tokens"));
   }
-  return impl_->runner->profile(batch, context);
+  return impl_->runner->profile(batch, context, tokens);
 }
 
 }  // namespace flexq_ft

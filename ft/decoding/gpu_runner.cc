@@ -137,7 +137,7 @@ class GpuRunner final : public StepRunner {
                  const std::vector<int32_t>& pages, LinearObserver* observer,
                  const UseLogits& use) override;
   void run_linear(const Linear& linear, float* y, const float* x, int64_t tokens) override;
-  std::vector<StepNode> profile(int64_t batch, int64_t context) override;
+  std::vector<StepNode> profile(int64_t batch, int64_t context, int64_t tokens) override;
 
  private:
   static StepSample read(const DeviceSample& sample, const SamplingParams& params, int64_t vocab) {
@@ -245,6 +245,7 @@ class GpuRunner final : public StepRunner {
   // Host-made inputs of one chunk of a sequence that has no slot.
   RaggedBatch put_chunk(const std::vector<int64_t>& ids, int64_t begin, int64_t count,
                         const std::vector<int32_t>& pages);
+  void put_dummies(int64_t batch, int64_t context, int64_t tokens);
 
   RunnerModel model_;
   Stream stream_;
@@ -323,40 +324,47 @@ void GpuRunner::run_linear(const Linear& linear, float* y, const float* x, int64
   cuda::synchronize(stream_);
 }
 
-std::vector<StepNode> GpuRunner::profile(int64_t batch, int64_t context) {
+// Inputs of sequences that have nothing but their lengths: token 0, the first pages.
+void GpuRunner::put_dummies(int64_t batch, int64_t context, int64_t tokens) {
   const int64_t max_pages = pages_for(model_.options.max_len);
-  const int64_t used = pages_for(context + 1);
-  std::vector<int32_t> positions(static_cast<size_t>(batch), static_cast<int32_t>(context));
-  std::vector<int32_t> zeros(static_cast<size_t>(batch), 0);
-  std::vector<int32_t> counts;
+  const int64_t used = pages_for(context + tokens);
+  std::vector<int32_t> positions, offsets, last;
   std::vector<int32_t> pages(static_cast<size_t>(batch * max_pages), scratch_page());
   for (int64_t s = 0; s < batch; ++s) {
-    counts.push_back(static_cast<int32_t>(s));
+    offsets.push_back(static_cast<int32_t>(s * tokens));
+    last.push_back(static_cast<int32_t>((s + 1) * tokens - 1));
+    for (int64_t i = 0; i < tokens; ++i) positions.push_back(static_cast<int32_t>(context + i));
     for (int64_t i = 0; i < used; ++i) {
       pages[static_cast<size_t>(s * max_pages + i)] = static_cast<int32_t>(s * used + i);
     }
   }
-  const StepInputs to = slots_.inputs(batch, batch, batch);
+  offsets.push_back(static_cast<int32_t>(batch * tokens));
+  const StepInputs to = slots_.inputs(batch, batch * tokens, batch);
   const auto put = [&](Tensor tensor, const std::vector<int32_t>& values) {
     cuda::copy(tensor.raw(), values.data(), values.size() * sizeof(int32_t), stream_);
   };
-  put(to.ids, zeros);
+  put(to.ids, std::vector<int32_t>(positions.size(), 0));
   put(to.positions, positions);
-  put(to.context, positions);
+  put(to.context, std::vector<int32_t>(static_cast<size_t>(batch), static_cast<int32_t>(context)));
+  put(to.offsets, offsets);
   put(to.pages, pages);
-  put(to.token_rows, counts);
-  counts.push_back(static_cast<int32_t>(batch));
-  put(to.offsets, counts);
+  put(to.token_rows, last);
   put(to.row_slots, std::vector<int32_t>(static_cast<size_t>(batch), -1));
   cuda::synchronize(stream_);
-  const size_t kv_bytes =
-      2 * static_cast<size_t>(batch * (context + 1)) *
-      static_cast<size_t>(model_.cache.layers()[0].k.dim(1) * model_.cache.layers()[0].k.dim(3)) *
-      size_of(*model_.options.dtype);
+}
+
+std::vector<StepNode> GpuRunner::profile(int64_t batch, int64_t context, int64_t tokens) {
+  put_dummies(batch, context, tokens);
+  const KvPages& layer = model_.cache.layers()[0];
+  const int64_t columns = layer.k.dim(1) * layer.k.dim(3);
+  const size_t kv_bytes = 2 * static_cast<size_t>(batch * (context + tokens) * columns) *
+                          size_of(*model_.options.dtype);
+  const int64_t decodes = tokens == 1 ? batch : 0;
   return profile_nodes(stream_, kv_bytes, [&](StepMarker* marker) {
-    model_.decoder.forward(slots_.batch(batch, batch, batch, 0), model_.cache.layers(),
-                           {nullptr, marker});
-    model_.decoder.logits(slots_.logits(batch), to.token_rows, {nullptr, marker});
+    model_.decoder.forward(slots_.batch(batch, batch * tokens, decodes, tokens),
+                           model_.cache.layers(), {nullptr, marker});
+    const Tensor rows = slots_.inputs(batch, 0, batch).token_rows;
+    model_.decoder.logits(slots_.logits(batch), rows, {nullptr, marker});
     slots_.sample(batch, stream_);
     if (marker != nullptr) marker->mark("sample", 0);
   });
