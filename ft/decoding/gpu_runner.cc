@@ -8,6 +8,7 @@
 
 #include "ft/comm/deadline.h"
 #include "ft/core/cuda.h"
+#include "ft/decoding/gpu_device.h"
 #include "ft/decoding/gpu_slots.h"
 #include "ft/decoding/step_profile.h"
 #include "ft/decoding/step_runner.h"
@@ -80,14 +81,16 @@ class GpuRunner final : public StepRunner {
 
   ~GpuRunner() override {
     try {
-      cuda::synchronize(stream_);  // nothing may run in memory that is about to go
-    } catch (const Error&) {       // it was thrown where it happened
+      use_device_of(model_.options);   // a destructor may run in any thread
+      finish("what is still to run");  // nothing may run in memory that is about to go
+    } catch (const Error&) {           // it was thrown where it happened
     }
   }
 
   int64_t depth() const override { return kDepth; }
 
   void admitted(int64_t slot, const Sequence& sequence) override {
+    finish("the step before an admission");  // a copy would wait for it without a deadline
     slots_.admit(slot, sequence, stream_);
   }
 
@@ -129,7 +132,7 @@ class GpuRunner final : public StepRunner {
   std::vector<double> take_step_times() override { return std::exchange(times_, {}); }
 
   void drop_graphs() override {
-    cuda::synchronize(stream_);
+    finish("the last step");
     decodes_.clear();
   }
 
@@ -273,7 +276,7 @@ RaggedBatch GpuRunner::put_chunk(const std::vector<int64_t>& ids, int64_t begin,
   put(to.offsets, {0, static_cast<int32_t>(count)});
   put(to.context, {static_cast<int32_t>(begin)});
   put(to.pages, pages);
-  cuda::synchronize(stream_);
+  finish("the inputs of a chunk");
   // Always as prefill: a token's bits must not depend on how the chunks were cut.
   return slots_.batch(1, count, 0, count);
 }
