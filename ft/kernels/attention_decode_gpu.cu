@@ -133,8 +133,9 @@ __device__ __forceinline__ void combine_quantize(const AttentionOut<T>& out, int
 // Blocks: (columns [width x, width (x + 1)) of the token, token). A width is a group where there
 // are codes.
 template <typename T>
-__global__ void __launch_bounds__(kCombineThreads) attention_combine_kernel(AttentionView<T> view, DecodeParts parts,
-                                         AttentionOut<T> out, int width) {
+__global__ void __launch_bounds__(kCombineThreads)
+    attention_combine_kernel(AttentionView<T> view, DecodeParts parts, AttentionOut<T> out,
+                             int width) {
   extern __shared__ float4 combine_shared[];
   __shared__ int magnitudes[32];
   pdl_launch_dependents();
