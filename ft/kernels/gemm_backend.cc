@@ -37,7 +37,7 @@ GemmProblem gemm_problem(Tensor y, ConstTensor x, ConstTensor w, Scheme scheme) 
       FLEXQ_FT_CHECK(false, p);
   }
   const int64_t step = scheme == Scheme::kFloat ? 8 : 16;
-  FLEXQ_FT_CHECK(p.n % step == 0 && p.k % step == 0, "n and k are multiples of ", step, ": ", p);
+  FLEXQ_FT_CHECK_EQ(p.k % step, 0, "k is a multiple of ", step, ": ", p);
   return p;
 }
 
@@ -68,6 +68,10 @@ size_t GemmBackend::workspace_bytes(const GpuGemmLimits& limits) {
          (dequantizes ? static_cast<size_t>(limits.largest_w8a16) * 2 : 0);
 }
 
+bool GemmBackend::library_takes(const GemmProblem& problem) {
+  return problem.n % (problem.scheme == Scheme::kFloat ? 8 : 16) == 0;
+}
+
 GemmProblem GemmBackend::library_problem(const GemmProblem& problem) {
   GemmProblem p = problem;
   if (p.scheme == Scheme::kW8A16) p.scheme = Scheme::kFloat;
@@ -90,6 +94,7 @@ std::vector<GemmCandidate> GemmBackend::skinny_candidates(const GemmProblem& pro
 std::vector<GemmCandidate> GemmBackend::library_candidates(const GemmProblem& problem, int count) {
   std::vector<GemmCandidate> out;
   if (problem.scheme == Scheme::kW8A16 && !dequantized_.defined()) return out;
+  if (!library_takes(problem)) return out;
   for (const cublaslt::Heuristic& found : library_gemm(problem).heuristics(count)) {
     out.push_back({{}, found});
   }

@@ -41,6 +41,9 @@ class GemmBackend {
   // At most so many, the one that the library thinks fastest first.
   std::vector<GemmCandidate> library_candidates(const GemmProblem& problem, int count);
 
+  // Rows of y are whole 16-byte pieces: not so for a vocabulary of an odd number of tokens.
+  static bool library_takes(const GemmProblem& problem);
+
   // What a row of a table means here; why_not says it where it means nothing.
   std::optional<GemmCandidate> restored(const GemmRow& row, const GemmProblem& problem,
                                         std::string* why_not);

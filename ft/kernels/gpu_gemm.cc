@@ -1,5 +1,7 @@
 #include "ft/kernels/gpu_gemm.h"
 
+#include <algorithm>
+
 #include "ft/core/check.h"
 #include "ft/kernels/gemm_backend.h"
 
@@ -44,7 +46,17 @@ class ChoosingGemm final : public GpuGemm {
   void run(Tensor y, ConstTensor x, ConstTensor w, Scheme scheme, Stream stream) override {
     const GemmProblem problem = gemm_problem(y, x, w, scheme);
     if (problem.m == 0 || problem.n == 0) return;
-    backend_.run(y, x, w, scheme, chosen(problem).candidate, stream);
+    if (GemmBackend::library_takes(problem)) {
+      return backend_.run(y, x, w, scheme, chosen(problem).candidate, stream);
+    }
+    // Our kernels alone take such an n, and so many tokens at a time.
+    for (int64_t begin = 0; begin < problem.m; begin += gpu::kSkinnyMaxTokens) {
+      GemmProblem part = problem;
+      part.m = std::min<int64_t>(gpu::kSkinnyMaxTokens, problem.m - begin);
+      const int64_t end = begin + part.m;
+      backend_.run(y.rows(begin, end), x.rows(begin, end), w, scheme, chosen(part).candidate,
+                   stream);
+    }
   }
 
   std::string choice(const GemmProblem& problem) const override {

@@ -29,8 +29,8 @@ class GpuGemm {
  public:
   virtual ~GpuGemm() = default;
 
-  // Never allocates, never synchronises. n and k are multiples of 16 (8 for floats); otherwise
-  // Error{kInternal}.
+  // Never allocates, never synchronises. k is a multiple of 16 (8 for floats); otherwise
+  // Error{kInternal}. An n that is none is slow above 64 tokens.
   virtual void run(Tensor y, ConstTensor x, ConstTensor w, Scheme scheme, Stream stream) = 0;
 
   // What run() picks for a problem and why: "skinny rows=16 split=8 (table)".
