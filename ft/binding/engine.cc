@@ -128,11 +128,11 @@ std::vector<Step> step(Engine& engine) {
   return out;
 }
 
-py::list profile(Engine& engine, int64_t batch, int64_t context) {
+py::list profile(Engine& engine, int64_t batch, int64_t context, int64_t tokens) {
   std::vector<StepNode> nodes;
   {
     py::gil_scoped_release nogil;
-    nodes = engine.profile(batch, context);
+    nodes = engine.profile(batch, context, tokens);
   }
   std::map<std::string, int> seen;  // an op comes once a layer
   py::list out;
@@ -271,7 +271,8 @@ void bind_engine(py::module_& module) {
       .def("release", &Engine::release, py::arg("slot"), Nogil())
       .def("take_step_times", &Engine::take_step_times, Nogil())
       .def("drop_graphs", &Engine::drop_graphs, Nogil())
-      .def("step_profile", &profile, py::arg("batch"), py::arg("context"))
+      .def("step_profile", &profile, py::arg("batch"), py::arg("context"),
+           py::arg("tokens") = 1)
       .def("forward", &forward, py::arg("ids"))
       .def("score", &score, py::arg("ids"))
       .def("trace", &trace, py::arg("ids"))

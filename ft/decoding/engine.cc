@@ -132,7 +132,6 @@ void Engine::Impl::submit(std::vector<StepItem> plan) {
 std::vector<StepOutput> Engine::Impl::commit(const Flight& flight,
                                              const std::vector<StepSample>& samples) {
   std::vector<StepOutput> outputs;
-  std::exception_ptr fault;
   size_t next = 0;
   for (size_t i = 0; i < flight.plan.size(); ++i) {
     const StepItem& item = flight.plan[i];
@@ -141,7 +140,7 @@ std::vector<StepOutput> Engine::Impl::commit(const Flight& flight,
     const StepSample* sample = item.last ? &samples[next++] : nullptr;
     if (!state.running || state.arrival != flight.arrivals[i]) continue;
     if (sample != nullptr && sample->fault) {
-      fault = sample->fault;
+      faults.push_back({item.slot, sample->fault});
       state.running = false;
       continue;
     }
@@ -155,9 +154,26 @@ std::vector<StepOutput> Engine::Impl::commit(const Flight& flight,
     state.running = finish == FinishReason::kNone;
     outputs.push_back({item.slot, sample->sampled.token, sample->sampled.logprob, finish});
   }
-  if (!fault) return outputs;
+  if (faults.empty()) return outputs;
   held_back = std::move(outputs);
-  std::rethrow_exception(fault);
+  throw_fault();
+  return {};
+}
+
+void Engine::Impl::throw_fault() {
+  if (faults.empty()) return;
+  const std::exception_ptr error = faults.front().error;
+  faults.pop_front();
+  std::rethrow_exception(error);
+}
+
+void Engine::Impl::forget(int64_t slot) {
+  const auto of_slot = [slot](const auto& entry) { return entry.slot == slot; };
+  faults.erase(std::remove_if(faults.begin(), faults.end(), of_slot), faults.end());
+  held_back.erase(std::remove_if(held_back.begin(), held_back.end(), of_slot), held_back.end());
+  Sequence& sequence = sequences[static_cast<size_t>(slot)];
+  pages.give_back(sequence.pages);
+  sequence = Sequence();
 }
 
 Engine::Engine(const std::string& model_dir, const EngineOptions& asked,
@@ -226,13 +242,19 @@ int64_t Engine::admit(const std::vector<int64_t>& prompt, const SamplingParams& 
   sequence.pages = impl_->pages.take(tokens);
   *free = std::move(sequence);
   const int64_t slot = free - all.begin();
-  impl_->runner->admitted(slot, *free);
+  try {
+    impl_->runner->admitted(slot, *free);
+  } catch (...) {  // its words or ids are more than a GPU takes
+    impl_->forget(slot);
+    throw;
+  }
   return slot;
 }
 
 std::vector<StepOutput> Engine::step() {
   const Impl::Call call(*impl_);
   Impl& impl = *impl_;
+  impl.throw_fault();
   if (!impl.held_back.empty()) return std::exchange(impl.held_back, {});
   while (static_cast<int64_t>(impl.in_flight.size()) < impl.runner->depth()) {
     std::vector<StepItem> plan = impl.plan_ahead();
@@ -247,10 +269,10 @@ std::vector<StepOutput> Engine::step() {
 }
 
 void Engine::release(int64_t slot) {
-  const Impl::Call call(*impl_);
-  Sequence& sequence = impl_->in_use(slot);
-  impl_->pages.give_back(sequence.pages);
-  sequence = Sequence();
+  // No Impl::Call: destructors release, also after a GPU was lost, when choosing it would throw.
+  const std::lock_guard<std::mutex> lock(impl_->mutex);
+  impl_->in_use(slot);
+  impl_->forget(slot);
 }
 
 std::vector<double> Engine::take_step_times() {
@@ -263,23 +285,26 @@ void Engine::drop_graphs() {
   impl_->runner->drop_graphs();
 }
 
-std::vector<StepNode> Engine::profile(int64_t batch, int64_t context) {
+std::vector<StepNode> Engine::profile(int64_t batch, int64_t context, int64_t tokens) {
   const Impl::Call call(*impl_);
   for (const Sequence& sequence : impl_->sequences) {
     if (!sequence.used) continue;
     throw Error(ErrorKind::kConfig, "a step is profiled while no slot is in use", {},
                 "release the sequences first");
   }
-  if (batch < 1 || batch > impl_->options.max_batch || context < 0 ||
-      context >= impl_->options.max_len ||
-      batch * pages_for(context + 1) > impl_->pages.available()) {
+  const EngineOptions& options = impl_->options;
+  const int64_t most = tokens == 1 ? batch : options.prefill_tokens;
+  if (batch < 1 || batch > options.max_batch || context < 0 || tokens < 1 ||
+      batch * tokens > most || context + tokens > options.max_len ||
+      batch * pages_for(context + tokens) > impl_->pages.available()) {
     throw Error(ErrorKind::kConfig,
-                detail::join("a step of ", batch, " sequences of ", context,
-                             " cached tokens does not fit: max_batch is ", impl_->options.max_batch,
-                             ", max_len ", impl_->options.max_len, ", ", impl_->pages.available(),
-                             " pages of ", kPageTokens, " tokens"));
+                detail::join("a step of ", batch, " sequences of ", context, " cached and ", tokens,
+                             " new tokens does not fit: max_batch is ", options.max_batch,
+                             ", max_len ", options.max_len, ", prefill_tokens ",
+                             options.prefill_tokens, ", ", impl_->pages.available(), " pages of ",
+                             kPageTokens, " tokens"));
   }
-  return impl_->runner->profile(batch, context);
+  return impl_->runner->profile(batch, context, tokens);
 }
 
 }  // namespace flexq_ft

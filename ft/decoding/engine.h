@@ -51,7 +51,7 @@ struct LinearTrace {
   int64_t tokens = 0, k = 0, n = 0;
 };
 
-// One node of a decode step (Engine::profile): its op, its milliseconds with full edges on both
+// One node of a step (Engine::profile): its op, its milliseconds with full edges on both
 // sides, and the bytes that it cannot but read.
 struct StepNode {
   std::string op;
@@ -97,9 +97,9 @@ class Engine {
   // GPU: captured steps are captured anew when they are needed next.
   void drop_graphs();
 
-  // GPU: a decode step of so many sequences with so many cached tokens each, node by node. Throws
-  // Error{kConfig} while slots are in use.
-  std::vector<StepNode> profile(int64_t batch, int64_t context);
+  // GPU: a step of so many sequences with so many cached and so many new tokens each (1: decode),
+  // node by node. Throws Error{kConfig} while slots are in use.
+  std::vector<StepNode> profile(int64_t batch, int64_t context, int64_t tokens);
 
   // Teacher-forced logits [tokens, vocab] of one sequence of at most max_len tokens. Works whether
   // or not slots are in use, and uses none.

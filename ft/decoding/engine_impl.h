@@ -3,6 +3,7 @@
 #pragma once
 
 #include <deque>
+#include <exception>
 #include <mutex>
 
 #include "ft/decoding/engine.h"
@@ -20,8 +21,8 @@ struct Engine::Impl {
   KvCache make_cache(int64_t page_count) const;
   std::unique_ptr<StepRunner> make_runner();
 
-  // Every public call begins with this: one call at a time, on the engine's number of threads and
-  // its GPU.
+  // Public calls that compute begin with this: one call at a time, on the engine's number of
+  // threads and its GPU.
   struct Call {
     explicit Call(Impl& impl) : lock(impl.mutex), threads(impl.options.threads) {
       use_device_of(impl.options);
@@ -46,6 +47,14 @@ struct Engine::Impl {
   void submit(std::vector<StepItem> plan);
   std::vector<StepOutput> commit(const Flight& flight, const std::vector<StepSample>& samples);
 
+  // A row of a step that failed, and is yet to be thrown.
+  struct Fault {
+    int64_t slot;
+    std::exception_ptr error;
+  };
+  void throw_fault();         // the first, if there is one
+  void forget(int64_t slot);  // frees it, with what step() has still to say of it
+
   // Runs the ids as one sequence, on pages of its own.
   void run_alone(const std::vector<int64_t>& ids, int64_t wanted, LinearObserver* observer,
                  const StepRunner::UseLogits& use);
@@ -61,7 +70,8 @@ struct Engine::Impl {
   PagePool pages;
   std::vector<Sequence> sequences;
   std::deque<Flight> in_flight;
-  std::vector<StepOutput> held_back;  // of a step one of whose rows failed
+  std::deque<Fault> faults;
+  std::vector<StepOutput> held_back;  // of a step one of whose rows failed; given after the faults
   int64_t arrivals = 1;               // a slot without a sequence has 0
   std::array<size_t, kMemoryKinds> memory{};
   std::unique_ptr<StepRunner> runner;  // last: its graphs end before what they use

@@ -8,6 +8,7 @@
 
 #include "ft/comm/deadline.h"
 #include "ft/core/cuda.h"
+#include "ft/decoding/gpu_device.h"
 #include "ft/decoding/gpu_slots.h"
 #include "ft/decoding/step_profile.h"
 #include "ft/decoding/step_runner.h"
@@ -80,14 +81,16 @@ class GpuRunner final : public StepRunner {
 
   ~GpuRunner() override {
     try {
-      cuda::synchronize(stream_);  // nothing may run in memory that is about to go
-    } catch (const Error&) {       // it was thrown where it happened
+      use_device_of(model_.options);   // a destructor may run in any thread
+      finish("what is still to run");  // nothing may run in memory that is about to go
+    } catch (const Error&) {           // it was thrown where it happened
     }
   }
 
   int64_t depth() const override { return kDepth; }
 
   void admitted(int64_t slot, const Sequence& sequence) override {
+    finish("the step before an admission");  // a copy would wait for it without a deadline
     slots_.admit(slot, sequence, stream_);
   }
 
@@ -129,7 +132,7 @@ class GpuRunner final : public StepRunner {
   std::vector<double> take_step_times() override { return std::exchange(times_, {}); }
 
   void drop_graphs() override {
-    cuda::synchronize(stream_);
+    finish("the last step");
     decodes_.clear();
   }
 
@@ -137,7 +140,7 @@ class GpuRunner final : public StepRunner {
                  const std::vector<int32_t>& pages, LinearObserver* observer,
                  const UseLogits& use) override;
   void run_linear(const Linear& linear, float* y, const float* x, int64_t tokens) override;
-  std::vector<StepNode> profile(int64_t batch, int64_t context) override;
+  std::vector<StepNode> profile(int64_t batch, int64_t context, int64_t tokens) override;
 
  private:
   static StepSample read(const DeviceSample& sample, const SamplingParams& params, int64_t vocab) {
@@ -245,6 +248,7 @@ class GpuRunner final : public StepRunner {
   // Host-made inputs of one chunk of a sequence that has no slot.
   RaggedBatch put_chunk(const std::vector<int64_t>& ids, int64_t begin, int64_t count,
                         const std::vector<int32_t>& pages);
+  void put_dummies(int64_t batch, int64_t context, int64_t tokens);
 
   RunnerModel model_;
   Stream stream_;
@@ -272,7 +276,7 @@ RaggedBatch GpuRunner::put_chunk(const std::vector<int64_t>& ids, int64_t begin,
   put(to.offsets, {0, static_cast<int32_t>(count)});
   put(to.context, {static_cast<int32_t>(begin)});
   put(to.pages, pages);
-  cuda::synchronize(stream_);
+  finish("the inputs of a chunk");
   // Always as prefill: a token's bits must not depend on how the chunks were cut.
   return slots_.batch(1, count, 0, count);
 }
@@ -323,40 +327,47 @@ void GpuRunner::run_linear(const Linear& linear, float* y, const float* x, int64
   cuda::synchronize(stream_);
 }
 
-std::vector<StepNode> GpuRunner::profile(int64_t batch, int64_t context) {
+// Inputs of sequences that have nothing but their lengths: token 0, the first pages.
+void GpuRunner::put_dummies(int64_t batch, int64_t context, int64_t tokens) {
   const int64_t max_pages = pages_for(model_.options.max_len);
-  const int64_t used = pages_for(context + 1);
-  std::vector<int32_t> positions(static_cast<size_t>(batch), static_cast<int32_t>(context));
-  std::vector<int32_t> zeros(static_cast<size_t>(batch), 0);
-  std::vector<int32_t> counts;
+  const int64_t used = pages_for(context + tokens);
+  std::vector<int32_t> positions, offsets, last;
   std::vector<int32_t> pages(static_cast<size_t>(batch * max_pages), scratch_page());
   for (int64_t s = 0; s < batch; ++s) {
-    counts.push_back(static_cast<int32_t>(s));
+    offsets.push_back(static_cast<int32_t>(s * tokens));
+    last.push_back(static_cast<int32_t>((s + 1) * tokens - 1));
+    for (int64_t i = 0; i < tokens; ++i) positions.push_back(static_cast<int32_t>(context + i));
     for (int64_t i = 0; i < used; ++i) {
       pages[static_cast<size_t>(s * max_pages + i)] = static_cast<int32_t>(s * used + i);
     }
   }
-  const StepInputs to = slots_.inputs(batch, batch, batch);
+  offsets.push_back(static_cast<int32_t>(batch * tokens));
+  const StepInputs to = slots_.inputs(batch, batch * tokens, batch);
   const auto put = [&](Tensor tensor, const std::vector<int32_t>& values) {
     cuda::copy(tensor.raw(), values.data(), values.size() * sizeof(int32_t), stream_);
   };
-  put(to.ids, zeros);
+  put(to.ids, std::vector<int32_t>(positions.size(), 0));
   put(to.positions, positions);
-  put(to.context, positions);
+  put(to.context, std::vector<int32_t>(static_cast<size_t>(batch), static_cast<int32_t>(context)));
+  put(to.offsets, offsets);
   put(to.pages, pages);
-  put(to.token_rows, counts);
-  counts.push_back(static_cast<int32_t>(batch));
-  put(to.offsets, counts);
+  put(to.token_rows, last);
   put(to.row_slots, std::vector<int32_t>(static_cast<size_t>(batch), -1));
   cuda::synchronize(stream_);
-  const size_t kv_bytes =
-      2 * static_cast<size_t>(batch * (context + 1)) *
-      static_cast<size_t>(model_.cache.layers()[0].k.dim(1) * model_.cache.layers()[0].k.dim(3)) *
-      size_of(*model_.options.dtype);
+}
+
+std::vector<StepNode> GpuRunner::profile(int64_t batch, int64_t context, int64_t tokens) {
+  put_dummies(batch, context, tokens);
+  const KvPages& layer = model_.cache.layers()[0];
+  const int64_t columns = layer.k.dim(1) * layer.k.dim(3);
+  const size_t kv_bytes = 2 * static_cast<size_t>(batch * (context + tokens) * columns) *
+                          size_of(*model_.options.dtype);
+  const int64_t decodes = tokens == 1 ? batch : 0;
   return profile_nodes(stream_, kv_bytes, [&](StepMarker* marker) {
-    model_.decoder.forward(slots_.batch(batch, batch, batch, 0), model_.cache.layers(),
-                           {nullptr, marker});
-    model_.decoder.logits(slots_.logits(batch), to.token_rows, {nullptr, marker});
+    model_.decoder.forward(slots_.batch(batch, batch * tokens, decodes, tokens),
+                           model_.cache.layers(), {nullptr, marker});
+    const Tensor rows = slots_.inputs(batch, 0, batch).token_rows;
+    model_.decoder.logits(slots_.logits(batch), rows, {nullptr, marker});
     slots_.sample(batch, stream_);
     if (marker != nullptr) marker->mark("sample", 0);
   });

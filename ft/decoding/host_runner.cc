@@ -81,7 +81,7 @@ class HostRunner final : public StepRunner {
                               rounded.tensor());
   }
 
-  std::vector<StepNode> profile(int64_t, int64_t) override {
+  std::vector<StepNode> profile(int64_t, int64_t, int64_t) override {
     throw Error(ErrorKind::kConfig, "the node times of a step are measured on a GPU only", {},
                 "use --device cuda");
   }

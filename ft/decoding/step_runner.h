@@ -76,9 +76,9 @@ class StepRunner {
   // Captured graphs are captured anew when they are needed next. A no-op on the CPU.
   virtual void drop_graphs() {}
 
-  // Node by node, a decode step of so many sequences with so many cached tokens each, whose pages
+  // Node by node, a step of so many sequences with so many cached and new tokens each, whose pages
   // it overwrites; the median of several. GPU only: Error{kConfig} on the CPU.
-  virtual std::vector<StepNode> profile(int64_t batch, int64_t context) = 0;
+  virtual std::vector<StepNode> profile(int64_t batch, int64_t context, int64_t tokens) = 0;
 };
 
 std::unique_ptr<StepRunner> make_host_runner(const RunnerModel& model);

@@ -18,7 +18,8 @@ struct Lookup {
         count(table.defined() ? table.dim(0) : 0) {}
 };
 
-// An index outside its table gives a row of zeros.
+// An index outside its table gives a row of zeros. Loads are not those of constants: the table may
+// be the residual stream, which the kernel in front still wrote when this one began.
 template <typename T, bool kAligned>
 __global__ void __launch_bounds__(kFlatThreads)
     embedding_kernel(T* out, Lookup<T> words, Lookup<T> places, int hidden) {
@@ -32,10 +33,9 @@ __global__ void __launch_bounds__(kFlatThreads)
                      (places.rows == nullptr || place < places.count);
   Vector<T> row = {};
   if (known) {
-    row = load_vector<true>(words.rows + word * hidden, column, hidden, kAligned);
+    row = load_vector(words.rows + word * hidden, column, hidden, kAligned);
     if (places.rows != nullptr) {
-      const Vector<T> offset =
-          load_vector<true>(places.rows + place * hidden, column, hidden, kAligned);
+      const Vector<T> offset = load_vector(places.rows + place * hidden, column, hidden, kAligned);
 #pragma unroll
       for (int e = 0; e < kVector; ++e) {
         row.set(e, from_float<T>(__fadd_rn(row.at(e), offset.at(e))));
