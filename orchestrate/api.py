@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -26,20 +25,19 @@ from flexq_ft.orchestrate.engine import (
     EngineInfo,
     EngineOptions,
     LoadProgress,
-    LocalEngine,
     Request,
-    SingleRank,
-    describe,
 )
 from flexq_ft.orchestrate.models import find_model
+from flexq_ft.orchestrate.open_engine import open_engine
 from flexq_ft.orchestrate.outputs import (
     CompletionOutput,
     Metrics,
     RequestOutput,
+    ScoreOutput,
     StreamPiece,
     TextSequence,
 )
-from flexq_ft.orchestrate.sampling import SamplingParams
+from flexq_ft.orchestrate.sampling import SamplingParams, params_for
 from flexq_ft.orchestrate.suggest import refuse_unknown
 from flexq_ft.orchestrate.tokenizer import Tokenizer
 
@@ -57,16 +55,6 @@ __all__ = [
 ]
 
 Prompt = str | Sequence[int]
-
-
-@dataclass(frozen=True)
-class ScoreOutput:
-    """Of one text: log-probabilities of its tokens given those before (the first is None)."""
-
-    token_ids: list[int]
-    logprobs: list[float | None]
-    sum_logprob: float
-    argmax: list[int]  # the most likely id at each position but the first
 
 
 class LLM:
@@ -146,12 +134,7 @@ class LLM:
         )
         self._tokenizer = Tokenizer.load(found.folder)
         self._engine: EngineClient | None = open_engine(options, ranks, progress=load_progress)
-        info = self._engine.info
-        if info.kv_tokens < info.max_batch * info.max_len:
-            self._notify(
-                f"the KV cache has room for {info.kv_tokens:,} tokens, fewer than"
-                f" {info.max_batch} sequences of {info.max_len:,}: long ones wait for each other"
-            )
+        self._say_if_cache_is_small()
 
     @classmethod
     def from_engine(cls, engine: EngineClient, tokenizer: Tokenizer | None) -> LLM:
@@ -213,7 +196,7 @@ class LLM:
     ) -> Generator[RequestOutput | FlexQFtError, None, None]:
         """As generate, but each result as soon as it and those before it are there; a prompt that
         cannot be run gives its error in its place. Closing it stops the others."""
-        every = _params_for(len(prompts), params)
+        every = params_for(len(prompts), params)
         sequences: list[TextSequence | FlexQFtError] = []
         for prompt, one in zip(prompts, every, strict=True):
             try:
@@ -252,6 +235,14 @@ class LLM:
             raise ConfigError("this LLM is closed.", hint="make a new one")
         return self._engine
 
+    def _say_if_cache_is_small(self) -> None:
+        info = self.info
+        if info.kv_tokens < info.max_batch * info.max_len:
+            self._notify(
+                f"the KV cache has room for {info.kv_tokens:,} tokens, fewer than"
+                f" {info.max_batch} sequences of {info.max_len:,}: long ones wait for each other"
+            )
+
     def _ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             if self._tokenizer is None:
@@ -289,7 +280,7 @@ class LLM:
                 cause="it was given one list of ids.",
                 hint="llm.generate([ids], params)",
             )
-        every = _params_for(len(prompts), params or SamplingParams())
+        every = params_for(len(prompts), params or SamplingParams())
         return [self._sequence(p, one) for p, one in zip(prompts, every, strict=True)]
 
     def _sequence(self, prompt: Prompt, params: SamplingParams) -> TextSequence:
@@ -364,24 +355,6 @@ def _result(sequence: TextSequence) -> RequestOutput | FlexQFtError:
     return sequence.output()
 
 
-def open_engine(
-    options: EngineOptions, ranks: Any = None, *, progress: LoadProgress | None = None
-) -> EngineClient:
-    """On the ranks of a world that was joined, on ranks of our own, or in this process, which alone
-    says how far the load is."""
-    if ranks is not None:
-        from flexq_ft.orchestrate.worker import Leader
-
-        leader = Leader(options, ranks)
-        return LocalEngine(leader, describe(leader.engine, options))
-    if options.tensor_parallel_size > 1:
-        from flexq_ft.orchestrate.launcher import RemoteEngine
-
-        return RemoteEngine(options)
-    single = SingleRank(options, progress=progress)
-    return LocalEngine(single, describe(single.engine, options))
-
-
 def _as_list(prompts: Any) -> list[Prompt]:
     try:
         return list(prompts)
@@ -404,19 +377,6 @@ def _too_long(tokens: int, info: EngineInfo) -> ConfigError:
         if windowed
         else "a shorter prompt, or a larger --max-len if the model allows it",
     )
-
-
-def _params_for(
-    count: int, params: SamplingParams | Sequence[SamplingParams]
-) -> list[SamplingParams]:
-    if isinstance(params, SamplingParams):
-        return [params] * count
-    if len(params) != count:
-        raise ConfigError(
-            f"{count} prompts, but {len(params)} SamplingParams.",
-            hint="one SamplingParams for all, or one for each prompt",
-        )
-    return list(params)
 
 
 def _keywords(function: Callable[..., Any]) -> list[str]:

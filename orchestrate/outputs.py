@@ -45,6 +45,16 @@ class CompletionOutput:
 
 
 @dataclass(frozen=True)
+class ScoreOutput:
+    """Of one text: log-probabilities of its tokens given those before (the first is None)."""
+
+    token_ids: list[int]
+    logprobs: list[float | None]
+    sum_logprob: float
+    argmax: list[int]  # the most likely id at each position but the first
+
+
+@dataclass(frozen=True)
 class RequestOutput:
     """The result of one prompt; outputs has one element (the list is as in other engines)."""
 

@@ -102,6 +102,20 @@ class SamplingParams:
             self._check(field.name, good, _KINDS.get(kind, "a list as documented"))
 
 
+def params_for(
+    count: int, params: SamplingParams | Sequence[SamplingParams]
+) -> list[SamplingParams]:
+    """One for each of so many prompts."""
+    if isinstance(params, SamplingParams):
+        return [params] * count
+    if len(params) != count:
+        raise ConfigError(
+            f"{count} prompts, but {len(params)} SamplingParams.",
+            hint="one SamplingParams for all, or one for each prompt",
+        )
+    return list(params)
+
+
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 

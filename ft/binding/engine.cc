@@ -272,8 +272,7 @@ void bind_engine(py::module_& module) {
       .def("release", &Engine::release, py::arg("slot"), Nogil())
       .def("take_step_times", &Engine::take_step_times, Nogil())
       .def("drop_graphs", &Engine::drop_graphs, Nogil())
-      .def("step_profile", &profile, py::arg("batch"), py::arg("context"),
-           py::arg("tokens") = 1)
+      .def("step_profile", &profile, py::arg("batch"), py::arg("context"), py::arg("tokens") = 1)
       .def("forward", &forward, py::arg("ids"))
       .def("score", &score, py::arg("ids"))
       .def("trace", &trace, py::arg("ids"))

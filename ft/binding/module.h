@@ -13,15 +13,20 @@ void bind_errors(pybind11::module_& module);
 void bind_gpu_gemm(pybind11::module_& module);  // behind bind_ops
 void bind_kernels(pybind11::module_& module);
 void bind_model_folder(pybind11::module_& module);
+void bind_ops(pybind11::module_& module);
 void bind_readers(pybind11::module_& module);
+
+// What bind_ops() calls.
+void bind_attention_ops(pybind11::module_& ops);
+void bind_columns(pybind11::module_& ops);
+void bind_gemm_ops(pybind11::module_& ops);
+void bind_row_ops(pybind11::module_& ops);
+void bind_sampling(pybind11::module_& ops);
+void bind_skinny_gemm(pybind11::module_& ops);
+void bind_weight_ops(pybind11::module_& ops);
 
 // From a policy document; Error{kConfig} if it is none.
 struct Policy;
 Policy policy_from_python(const pybind11::dict& policy);
-void bind_ops(pybind11::module_& module);
-void bind_columns(pybind11::module_& ops);
-void bind_sampling(pybind11::module_& ops);
-void bind_weight_ops(pybind11::module_& ops);
-void bind_skinny_gemm(pybind11::module_& ops);
 
 }  // namespace flexq_ft

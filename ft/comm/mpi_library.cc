@@ -1,13 +1,13 @@
 #include "ft/comm/mpi_library.h"
 
 #include <dlfcn.h>
-#include <link.h>
 
 #include <filesystem>
 #include <system_error>
 #include <vector>
 
 #include "ft/core/error.h"
+#include "ft/core/own_folder.h"
 
 namespace flexq_ft {
 
@@ -17,19 +17,6 @@ namespace fs = std::filesystem;
 
 constexpr const char* kFileName = "libflexq_ft_mpi.so";
 constexpr const char* kInstall = "pip install 'flexq-ft[mpi]'";
-
-// The folder of the module or program that this code was linked into.
-fs::path own_folder() {
-  Dl_info info;
-  link_map* map = nullptr;
-  const bool found = dladdr1(reinterpret_cast<const void*>(&own_folder), &info,
-                             reinterpret_cast<void**>(&map), RTLD_DL_LINKMAP) != 0;
-  // The program itself has no name in the link map, and its dli_fname may be a bare argv[0].
-  std::error_code ignored;
-  if (!found || map->l_name[0] == '\0')
-    return fs::read_symlink("/proc/self/exe", ignored).parent_path();
-  return fs::absolute(map->l_name, ignored).parent_path();
-}
 
 std::vector<fs::path> candidates() {
   const fs::path own = own_folder();

@@ -9,6 +9,7 @@
 #include <system_error>
 
 #include "ft/core/error.h"
+#include "ft/core/own_folder.h"
 
 namespace flexq_ft {
 
@@ -20,19 +21,6 @@ constexpr const char* kToolkit = "/usr/local/cuda/lib64";
 
 std::mutex g_mutex;
 std::vector<std::string> g_roots;
-
-// The folder of the module or program that this code was linked into.
-fs::path own_folder() {
-  Dl_info info;
-  link_map* map = nullptr;
-  const bool found = dladdr1(reinterpret_cast<const void*>(&own_folder), &info,
-                             reinterpret_cast<void**>(&map), RTLD_DL_LINKMAP) != 0;
-  // The program itself has no name in the link map, and its dli_fname may be a bare argv[0].
-  std::error_code ignored;
-  if (!found || map->l_name[0] == '\0')
-    return fs::read_symlink("/proc/self/exe", ignored).parent_path();
-  return fs::absolute(map->l_name, ignored).parent_path();
-}
 
 // Folders that may hold nvidia/….
 std::vector<fs::path> wheel_roots() {

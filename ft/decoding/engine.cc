@@ -301,12 +301,12 @@ std::vector<StepNode> Engine::profile(int64_t batch, int64_t context, int64_t to
   if (batch < 1 || batch > options.max_batch || context < 0 || tokens < 1 ||
       batch * tokens > most || context + tokens > options.max_len ||
       batch * pages_for(context + tokens) > impl_->pages.available()) {
-    throw Error(ErrorKind::kConfig,
-                detail::join("a step of ", batch, " sequences of ", context, " cached and ", tokens,
-                             " new tokens does not fit: max_batch is ", options.max_batch,
-                             ", max_len ", options.max_len, ", prefill_tokens ",
-                             options.prefill_tokens, ", ", impl_->pages.available(), " pages of ",
-                             kPageTokens, " tokens"));
+    throw Error(
+        ErrorKind::kConfig,
+        detail::join("a step of ", batch, " sequences of ", context, " cached and ", tokens,
+                     " new tokens does not fit: max_batch is ", options.max_batch, ", max_len ",
+                     options.max_len, ", prefill_tokens ", options.prefill_tokens, ", ",
+                     impl_->pages.available(), " pages of ", kPageTokens, " tokens"));
   }
   return impl_->runner->profile(batch, context, tokens);
 }

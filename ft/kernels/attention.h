@@ -1,6 +1,7 @@
 // Causal attention of a ragged batch over the paged cache, prefill and decode alike.
 //   out [tokens, heads * head_dim], quantised where it asks for it
-//   q   [tokens, heads * head_dim]  the compute type
+//   q   [tokens, heads * head_dim]  the compute type; afterwards undefined on a GPU where out has
+//       codes and no values: kernels that cannot make the codes themselves leave the values there
 // Token i of a sequence sees its pages' positions 0 … context + i. Query head h reads KV head
 // h / (heads / kv_heads). Softmax in fp32 over 1 / sqrt(head_dim). A token's result does
 // not depend on which others are in the batch, nor on threads, nor on how a prompt is cut into

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from flexq_ft.errors import OutOfMemoryError
 from flexq_ft.orchestrate import world
-from flexq_ft.orchestrate.api import open_engine
 from flexq_ft.orchestrate.bench.case import Case, Subject, find_subject
 from flexq_ft.orchestrate.bench.measure import Repeat, Runner, run_rounds
 from flexq_ft.orchestrate.bench.roofline import mean_context
@@ -18,6 +17,7 @@ from flexq_ft.orchestrate.bench.row import Machine, Row, failed_row, host_load, 
 from flexq_ft.orchestrate.devices import Device, choose_device
 from flexq_ft.orchestrate.engine import EngineClient, EngineOptions
 from flexq_ft.orchestrate.gpu_state import GpuState, read_states
+from flexq_ft.orchestrate.open_engine import open_engine
 
 if TYPE_CHECKING:
     from flexq_ft.converter.progress import ProgressSink

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from flexq_ft import _native
 from flexq_ft.errors import ConfigError
-from flexq_ft.orchestrate.api import open_engine
 from flexq_ft.orchestrate.cli.console import console
 from flexq_ft.orchestrate.devices import choose_device
 from flexq_ft.orchestrate.engine import EngineClient, EngineOptions, Request
 from flexq_ft.orchestrate.eval.perplexity import LONGEST_WINDOW
 from flexq_ft.orchestrate.models import find_model
+from flexq_ft.orchestrate.open_engine import open_engine
 from flexq_ft.orchestrate.sampling import SamplingParams
 from flexq_ft.orchestrate.sweep.measure import Session
 from flexq_ft.orchestrate.sweep.plan import Case

@@ -2,200 +2,23 @@
 // outputs start as NaN patterns and lie between guard bands. Meant for compute-sanitizer, too; the
 // NumPy tests under tests/runtime go further. Without a GPU nothing is tested.
 #include <cmath>
-#include <cstdio>
 #include <cstring>
-#include <random>
 #include <vector>
 
 #include "ft/core/buffer.h"
-#include "ft/core/cuda.h"
 #include "ft/kernels/activation.h"
 #include "ft/kernels/embedding.h"
 #include "ft/kernels/norm.h"
 #include "ft/kernels/residual.h"
 #include "ft/kernels/rope.h"
 #include "tests/cpp/check.h"
+#include "tests/cpp/gpu_arrays.h"
 
 namespace flexq_ft {
 
 namespace {
 
-constexpr size_t kGuard = 4096;
-constexpr int kPoison = 0xff;
 constexpr DataType kTypes[] = {DataType::kFp16, DataType::kBf16, DataType::kFp32};
-
-Stream stream() {
-  static cuda::Queue queue;
-  return queue.stream();
-}
-
-bool without_gpu() {
-  if (cuda::device_count() > 0) return false;
-  std::printf("no GPU here (%s): not tested\n", cuda::no_device_cause().c_str());
-  return true;
-}
-
-// The same array on the host and, between guard bands, on the GPU. shift: bytes by which it is off
-// a 16-byte boundary there.
-class Both {
- public:
-  Both(DataType dtype, Shape shape, size_t shift = 0)
-      : dtype_(dtype),
-        shape_(shape),
-        shift_(shift),
-        host_(static_cast<size_t>(shape.count()) * size_of(dtype) + 1, kPoison),
-        memory_(host_.size() + 2 * kGuard, MemoryKind::kWorkspace, Device::kCuda) {
-    cuda::fill(memory_.data(), kPoison, memory_.bytes(), stream());
-  }
-
-  Tensor host() { return Tensor(host_.data(), dtype_, shape_); }
-  Tensor gpu() { return Tensor(at(), dtype_, shape_, Device::kCuda); }
-
-  // Random values on both sides: floats around 0, or integers up to `limit`.
-  Both& random(int limit = 1000) {
-    static std::mt19937 engine(20250311);
-    std::normal_distribution<float> normal;
-    for (int64_t i = 0; i < shape_.count(); ++i) {
-      if (dtype_ == DataType::kInt32) {
-        reinterpret_cast<int32_t*>(host_.data())[i] =
-            static_cast<int>(engine() % static_cast<unsigned>(2 * limit)) - limit;
-        continue;
-      }
-      dispatch_float(dtype_, [&](auto tag) {
-        using T = decltype(tag);
-        reinterpret_cast<T*>(host_.data())[i] = from_float<T>(normal(engine));
-      });
-    }
-    return upload();
-  }
-
-  Both& values(const std::vector<int32_t>& list) {
-    std::memcpy(host_.data(), list.data(), list.size() * sizeof(int32_t));
-    return upload();
-  }
-
-  Both& upload() {
-    cuda::copy(at(), host_.data(), host().bytes(), stream());
-    return *this;
-  }
-
-  // What lies on the GPU, after a look at the guard bands.
-  std::vector<uint8_t> fetch() {
-    std::vector<uint8_t> all(memory_.bytes());
-    cuda::copy(all.data(), memory_.data(), all.size(), stream());
-    cuda::synchronize(stream());
-    const size_t begin = kGuard + shift_;
-    const size_t end = begin + host().bytes();
-    for (size_t i = 0; i < all.size(); ++i) {
-      if (i < begin || i >= end) EXPECT_EQ(int{all[i]}, kPoison);
-    }
-    return std::vector<uint8_t>(all.begin() + static_cast<long>(begin),
-                                all.begin() + static_cast<long>(end));
-  }
-
-  void expect_equal() {
-    const std::vector<uint8_t> got = fetch();
-    EXPECT_EQ(std::memcmp(got.data(), host_.data(), got.size()), 0);
-  }
-
-  // Values near those of the host: as near as the roundings of the type leave them.
-  void expect_close() {
-    std::vector<uint8_t> got = fetch();
-    const float step = dtype_ == DataType::kFp16   ? 0x1p-9f
-                       : dtype_ == DataType::kBf16 ? 0x1p-6f
-                                                   : 1e-5f;
-    dispatch_float(dtype_, [&](auto tag) {
-      using T = decltype(tag);
-      for (int64_t i = 0; i < shape_.count(); ++i) {
-        const float g = to_float(reinterpret_cast<const T*>(got.data())[i]);
-        const float w = to_float(reinterpret_cast<const T*>(host_.data())[i]);
-        EXPECT(std::fabs(g - w) <= step * std::fabs(w) + 1e-5f);
-      }
-    });
-  }
-
- private:
-  void* at() { return static_cast<char*>(memory_.data()) + kGuard + shift_; }
-
-  DataType dtype_;
-  Shape shape_;
-  size_t shift_;
-  std::vector<uint8_t> host_;
-  Buffer memory_;
-};
-
-// A LinearInput on both sides. group 0: not quantised.
-struct Input {
-  Both values;
-  Both codes;
-  Both scales;
-  LinearInput host;
-  LinearInput gpu;
-
-  static int64_t groups(int64_t k, int64_t group) {
-    return group == 0 ? 1 : (k + group - 1) / group;
-  }
-
-  Input(DataType dtype, int64_t tokens, int64_t k, int64_t group, int act_bits)
-      : values(dtype, Shape{tokens, k}),
-        codes(DataType::kInt8, Shape{tokens, groups(k, group) * group}),
-        scales(DataType::kFp32, Shape{tokens, groups(k, group)}) {
-    host.values = values.host();
-    host.dtype = dtype;
-    host.group = group;
-    host.act_bits = group == 0 ? 16 : act_bits;
-    gpu = host;
-    gpu.values = values.gpu();
-    if (group == 0) return;
-    host.codes = codes.host();
-    host.scales = scales.host();
-    gpu.codes = codes.gpu();
-    gpu.scales = scales.gpu();
-  }
-
-  // Codes are those that the CPU makes of the values that the GPU made.
-  void expect_codes() {
-    if (!gpu.quantized()) return;
-    const std::vector<uint8_t> made = values.fetch();
-    std::memcpy(host.values.raw(), made.data(), made.size());
-    quantize_values(host, {});
-    codes.expect_equal();
-    scales.expect_equal();
-  }
-};
-
-// A product on the GPU, and what the CPU makes of it before its op.
-struct Operand {
-  Both raw;
-  Both act_scale;
-  Both weight_scale;
-  Both bias;
-  Both finished;
-  Product gpu;
-  Product host;
-
-  Operand(bool int32, int64_t tokens, int64_t n)
-      : raw(int32 ? DataType::kInt32 : DataType::kFp32, Shape{tokens, n}),
-        act_scale(DataType::kFp32, Shape{tokens}),
-        weight_scale(DataType::kFp32, Shape{n}),
-        bias(DataType::kFp32, Shape{n}),
-        finished(DataType::kFp32, Shape{tokens, n}) {
-    raw.random(3);
-    gpu.values = raw.gpu();
-    Product unfinished;
-    unfinished.values = raw.host();
-    if (int32) {
-      gpu.act_scale = act_scale.random().gpu();
-      gpu.weight_scale = weight_scale.random().gpu();
-      gpu.bias = bias.random().gpu();
-      unfinished.act_scale = act_scale.host();
-      unfinished.weight_scale = weight_scale.host();
-      unfinished.bias = bias.host();
-    }
-    host.values = finished.host();
-    invokeFinishProduct(host.values, unfinished, {});
-  }
-};
 
 // Groups of a row of k: none, one, those that lie in neighbouring lanes, and one of an odd size.
 std::vector<int64_t> groupings(int64_t k) { return {0, k, 128, 24, 5}; }

@@ -80,7 +80,9 @@ def test_perplexity_is_that_of_the_cpu(
     windows = list(model.windows(length, 16 if model.is_large else -(-30_000 // length)))
     gpu = model.engine(scheme, dtype=dtype, device="cuda")
     ours = perplexity(gpu, windows)
-    theirs = cpu_perplexity(model, scheme, dtype, windows, request.config.getoption("--cpu-results"))
+    theirs = cpu_perplexity(
+        model, scheme, dtype, windows, request.config.getoption("--cpu-results")
+    )
     error = abs(ours / theirs - 1.0)
     tokens = sum(len(w) for w in windows)
     measured(
