@@ -108,6 +108,24 @@ void check_gpu_types(const EngineOptions& options, bool is_dtype_given) {
   }
 }
 
+// Every product on a GPU reads rows of whole 16-byte pieces, on every rank.
+void check_gpu_sizes(const ModelFolder& folder, Scheme scheme) {
+  const int64_t step = scheme == Scheme::kFloat ? 8 : 16;
+  const auto check = [&](const char* what, int64_t size) {
+    if (size % step == 0) return;
+    refuse(detail::join(what, " is ", size, ", and a GPU takes multiples of ", step, " in scheme ",
+                        scheme),
+           "", folder.tp > 1 ? "--device cpu, or a smaller --tp" : "--device cpu");
+  };
+  check("hidden_size", folder.config.hidden_size);
+  for (const auto& [begin, end] : folder.shards.heads) {
+    check("the width of a rank's heads", (end - begin) * folder.config.head_dim);
+  }
+  for (const auto& [begin, end] : folder.shards.inter) {
+    check("a rank's inter_size", end - begin);
+  }
+}
+
 int64_t resolve_prefill_tokens(const EngineOptions& asked, int64_t max_len) {
   int64_t tokens = asked.prefill_tokens;
   if (tokens == 0) tokens = asked.device == Device::kCuda ? kGpuPrefillTokens : kCpuPrefillTokens;
@@ -148,6 +166,7 @@ EngineOptions resolve_options(const EngineOptions& asked, const ModelFolder& fol
   }
   if (asked.device == Device::kCuda) {
     check_gpu_types(options, asked.dtype.has_value());
+    check_gpu_sizes(folder, *options.scheme);
     check_gpu(asked.gpu);
   }
   if (asked.policy) check_given_policy(*asked.policy, folder, *options.scheme);

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not _native.gpus(), reason="no GPU, or a build w
 @pytest.fixture
 def engine(tmp_path: Path) -> _native.Engine:
     """Of three slots; token 78 makes the logits not finite."""
-    model = make_model("llama_mha")
+    model = make_model("llama_mha", intermediate_size=104)
     model.model.embed_tokens.weight.data[78] = float("inf")
     folder = str(write_folder(model, tmp_path))
     return _native.Engine(folder, device="cuda", dtype="fp16", max_batch=3)
