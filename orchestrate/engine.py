@@ -66,6 +66,7 @@ class EngineInfo:
     threads: int
     device: str  # cpu, cuda:1, or cuda:0-1 for several ranks
     memory_bytes: dict[str, int]  # of one rank, on its device
+    gemm_note: str = ""  # on a GPU: which measured GEMM choices are in use
 
 
 @dataclass(frozen=True)
@@ -300,4 +301,5 @@ def describe(engine: Any, options: EngineOptions) -> EngineInfo:
         threads=engine.threads,
         device=Device(options.device, options.gpu).label(options.tensor_parallel_size),
         memory_bytes=dict(engine.memory()),
+        gemm_note=engine.gemm_note,
     )

@@ -204,6 +204,10 @@ const EngineOptions& Engine::options() const { return impl_->options; }
 
 std::array<size_t, kMemoryKinds> Engine::memory() const { return impl_->memory; }
 
+std::string Engine::gemm_note() const {
+  return impl_->gpu ? impl_->gpu->gemm->table_note() : std::string();
+}
+
 bool Engine::can_admit(int64_t prompt_tokens, int64_t max_tokens) const {
   const std::lock_guard<std::mutex> lock(impl_->mutex);
   const bool slot_free = std::any_of(impl_->sequences.begin(), impl_->sequences.end(),

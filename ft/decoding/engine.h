@@ -74,6 +74,9 @@ class Engine {
   const EngineOptions& options() const;             // resolved: every field is set
   std::array<size_t, kMemoryKinds> memory() const;  // bytes that this engine holds, by MemoryKind
 
+  // On a GPU: which table of measured GEMM choices is in use, or why none; empty on the CPU.
+  std::string gemm_note() const;
+
   // A slot for a new sequence, whose prompt is prefilled by the next steps. Throws Error{kConfig}
   // if the prompt is empty, holds an id outside the vocabulary, or does not fit in max_len with at
   // least one new token. can_admit says whether a slot and pages for prompt + max_tokens are free

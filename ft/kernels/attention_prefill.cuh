@@ -117,19 +117,42 @@ __device__ __forceinline__ void load_prefill_tile(T* k, T* v, const AttentionVie
                                                   const int* pages, int kv_head, int first,
                                                   int end) {
   using Shape = PrefillShape<kDim>;
-#pragma unroll 2  // all at once would take registers that the tile needs
-  for (int i = 0; i < Shape::kTile * Shape::kWords / kPrefillThreads; ++i) {
-    const int at = i * kPrefillThreads + static_cast<int>(threadIdx.x);
-    const int row = at / Shape::kWords;
-    const int column = at % Shape::kWords * 8;
-    const bool there = first + row < end && column < view.head_dim;
-    int64_t from = 0;
-    if (there) {
-      from = view.page_at(pages[row / kPageTokens], kv_head) + row % kPageTokens * view.head_dim +
-             column;
+  // A thread keeps its column; its rows are kStep apart, so a page is looked up once.
+  if constexpr (kPrefillThreads % Shape::kWords == 0 &&
+                kPrefillThreads / Shape::kWords <= kPageTokens) {
+    constexpr int kStep = kPrefillThreads / Shape::kWords;  // rows of one round of all threads
+    const int row = static_cast<int>(threadIdx.x) / Shape::kWords;
+    const int column = static_cast<int>(threadIdx.x) % Shape::kWords * 8;
+    const int limit = column < view.head_dim ? end - first : 0;  // rows that are there
+    T* const k_to = k + row * Shape::kStride + column;
+    T* const v_to = v + row * Shape::kStride + column;
+#pragma unroll
+    for (int page = 0; page < Shape::kTile / kPageTokens; ++page) {
+      const int64_t from = view.page_at(pages[page], kv_head) + row * view.head_dim + column;
+#pragma unroll
+      for (int i = 0; i < kPageTokens / kStep; ++i) {
+        const int at = page * kPageTokens + i * kStep;
+        const bool there = at + row < limit;
+        const int64_t source = there ? from + i * kStep * view.head_dim : 0;
+        copy_async(k_to + at * Shape::kStride, view.k + source, there);
+        copy_async(v_to + at * Shape::kStride, view.v + source, there);
+      }
     }
-    copy_async(k + row * Shape::kStride + column, view.k + from, there);
-    copy_async(v + row * Shape::kStride + column, view.v + from, there);
+  } else {
+#pragma unroll 2  // all at once would take registers that the tile needs
+    for (int i = 0; i < Shape::kTile * Shape::kWords / kPrefillThreads; ++i) {
+      const int at = i * kPrefillThreads + static_cast<int>(threadIdx.x);
+      const int row = at / Shape::kWords;
+      const int column = at % Shape::kWords * 8;
+      const bool there = first + row < end && column < view.head_dim;
+      int64_t from = 0;
+      if (there) {
+        from = view.page_at(pages[row / kPageTokens], kv_head) + row % kPageTokens * view.head_dim +
+               column;
+      }
+      copy_async(k + row * Shape::kStride + column, view.k + from, there);
+      copy_async(v + row * Shape::kStride + column, view.v + from, there);
+    }
   }
 }
 

@@ -84,10 +84,19 @@ void dispatch_compute_type(DataType dtype, F&& f) {
   }
 }
 
+// As below, for an op that takes products rounded to T too.
+template <typename T, typename F>
+void dispatch_any_product_type(const Product& product, F&& f) {
+  if (product.values.dtype() == DataType::kInt32) return f(int32_t{});
+  if (product.values.dtype() == DataType::kFp32) return f(float{});
+  f(T{});
+}
+
 // Calls f(In{}) with the type of a product's values: float or int32_t.
 template <typename F>
 void dispatch_product_type(const Product& product, F&& f) {
   if (product.values.dtype() == DataType::kInt32) return f(int32_t{});
+  FLEXQ_FT_CHECK_EQ(product.values.dtype(), DataType::kFp32, "product of a GPU op");
   f(float{});
 }
 

@@ -15,10 +15,11 @@ DataType output_type(Scheme scheme) {
 
 GemmProblem gemm_problem(Tensor y, ConstTensor x, ConstTensor w, Scheme scheme) {
   FLEXQ_FT_CHECK(x.rank() == 2 && w.rank() == 2, "x ", x.shape(), ", w ", w.shape());
-  const GemmProblem p{scheme, x.dtype(), x.dim(0), w.dim(0), w.dim(1)};
+  GemmProblem p{scheme, x.dtype(), x.dim(0), w.dim(0), w.dim(1)};
+  p.rounded = scheme == Scheme::kFloat && y.dtype() == x.dtype();
   FLEXQ_FT_CHECK_EQ(x.dim(1), p.k, p);
   FLEXQ_FT_CHECK_EQ(y.shape(), (Shape{p.m, p.n}), p);
-  FLEXQ_FT_CHECK_EQ(y.dtype(), output_type(scheme), p);
+  FLEXQ_FT_CHECK_EQ(y.dtype(), p.rounded ? x.dtype() : output_type(scheme), p);
   for (Device device : {y.device(), x.device(), w.device()}) {
     FLEXQ_FT_CHECK_EQ(device, Device::kCuda, p);
   }
@@ -81,7 +82,8 @@ GemmProblem GemmBackend::library_problem(const GemmProblem& problem) {
 cublaslt::Gemm& GemmBackend::library_gemm(const GemmProblem& problem) {
   FLEXQ_FT_CHECK(has_library(), "cuBLASLt was not asked for, and is needed for ", problem);
   const GemmProblem p = library_problem(problem);
-  return gemms_.try_emplace(Key{p.scheme, p.dtype, p.m, p.n, p.k}, *context_, p).first->second;
+  return gemms_.try_emplace(Key{p.scheme, p.dtype, p.rounded, p.m, p.n, p.k}, *context_, p)
+      .first->second;
 }
 
 std::vector<GemmCandidate> GemmBackend::skinny_candidates(const GemmProblem& problem) const {
@@ -128,7 +130,8 @@ void GemmBackend::run(Tensor y, ConstTensor x, ConstTensor w, Scheme scheme,
     gpu::invokeSkinnyGemm(y, x, w, scheme, *candidate.skinny, stream);
     return;
   }
-  const GemmProblem problem{scheme, x.dtype(), x.dim(0), w.dim(0), w.dim(1)};
+  GemmProblem problem{scheme, x.dtype(), x.dim(0), w.dim(0), w.dim(1)};
+  problem.rounded = scheme == Scheme::kFloat && y.dtype() == x.dtype();
   if (scheme == Scheme::kW8A16) {
     FLEXQ_FT_CHECK(dequantized_.defined(), "no room to dequantise for ", problem);
     FLEXQ_FT_CHECK_LE(w.count(), largest_w8a16_, "largest W8A16 weight: ", problem);

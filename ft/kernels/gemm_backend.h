@@ -59,7 +59,7 @@ class GemmBackend {
   static GemmProblem library_problem(const GemmProblem& problem);
   cublaslt::Gemm& library_gemm(const GemmProblem& problem);
 
-  using Key = std::tuple<Scheme, DataType, int64_t, int64_t, int64_t>;
+  using Key = std::tuple<Scheme, DataType, bool, int64_t, int64_t, int64_t>;
 
   cuda::DeviceInfo device_;
   int64_t largest_w8a16_ = 0;

@@ -75,7 +75,7 @@ GemmRow parse_row(const std::string& text, int line) {
 
 std::ostream& operator<<(std::ostream& out, const GemmProblem& p) {
   return out << "GemmProblem{scheme=" << p.scheme << ", dtype=" << p.dtype << ", m=" << p.m
-             << ", n=" << p.n << ", k=" << p.k << "}";
+             << ", n=" << p.n << ", k=" << p.k << (p.rounded ? ", rounded}" : "}");
 }
 
 int64_t m_bucket(int64_t m) {

@@ -68,11 +68,11 @@ class ChoosingGemm final : public GpuGemm {
   std::string table_note() const override { return note_; }
 
  private:
-  using Key = std::tuple<Scheme, DataType, int64_t, int64_t, int64_t>;
+  using Key = std::tuple<Scheme, DataType, bool, int64_t, int64_t, int64_t>;
 
   // Chosen once for a problem; work of the host only.
   const Chosen& chosen(const GemmProblem& p) const {
-    const Key key{p.scheme, p.dtype, p.m, p.n, p.k};
+    const Key key{p.scheme, p.dtype, p.rounded, p.m, p.n, p.k};
     const auto found = chosen_.find(key);
     return found != chosen_.end() ? found->second : chosen_.emplace(key, choose(p)).first->second;
   }

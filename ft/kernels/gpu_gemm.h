@@ -14,13 +14,14 @@
 namespace flexq_ft {
 
 // y [m, n] = x [m, k] · wᵀ, w [n, k] row-major (Layout::kRowMajor).
-//   scheme kFloat: x and w fp16 | bf16, y fp32
+//   scheme kFloat: x and w fp16 | bf16, y fp32, or of their type for more than kSkinnyMaxTokens
 //   scheme kW8A16: x fp16 | bf16, w int8, y fp32 without the weight's scales
 //   scheme kW8A8:  x and w int8, y int32
 struct GemmProblem {
   Scheme scheme = Scheme::kFloat;
   DataType dtype = DataType::kFp16;  // of x
   int64_t m = 0, n = 0, k = 0;
+  bool rounded = false;  // kFloat, of the library: y is of x's type
 };
 
 std::ostream& operator<<(std::ostream& out, const GemmProblem& problem);

@@ -105,7 +105,7 @@ void rope_append(Tensor q, KvPages kv, const Product& qkv, ConstTensor rope,
                            rope.defined() ? rope.dim(0) : 0, kv.k.dim(0),
                            static_cast<int>(heads),          static_cast<int>(kv_heads),
                            static_cast<int>(head_dim)};
-    dispatch_product_type(qkv, [&](auto in) {
+    dispatch_any_product_type<T>(qkv, [&](auto in) {
       using In = decltype(in);
       dispatch_aligned(aligned, [&](auto is_aligned) {
         launch(rope_append_kernel<T, In, is_aligned()>, grid, dim3(kFlatThreads), 0, stream, to,

@@ -11,7 +11,8 @@ Product Attention::forward(const LinearInput& x, KvPages kv, const RaggedBatch& 
   const Workspace& ws = context.workspace;
   const Tensor q = ws.q(tokens);
 
-  const Product qkv = qkv_.forward(ws.qkv(tokens), x, context);
+  const bool rounded = qkv_.can_round(tokens, context);
+  const Product qkv = qkv_.forward(rounded ? ws.rounded_qkv(tokens) : ws.qkv(tokens), x, context);
   context.mark("qkv", qkv_.weight().bytes());
   invokeRopeAppend(q, kv, qkv, rope_table_, batch, context.stream());
   context.mark("rope");

@@ -29,6 +29,9 @@ flexq_kernels::PackedWeight packed(const LinearWeight& weight) {
           static_cast<const uint16_t*>(weight.scales.data())};
 }
 
+// Up to so many tokens a GPU has products of its own, whose sums are fp32.
+constexpr int64_t kUnroundedTokens = 64;
+
 // The same memory as another type of the same size.
 Tensor as(Tensor t, DataType dtype) {
   FLEXQ_FT_CHECK_EQ(size_of(dtype), size_of(t.dtype()), "view of ", t.dtype(), " as ", dtype);
@@ -68,6 +71,12 @@ LinearInput Linear::input(Tensor values, const LayerContext& context) const {
   out.group = shape.k / shape.groups;
   out.act_bits = format.act_bits;
   return out;
+}
+
+bool Linear::can_round(int64_t tokens, const LayerContext& context) const {
+  return context.device.device == Device::kCuda && weight_->format.scheme == Scheme::kFloat &&
+         !weight_->bias.defined() && weight_->n % 8 == 0 && tokens > kUnroundedTokens &&
+         context.watchers.observer == nullptr;
 }
 
 Product Linear::forward(Tensor y, const LinearInput& x, const LayerContext& context) const {

@@ -22,12 +22,16 @@ class Linear {
 
   const LinearWeight& weight() const { return *weight_; }
 
+  // Whether forward() can round its output to the compute type itself, where the op behind it would
+  // do nothing else first: half the bytes between the two. y is then of that type.
+  bool can_round(int64_t tokens, const LayerContext& context) const;
+
   // What the op before this layer is to fill: values [tokens, k] in the memory given, or codes and
   // scales in the context's workspace, or both.
   LinearInput input(Tensor values, const LayerContext& context) const;
 
-  // The product of an input made by input(), in y [tokens, n] fp32: x · wᵀ + bias, of which the op
-  // behind this layer applies what the Product says.
+  // The product of an input made by input(), in y [tokens, n] fp32 (or see can_round): x · wᵀ +
+  // bias, of which the op behind this layer applies what the Product says.
   Product forward(Tensor y, const LinearInput& x, const LayerContext& context) const;
 
  private:

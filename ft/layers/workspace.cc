@@ -50,6 +50,10 @@ Tensor Workspace::qkv(int64_t tokens) const {
   return qkv_.tensor(DataType::kFp32, {tokens, sizes_.qkv});
 }
 
+Tensor Workspace::rounded_qkv(int64_t tokens) const {
+  return qkv_.tensor(sizes_.dtype, {tokens, sizes_.qkv});
+}
+
 Tensor Workspace::q(int64_t tokens) const {
   return q_.tensor(sizes_.dtype, {tokens, sizes_.attention});
 }

@@ -38,6 +38,7 @@ class Workspace {
   Tensor residual(int64_t tokens) const;          // [tokens, hidden]     compute type
   Tensor normed(int64_t tokens) const;            // [tokens, hidden]     compute type
   Tensor qkv(int64_t tokens) const;               // [tokens, qkv]        fp32
+  Tensor rounded_qkv(int64_t tokens) const;       // [tokens, qkv]        compute type, same memory
   Tensor q(int64_t tokens) const;                 // [tokens, attention]  compute type
   Tensor attention(int64_t tokens) const;         // [tokens, attention]  compute type
   Tensor up(int64_t tokens) const;                // [tokens, up]         fp32

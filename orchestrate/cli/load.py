@@ -40,6 +40,8 @@ def load_model(model: Path, options: Mapping[str, Any], *, max_batch: int = 1) -
         f"{info.tensor_parallel_size} rank(s) of {info.threads} thread(s), up to "
         f"{info.max_len:,} tokens, a cache of {info.kv_tokens:,}; of each rank: {memory}"
     )
+    if info.gemm_note:
+        (console.info if "default" in info.gemm_note else console.detail)(info.gemm_note)
     return llm
 
 
