@@ -205,6 +205,10 @@ class Engine:
     @property
     def device(self) -> str: ...
     @property
+    def gemm_note(self) -> str:
+        """On a GPU: which measured choices of products are in use; empty on the CPU."""
+
+    @property
     def threads(self) -> int: ...
     def memory(self) -> dict[str, int]: ...
 
