@@ -83,7 +83,11 @@ void Gemm::make(const GemmProblem& p) {
              k = static_cast<uint64_t>(p.k);
   FLEXQ_FT_CUBLASLT(api().layout_create(&w_, type, k, n, p.k));
   FLEXQ_FT_CUBLASLT(api().layout_create(&x_, type, k, m, p.k));
-  FLEXQ_FT_CUBLASLT(api().layout_create(&y_, integer_ ? kR32I : p.rounded ? type : kR32F, n, m, p.n));
+  FLEXQ_FT_CUBLASLT(api().layout_create(&y_,
+                                        integer_    ? kR32I
+                                        : p.rounded ? type
+                                                    : kR32F,
+                                        n, m, p.n));
 }
 
 void Gemm::release() {

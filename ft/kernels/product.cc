@@ -43,8 +43,8 @@ void check_product(const Product& product, int64_t tokens, int64_t n) {
   FLEXQ_FT_CHECK_EQ(product.values.shape(), (Shape{tokens, n}), "product: values");
   const DataType dtype = product.values.dtype();
   const bool raw = dtype == DataType::kFp32 || dtype == DataType::kInt32;
-  const bool finished = !product.act_scale.defined() && !product.weight_scale.defined() &&
-                        !product.bias.defined();
+  const bool finished =
+      !product.act_scale.defined() && !product.weight_scale.defined() && !product.bias.defined();
   FLEXQ_FT_CHECK(raw || (is_float(dtype) && finished), "product of ", dtype);
   check_vector(product.act_scale, tokens, "scales of the tokens");
   check_vector(product.weight_scale, n, "scales of the weight");

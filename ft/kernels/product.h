@@ -23,7 +23,8 @@ struct LinearInput {
 
 // What a linear gave, [tokens, n], before what the op behind it still applies:
 //   value(t, i) = float(values[t, i]) * act_scale[t] * weight_scale[i] + bias[i]
-// Rounded values have no scales and no bias. On the CPU values are fp32 and the scales were applied; a GPU leaves them to the next kernel.
+// Rounded values have no scales and no bias. On the CPU values are fp32 and the scales were
+// applied; a GPU leaves them to the next kernel.
 struct Product {
   Tensor values;             // [tokens, n] fp32, or int32 sums, or rounded to the compute type
   ConstTensor act_scale;     // [tokens] fp32, or undefined: 1

@@ -40,8 +40,8 @@ bool skinny_gemm_takes(const GemmProblem& p) {
   const int64_t multiple = int8_weight(p.scheme) ? 16 : 8;
   // Pieces of 16 bytes are counted in 32 bits, over the whole weight too.
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
-  return types && !p.rounded && p.m >= 1 && p.m <= kSkinnyMaxTokens && p.n >= 1 && p.k >= multiple &&
-         p.k % multiple == 0 && p.n <= kMost && p.k / 8 <= kMost / p.n &&
+  return types && !p.rounded && p.m >= 1 && p.m <= kSkinnyMaxTokens && p.n >= 1 &&
+         p.k >= multiple && p.k % multiple == 0 && p.n <= kMost && p.k / 8 <= kMost / p.n &&
          p.k / 8 <= kMost / kSkinnyMaxTokens;
 }
 

@@ -52,7 +52,8 @@ class Console:
     def rich(self, *, stderr: bool = True) -> RichConsole:
         """A rich console on stderr (or stdout), plain when the stream is not a terminal."""
         stream: TextIO = sys.stderr if stderr else sys.stdout
-        width = None if stream.isatty() else 120
+        # A file or pipe has no edge to fold a result's paths at.
+        width = None if stream.isatty() else 120 if stderr else 10_000
         return RichConsole(file=stream, width=width, highlight=False, soft_wrap=False)
 
     def out(self, text: str, *, end: str = "\n") -> None:

@@ -99,7 +99,7 @@ def _show_source(path: Path) -> None:
     finally:
         source.close()
     if not console.json_mode:
-        console.show(_pairs(f"{source.name} ({source.kind}, not converted)", model))
+        _show_pairs(f"{source.name} ({source.kind}, not converted)", model)
         console.out(f"{len(tensors)} tensors, {total / 1e6:,.1f} MB")
     console.emit(
         SCHEMA,
@@ -116,8 +116,8 @@ def _show_folder(folder: Path) -> None:
 
     summary = summarize(folder)
     if not console.json_mode:
-        console.show(_pairs(str(folder), summary.manifest["model"]))
-        console.show(_pairs("Precision and sizes", _precision(summary)))
+        _show_pairs(str(folder), summary.manifest["model"])
+        _show_pairs("Precision and sizes", _precision(summary))
         console.show(_file_table(summary.manifest["files"]))
     console.emit(
         SCHEMA,
@@ -143,7 +143,7 @@ def _show_ft_folder(folder: Path) -> None:
     model = {name: getattr(config, name) for name in fields}
     results = {"files": sizes, "total_bytes": total, "model": model}
     if not console.json_mode:
-        console.show(_pairs(f"{folder} (FasterTransformer's own: no manifest)", model))
+        _show_pairs(f"{folder} (FasterTransformer's own: no manifest)", model)
         console.out(f"{len(sizes)} files, {total / 1e6:,.1f} MB")
     console.emit(SCHEMA, config={"model": str(folder)}, results=results)
 
@@ -164,13 +164,15 @@ def _precision(summary: FolderSummary) -> dict[str, Any]:
     }
 
 
-def _pairs(title: str, values: Mapping[str, Any]) -> Table:
-    table = Table(title=title, show_header=False)
+def _show_pairs(title: str, values: Mapping[str, Any]) -> None:
+    # The title may be a path, and a table's own is folded to the width of the table.
+    table = Table(show_header=False)
     table.add_column("key")
     table.add_column("value")
     for key, value in values.items():
         table.add_row(key, "-" if value is None else str(value))
-    return table
+    console.out(title)
+    console.show(table)
 
 
 def _file_table(files: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -211,7 +213,7 @@ def _show_tensor(folder: Path, name: str, rank: int, corner: tuple[int, int]) ->
             counts = statistics.get("code_counts")
             numbers = {k: f"{v:.6g}" for k, v in statistics.items() if k != "code_counts"}
             title = f"{tensor.file}: {' x '.join(map(str, tensor.shape))} {tensor.dtype}"
-            console.show(_pairs(title, numbers))
+            _show_pairs(title, numbers)
             if counts:
                 console.show(_histogram(counts))
             for kind, rows in shown.items():
