@@ -205,7 +205,6 @@ class Engine:
     @property
     def device(self) -> str: ...
     @property
-    def gemm_note(self) -> str: ...
     def gemm_note(self) -> str:
         """On a GPU: which measured choices of products are in use; empty on the CPU."""
 
