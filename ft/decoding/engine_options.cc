@@ -166,8 +166,8 @@ EngineOptions resolve_options(const EngineOptions& asked, const ModelFolder& fol
   }
   if (asked.device == Device::kCuda) {
     check_gpu_types(options, asked.dtype.has_value());
-    check_gpu_sizes(folder, *options.scheme);
     check_gpu(asked.gpu);
+    check_gpu_sizes(folder, *options.scheme);
   }
   if (asked.policy) check_given_policy(*asked.policy, folder, *options.scheme);
   options.policy = asked.policy.value_or(folder.policy);
