@@ -73,6 +73,10 @@ class GpuRunner final : public StepRunner {
  public:
   explicit GpuRunner(const RunnerModel& model)
       : model_(model), stream_(model.device.stream), slots_(sizes_of(model), stream_) {
+    const int64_t most = model.options.max_batch;
+    for (int64_t n = 1; n < 2 * most; n *= 2) {
+      decodes_.try_emplace(bucket_of(n, most), bucket_of(n, most));
+    }
     for (int64_t i = 0; i < kDepth; ++i) {
       landings_.push_back(std::make_unique<Landing>(model.decoder.limits().logit_rows));
     }
@@ -119,8 +123,9 @@ class GpuRunner final : public StepRunner {
   std::vector<StepSample> collect() override {
     Landing& landing = *landings_[static_cast<size_t>(collected_ % kDepth)];
     wait_for(landing.end, model_.comm, detail::join("step ", collected_));
+    const double ms = landing.end.since_ms(landing.begin);
     ++collected_;
-    times_.push_back(landing.end.since_ms(landing.begin));
+    times_.add(ms);
     std::vector<StepSample> out(static_cast<size_t>(landing.rows));
     for (size_t row = 0; row < out.size(); ++row) {
       out[row] = read(landing.samples.as<DeviceSample>()[row], landing.params[row],
@@ -129,11 +134,11 @@ class GpuRunner final : public StepRunner {
     return out;
   }
 
-  std::vector<double> take_step_times() override { return std::exchange(times_, {}); }
+  std::vector<double> take_step_times() override { return times_.take(); }
 
   void drop_graphs() override {
     finish("the last step");
-    decodes_.clear();
+    for (auto& [bucket, decode] : decodes_) decode.graph.reset();
   }
 
   void run_alone(const std::vector<int64_t>& ids, int64_t wanted, const KvCache& cache,
@@ -183,8 +188,7 @@ class GpuRunner final : public StepRunner {
 
   void run_decode(const std::vector<StepItem>& plan) {
     const int64_t bucket = bucket_of(static_cast<int64_t>(plan.size()), model_.options.max_batch);
-    const auto place = decodes_.try_emplace(bucket, bucket).first;
-    DecodeGraph& decode = place->second;
+    DecodeGraph& decode = decodes_.at(bucket);
     set_slots(decode, bucket, plan);
     const auto work = [&] { enqueue(decode.items.tensor(), bucket, bucket, bucket, 0); };
     if (!model_.options.graphs || !decode.ran) {
@@ -257,7 +261,7 @@ class GpuRunner final : public StepRunner {
   std::vector<std::unique_ptr<Landing>> landings_;
   int64_t submitted_ = 0;
   int64_t collected_ = 0;
-  std::vector<double> times_;
+  StepTimes times_;
 };
 
 RaggedBatch GpuRunner::put_chunk(const std::vector<int64_t>& ids, int64_t begin, int64_t count,

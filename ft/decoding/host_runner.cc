@@ -37,7 +37,7 @@ class HostRunner final : public StepRunner {
   void submit(const std::vector<StepItem>& plan, const std::vector<Sequence>& sequences) override {
     const Clock::time_point start = Clock::now();
     sampled_ = compute(plan, sequences);
-    times_.push_back(std::chrono::duration<double, std::milli>(Clock::now() - start).count());
+    times_.add(std::chrono::duration<double, std::milli>(Clock::now() - start).count());
   }
 
   std::vector<StepSample> collect() override {
@@ -46,7 +46,7 @@ class HostRunner final : public StepRunner {
     return out;
   }
 
-  std::vector<double> take_step_times() override { return std::exchange(times_, {}); }
+  std::vector<double> take_step_times() override { return times_.take(); }
 
   void run_alone(const std::vector<int64_t>& ids, int64_t wanted, const KvCache& cache,
                  const std::vector<int32_t>& pages, LinearObserver* observer,
@@ -118,7 +118,7 @@ class HostRunner final : public StepRunner {
   StepBatch batch_;
   Buffer logits_;  // [logit rows, vocab] fp32
   std::vector<Sampled> sampled_;
-  std::vector<double> times_;
+  StepTimes times_;
 };
 
 }  // namespace

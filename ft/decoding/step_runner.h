@@ -6,6 +6,7 @@
 #include <exception>
 #include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "ft/decoding/engine.h"
@@ -42,6 +43,20 @@ struct RunnerModel {
   ComputeDevice device;
 };
 
+// The times of the last steps: at most kMost, for an engine whose user never asks.
+class StepTimes {
+ public:
+  void add(double ms) {
+    if (times_.size() == kMost) times_.erase(times_.begin(), times_.begin() + kMost / 2);
+    times_.push_back(ms);
+  }
+  std::vector<double> take() { return std::exchange(times_, {}); }
+
+ private:
+  static constexpr size_t kMost = size_t{1} << 16;
+  std::vector<double> times_;
+};
+
 class StepRunner {
  public:
   virtual ~StepRunner() = default;
@@ -59,7 +74,7 @@ class StepRunner {
   // Of the oldest step: one sample for each item of its plan that is `last`, in order.
   virtual std::vector<StepSample> collect() = 0;
 
-  // Milliseconds of the steps collected since the last call.
+  // Milliseconds of the steps collected since the last call, of the last 65,536 at the most.
   virtual std::vector<double> take_step_times() = 0;
 
   // Runs the ids as one sequence on these pages of this cache, and gives the logits of tokens
