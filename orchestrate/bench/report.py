@@ -185,7 +185,8 @@ def _machine_line(row: Row) -> str:
         if state.get(key) is not None
     ]  # fmt: skip
     after = f"; after {scheme_label(Case(**row['config']))}: {', '.join(known)}" if known else ""
-    return f"{machine['name']}: {machine['read_bandwidth_gb_s']:,.1f} GB/s read{after}"
+    gemm = f"; {machine['gemm_note']}" if machine["gemm_note"] else ""
+    return f"{machine['name']}: {machine['read_bandwidth_gb_s']:,.1f} GB/s read{after}{gemm}"
 
 
 def to_csv(rows: Sequence[Row]) -> str:
