@@ -7,13 +7,6 @@ namespace flexq_ft {
 
 namespace {
 
-flexq_kernels::FloatType float_type(DataType dtype) {
-  FLEXQ_FT_CHECK(is_float(dtype), "activations of ", dtype);
-  if (dtype == DataType::kFp16) return flexq_kernels::FloatType::kFp16;
-  if (dtype == DataType::kBf16) return flexq_kernels::FloatType::kBf16;
-  return flexq_kernels::FloatType::kFp32;
-}
-
 void check_vector(ConstTensor vector, int64_t count, const char* what) {
   if (!vector.defined()) return;
   FLEXQ_FT_CHECK_EQ(vector.shape(), (Shape{count}), "product: ", what);
@@ -21,6 +14,13 @@ void check_vector(ConstTensor vector, int64_t count, const char* what) {
 }
 
 }  // namespace
+
+flexq_kernels::FloatType float_type(DataType dtype) {
+  FLEXQ_FT_CHECK(is_float(dtype), "activations of ", dtype);
+  if (dtype == DataType::kFp16) return flexq_kernels::FloatType::kFp16;
+  if (dtype == DataType::kBf16) return flexq_kernels::FloatType::kBf16;
+  return flexq_kernels::FloatType::kFp32;
+}
 
 void check_linear_input(const LinearInput& input, int64_t tokens, int64_t k) {
   FLEXQ_FT_CHECK(input.values.defined() || input.quantized(), "input of a linear: undefined");

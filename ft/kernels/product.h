@@ -3,6 +3,7 @@
 // applies the scales.
 #pragma once
 
+#include "flexq_kernels/quantize.h"
 #include "ft/core/stream.h"
 #include "ft/core/tensor.h"
 
@@ -33,6 +34,9 @@ struct Product {
 
   bool defined() const { return values.defined(); }
 };
+
+// The name that flexq_kernels has for a compute type.
+flexq_kernels::FloatType float_type(DataType dtype);
 
 // Throws Error{kInternal} unless the parts fit together.
 void check_linear_input(const LinearInput& input, int64_t tokens, int64_t k);

@@ -8,13 +8,6 @@ namespace flexq_ft {
 
 namespace {
 
-flexq_kernels::FloatType float_type(DataType dtype) {
-  FLEXQ_FT_CHECK(is_float(dtype), "activations of ", dtype);
-  if (dtype == DataType::kFp16) return flexq_kernels::FloatType::kFp16;
-  if (dtype == DataType::kBf16) return flexq_kernels::FloatType::kBf16;
-  return flexq_kernels::FloatType::kFp32;
-}
-
 // Named by its own rows; a panel layout pads them to 16 behind.
 Tensor matrix(const LinearWeight& weight) {
   return weight.codes.tensor(weight.format.storage, {weight.n, weight.k});
