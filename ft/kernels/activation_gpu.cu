@@ -97,7 +97,7 @@ void launch_activation(const LinearInput& out, const Product& x, Activation acti
   // Of many tokens, small blocks: while one waits at its barrier others load. No bit depends on it.
   const bool small = tokens > kManyTokens && inter > kVector * most_row_threads(1);
   const int threads = small ? kSmallRowThreads : most_row_threads(0);
-  dispatch_row<T>(inter, plain && !small, threads, [&](auto vectors, const RowLaunch& row) {
+  dispatch_row<T>(inter, plain && !small, false, threads, [&](auto vectors, const RowLaunch& row) {
     launch_rows(activation_kernel<T, In, vectors()>, tokens, row, quantizer.shared_bytes(), stream,
                 values, quantizer, ProductView<In>(x), activation, gated, static_cast<int>(inter),
                 aligned);

@@ -19,28 +19,34 @@ struct NormView {
         eps(norm.eps) {}
 };
 
+template <int kVectors>
 struct NormShared {
-  float sums[2][32];
+  static constexpr int kSums = kVectors > 0 ? kVectors : 1;
+  float sums[2][kSums][32];
 };
 
-// The mean is taken off first, then the squares are summed: no cancellation.
-template <int kVectors, typename T>
-__device__ __forceinline__ float sum_of_squares(Row<T, kVectors>& row, float mean, int hidden) {
-  float sum = 0.0f;
-  row.each([&](const Vector<T>& x, int column) {
+// Over a block, the sum of add(sum, value, inside the row?) over a row's values; a sum for each
+// vector in registers, one for all of those in shared memory.
+template <int kVectors, typename T, typename F>
+__device__ __forceinline__ float row_sum(Row<T, kVectors>& row, int hidden, F&& add,
+                                         float (&partial)[NormShared<kVectors>::kSums][32]) {
+  constexpr int kSums = NormShared<kVectors>::kSums;
+  float sums[kSums] = {};
+#pragma unroll kSums
+  for (int i = 0; i < row.count(); ++i) {
+    float& sum = sums[kVectors > 0 ? i : 0];
+    const Vector<T>& x = row[i];
 #pragma unroll
-    for (int e = 0; e < kVector; ++e) {
-      const float v = column + e < hidden ? x.at(e) - mean : 0.0f;
-      sum = fmaf(v, v, sum);
-    }
-  });
-  return sum;
+    for (int e = 0; e < kVector; ++e) sum = add(sum, x.at(e), row_column(i) + e < hidden);
+  }
+  return block_sum(sums, partial);
 }
 
 // row = round(norm(row)), by all threads of a block; zeros past the end stay zero.
 template <int kVectors, typename T>
 __device__ __forceinline__ void normalize_row(Row<T, kVectors>& row, const NormView<T>& norm,
-                                              int hidden, bool aligned, NormShared& shared) {
+                                              int hidden, bool aligned,
+                                              NormShared<kVectors>& shared) {
   constexpr int kKept = kVectors > 0 ? kVectors : 1;
   const bool layer = norm.bias != nullptr;
   Vector<T> weight[kKept];
@@ -53,14 +59,15 @@ __device__ __forceinline__ void normalize_row(Row<T, kVectors>& row, const NormV
   for (int i = 0; i < kVectors; ++i) load(i, i);  // on their way while the sums are made
   float mean = 0.0f;
   if (layer) {
-    float sum = 0.0f;
-    row.each([&](const Vector<T>& x, int) {
-#pragma unroll
-      for (int e = 0; e < kVector; ++e) sum += x.at(e);
-    });
-    mean = block_sum(sum, shared.sums[0]) / static_cast<float>(hidden);
+    const auto add = [](float sum, float x, bool) { return sum + x; };
+    mean = row_sum(row, hidden, add, shared.sums[0]) / static_cast<float>(hidden);
   }
-  const float squares = block_sum(sum_of_squares(row, mean, hidden), shared.sums[1]);
+  // The mean is taken off first, then the squares are summed: no cancellation.
+  const auto add_square = [&](float sum, float x, bool inside) {
+    const float v = inside ? x - mean : 0.0f;
+    return fmaf(v, v, sum);
+  };
+  const float squares = row_sum(row, hidden, add_square, shared.sums[1]);
   const float scale = 1.0f / sqrtf(squares / static_cast<float>(hidden) + norm.eps);
 #pragma unroll kKept
   for (int i = 0; i < row.count(); ++i) {

@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(most_row_threads(kVectors), row_blocks(kVector
     residual_norm_kernel(T* out, Quantizer quantizer, T* residual, ProductView<In> y,
                          NormView<T> norm, int hidden, bool aligned_rows) {
   const bool aligned = kVectors > 0 || aligned_rows;
-  __shared__ NormShared shared;
+  __shared__ NormShared<kVectors> shared;
   extern __shared__ uint4 dynamic[];
   Row<T, kVectors> row(dynamic, hidden);
   int* maxima = reinterpret_cast<int*>(row.end(dynamic));
@@ -92,6 +92,7 @@ __global__ void __launch_bounds__(kFlatThreads)
 
 void residual_norm(const LinearInput& out, Tensor residual, const Product& product,
                    const NormArgs& norm, Stream stream) {
+  const int64_t tokens = residual.dim(0);
   const int64_t hidden = residual.dim(1);
   const bool aligned = rows_aligned(hidden, {out.values.raw(), residual.raw(), norm.weight.raw(),
                                              norm.bias.raw()}) &&
@@ -102,12 +103,13 @@ void residual_norm(const LinearInput& out, Tensor residual, const Product& produ
     using T = decltype(t);
     dispatch_product_type(product, [&](auto in) {
       using In = decltype(in);
-      dispatch_row<T>(hidden, plain, most_row_threads(0), [&](auto vectors, const RowLaunch& row) {
-        launch_rows(residual_norm_kernel<T, In, vectors()>, residual.dim(0), row,
-                    quantizer.shared_bytes(), stream, static_cast<T*>(out.values.raw()), quantizer,
+      const auto run = [&](auto vectors, const RowLaunch& row) {
+        launch_rows(residual_norm_kernel<T, In, vectors()>, tokens, row, quantizer.shared_bytes(),
+                    stream, static_cast<T*>(out.values.raw()), quantizer,
                     static_cast<T*>(residual.raw()), ProductView<In>(product), NormView<T>(norm),
                     static_cast<int>(hidden), aligned);
-      });
+      };
+      dispatch_row<T>(hidden, plain, tokens > kManyTokens, most_row_threads(0), run);
     });
   });
 }

@@ -69,10 +69,11 @@ void quantize_activations(const LinearInput& input, Stream stream) {
       return launch(quantize_kernel<T, 1>, flat_grid(x.dim(0), x.dim(1)), dim3(kFlatThreads), 0,
                     stream, quantizer, values, aligned);
     }
-    dispatch_row<T>(x.dim(1), plain, most_row_threads(0), [&](auto vectors, const RowLaunch& row) {
-      launch_rows(quantize_kernel<T, vectors()>, x.dim(0), row, quantizer.shared_bytes(), stream,
-                  quantizer, values, aligned);
-    });
+    dispatch_row<T>(x.dim(1), plain, false, most_row_threads(0),
+                    [&](auto vectors, const RowLaunch& row) {
+                      launch_rows(quantize_kernel<T, vectors()>, x.dim(0), row,
+                                  quantizer.shared_bytes(), stream, quantizer, values, aligned);
+                    });
   });
 }
 

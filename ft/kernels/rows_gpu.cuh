@@ -164,17 +164,33 @@ __device__ __forceinline__ Vector<T> rounded_vector(const float (&values)[kVecto
   return out;
 }
 
-// The sum over a block, the same in every thread; in an order that depends on the block's size
-// alone. One barrier: a second sum needs a `partial` of its own.
-__device__ __forceinline__ float block_sum(float value, float (&partial)[32]) {
+// The sum over a block of what its threads have of each of kVectors vectors, the same in every
+// thread. 32 neighbouring vectors of a row are summed first, then those sums: the bits do not
+// depend on how many vectors a thread holds. One barrier: a second sum needs a `partial` of its
+// own.
+template <int kVectors>
+__device__ __forceinline__ float block_sum(const float (&values)[kVectors],
+                                           float (&partial)[kVectors][32]) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int warps = row_threads() / 32;
+  float* const sums = partial[0];
 #pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) {
-    value += __shfl_xor_sync(0xffffffffu, value, offset);
+  for (int i = 0; i < kVectors; ++i) {
+    float value = values[i];
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) {
+      value += __shfl_xor_sync(0xffffffffu, value, offset);
+    }
+    if (lane == 0) sums[i * warps + warp] = value;
   }
-  if (lane == 0) partial[threadIdx.x / 32] = value;
   __syncthreads();
-  value = lane < row_threads() / 32 ? partial[lane] : 0.0f;
+  float value = 0.0f;
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    const int at = i * 32 + lane;
+    value += at < kVectors * warps ? sums[at] : 0.0f;
+  }
 #pragma unroll
   for (int offset = 16; offset > 0; offset /= 2) {
     value += __shfl_xor_sync(0xffffffffu, value, offset);
@@ -201,14 +217,14 @@ struct RowLaunch {
 
 // Calls f(vectors, launch) for rows of T, vectors an integral_constant: kVectors of Row. `plain`
 // rows are aligned, and nothing is asked of them that only Row<T, 0> can do; those get blocks of at
-// most so many threads.
+// most so many threads. Of many tokens, small blocks: more of them run at once.
 template <typename T, typename F>
-void dispatch_row(int64_t columns, bool plain, int most_threads, F&& f) {
+void dispatch_row(int64_t columns, bool plain, bool many_tokens, int most_threads, F&& f) {
   const int64_t count = (columns + kVector - 1) / kVector;
   const auto threads = [&](int64_t vectors) {
     return static_cast<int>((count + vectors * 32 - 1) / (vectors * 32) * 32);
   };
-  if (plain && count <= most_row_threads(1)) {
+  if (plain && count <= most_row_threads(1) && !(many_tokens && count > kSmallRowThreads)) {
     return f(std::integral_constant<int, 1>{}, RowLaunch{threads(1), 0});
   }
   if (plain && count <= 2 * most_row_threads(2)) {
