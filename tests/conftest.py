@@ -41,19 +41,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-_MEASURED: list[str] = []
-
-
 @pytest.fixture
-def measured() -> Callable[[str], None]:
+def measured(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Takes a line about what a test measured, shown at the end of the run."""
-    return _MEASURED.append
+
+    def add(line: str) -> None:
+        # With the report, and so from a worker of pytest-xdist to the terminal.
+        request.node.user_properties.append(("measured", line))
+
+    return add
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _MEASURED:
+    lines = [
+        value
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", None) == "call"
+        for name, value in report.user_properties
+        if name == "measured"
+    ]
+    if lines:
         terminalreporter.section("measured")
-        for line in _MEASURED:
+        for line in lines:
             terminalreporter.write_line(line)
 
 
