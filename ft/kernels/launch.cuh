@@ -1,33 +1,20 @@
 // Launching our kernels, with programmatic dependent launch between two of them that follow each
 // other (sm_90 and later; a full edge elsewhere).
 //
-// The rules that make it safe (CUDA programming guide, "Programmatic Dependent Launch"):
-//   - every kernel of ours calls pdl_wait() in every thread before it reads or writes any memory
-//     that another kernel touches; then "the kernel before has finished" is transitive, and buffers
-//     may be reused along a chain. Before it a kernel may only read what never changes (weights).
-//   - every kernel calls pdl_launch_dependents() once, as early as it can: the next kernel's blocks
-//     may then be placed as soon as there is room, and wait in pdl_wait().
-//   - a library's kernels and copies have full edges on both sides (StreamTail).
+// Its rules: flexq_kernels/gpu/dependent_launch.cuh. A library's kernels and copies have full edges
+// on both sides (StreamTail).
 #pragma once
 
 #include <cuda_runtime.h>
 
+#include "flexq_kernels/gpu/dependent_launch.cuh"
 #include "ft/core/cuda_check.h"
 #include "ft/core/stream.h"
 
 namespace flexq_ft::gpu {
 
-__device__ __forceinline__ void pdl_wait() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-__device__ __forceinline__ void pdl_launch_dependents() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
+using flexq_kernels::gpu::pdl_launch_dependents;
+using flexq_kernels::gpu::pdl_wait;
 
 // Launches on the current device. Dynamic shared memory above 48 KB must have been allowed for the
 // kernel (allow_shared_memory).

@@ -2,6 +2,7 @@
 // docs/numerics.md, so that codes and scales are those of flexq_kernels/quant, bit for bit.
 #pragma once
 
+#include "flexq_kernels/gpu/quantize.cuh"
 #include "ft/kernels/rows_gpu.cuh"
 
 namespace flexq_ft::gpu {
@@ -45,28 +46,10 @@ struct Quantizer {
   }
 };
 
-constexpr int kInfinityBits = 0x7f800000;
-constexpr int kLeastGroupBits = 0x0d800000;  // 2^-100
-
-// From the bits of max|x|. inverse is 0 where all codes are.
-__device__ __forceinline__ float group_inverse(int bits, int limit) {
-  if (bits < kLeastGroupBits || bits >= kInfinityBits) return 0.0f;
-  return __fdiv_rn(static_cast<float>(limit), __int_as_float(bits));
-}
-
-__device__ __forceinline__ float group_scale(int bits, int limit) {
-  if (bits < kLeastGroupBits) return 0.0f;
-  if (bits >= kInfinityBits) return __int_as_float(0x7fc00000);
-  return __fdiv_rn(__int_as_float(bits), static_cast<float>(limit));
-}
-
-__device__ __forceinline__ int quantized(float x, float inverse, int limit) {
-  if (inverse == 0.0f) return 0;  // x may be NaN
-  return min(max(__float2int_rn(__fmul_rn(x, inverse)), -limit - 1), limit);
-}
-
-// At least kInfinityBits if x is infinite or NaN.
-__device__ __forceinline__ int magnitude_bits(float x) { return __float_as_int(x) & 0x7fffffff; }
+using flexq_kernels::gpu::group_inverse;
+using flexq_kernels::gpu::group_scale;
+using flexq_kernels::gpu::magnitude_bits;
+using flexq_kernels::gpu::quantized;
 
 template <typename T>
 __device__ __forceinline__ int max_magnitude(const Vector<T>& x) {

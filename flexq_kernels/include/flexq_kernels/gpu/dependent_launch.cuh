@@ -1,0 +1,61 @@
+// Programmatic dependent launch between kernels that follow each other in a stream (sm_90 and
+// later; a full edge elsewhere). The rules that make it safe (CUDA programming guide, "Programmatic
+// Dependent Launch"):
+//   - every kernel calls pdl_wait() in every thread that reads or writes memory that another kernel
+//     touches, before it does; and at least once in every block. Then "the kernel before has
+//     finished" is transitive, and buffers may be reused along a chain. Before it a kernel may only
+//     read what no kernel ever writes (weights).
+//   - every kernel calls pdl_launch_dependents() once, as early as it can: the next kernel's blocks
+//     may then be placed as soon as there is room, and wait in pdl_wait().
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "flexq_kernels/gpu/gemm.h"
+
+namespace flexq_kernels::gpu {
+
+__device__ __forceinline__ void pdl_wait() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void pdl_launch_dependents() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Throws std::runtime_error for what the CUDA runtime refuses.
+inline void check_cuda(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+}
+
+// Allows the kernel so much dynamic shared memory and launches it on the current device.
+template <typename... Params, typename... Args>
+void launch_kernel(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes,
+                   const Launch& how, Args&&... args) {
+  if (shared_bytes > 48 * 1024) {
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    static_cast<int>(shared_bytes)),
+               "shared memory of a kernel");
+  }
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = static_cast<cudaStream_t>(how.stream);
+  cudaLaunchAttribute attribute;
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = how.programmatic ? 1 : 0;
+  check_cuda(cudaLaunchKernelEx(&config, kernel, Params(args)...), "launch of a kernel");
+}
+
+}  // namespace flexq_kernels::gpu

@@ -1,0 +1,36 @@
+// The activation quantiser's steps, each one IEEE operation (docs/numerics.md): codes and scales
+// are those of quantize_activations, bit for bit.
+#pragma once
+
+#include <cstdint>
+
+namespace flexq_kernels::gpu {
+
+constexpr int kInfinityBits = 0x7f800000;
+constexpr int kLeastGroupBits = 0x0d800000;  // 2^-100
+
+// At least kInfinityBits if x is infinite or NaN; the largest of a group is its max|x|.
+__device__ __forceinline__ int magnitude_bits(float x) { return __float_as_int(x) & 0x7fffffff; }
+
+// From the bits of max|x|; limit 31 or 127. The inverse is 0 where all codes are.
+__device__ __forceinline__ float group_inverse(int bits, int limit) {
+  if (bits < kLeastGroupBits || bits >= kInfinityBits) return 0.0f;
+  return __fdiv_rn(static_cast<float>(limit), __int_as_float(bits));
+}
+
+__device__ __forceinline__ float group_scale(int bits, int limit) {
+  if (bits < kLeastGroupBits) return 0.0f;
+  if (bits >= kInfinityBits) return __int_as_float(0x7fc00000);
+  return __fdiv_rn(__int_as_float(bits), static_cast<float>(limit));
+}
+
+__device__ __forceinline__ int quantized(float x, float inverse, int limit) {
+  if (inverse == 0.0f) return 0;  // x may be NaN
+  return min(max(__float2int_rn(__fmul_rn(x, inverse)), -limit - 1), limit);
+}
+
+// Where word w (of 32, each four k) of a group lies in CodeOrder::kFragment: k = 32s + 16h + 4t is
+// word 8s + 4h + t, and goes to 8t + 2s + h.
+__host__ __device__ constexpr int fragment_word(int w) { return w % 4 * 8 + w / 8 * 2 + w / 4 % 2; }
+
+}  // namespace flexq_kernels::gpu
