@@ -117,17 +117,18 @@ __device__ __forceinline__ void combine_quantize(const AttentionOut<T>& out, int
   const Quantizer& q = out.quantizer;
   const int bits = block_magnitude(magnitude, shared);
   const float inverse = group_inverse(bits, q.limit);
-  const int64_t index = token * q.groups + blockIdx.x;
-  uint32_t* codes = reinterpret_cast<uint32_t*>(q.codes + index * q.group);
+  const int group = static_cast<int>(blockIdx.x);
+  int8_t* const codes = q.row(token);
   for (int i = static_cast<int>(threadIdx.x); i * 4 < width; i += static_cast<int>(blockDim.x)) {
     float x[4] = {};  // the rest of the last group is zeros
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       if (i * 4 < columns) x[e] = to_float(rounded[i * 4 + e]);
     }
-    codes[i] = pack_codes(x, inverse, q.limit);
+    *reinterpret_cast<uint32_t*>(codes + q.at(group * q.group + i * 4)) =
+        pack_codes(x, inverse, q.limit);
   }
-  if (threadIdx.x == 0) q.scales[index] = group_scale(bits, q.limit);
+  if (threadIdx.x == 0) q.store_scale(token, group, bits);
 }
 
 // Blocks: (columns [width x, width (x + 1)) of the token, token). A width is a group where there

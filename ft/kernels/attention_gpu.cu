@@ -122,7 +122,12 @@ LinearInput rows_of(const LinearInput& all, int64_t begin, int64_t end) {
   if (all.values.defined()) out.values = all.values.rows(begin, end);
   if (!all.quantized()) return out;
   out.codes = all.codes.rows(begin, end);
-  out.scales = all.scales.rows(begin, end);
+  if (all.scale_stride == 0) {
+    out.scales = all.scales.rows(begin, end);
+  } else {  // the same rows, from another column on
+    out.scales = Tensor(static_cast<float*>(all.scales.raw()) + begin, all.scales.dtype(),
+                        all.scales.shape(), all.scales.device());
+  }
   return out;
 }
 

@@ -40,9 +40,9 @@ __device__ __forceinline__ void write_prefill_rows(const T* rows, const PrefillT
       }
       if (!there) continue;
       const float inverse = group_inverse(bits, q.limit);
-      *reinterpret_cast<uint2*>(q.codes + at) =
-          make_uint2(pack_codes(low, inverse, q.limit), pack_codes(high, inverse, q.limit));
-      if (column == 0) q.scales[token * q.groups + head] = group_scale(bits, q.limit);
+      q.store(q.row(token), head * head_dim + column, pack_codes(low, inverse, q.limit),
+              pack_codes(high, inverse, q.limit));
+      if (column == 0) q.store_scale(token, head, bits);
     }
   }
 }

@@ -7,6 +7,8 @@ namespace flexq_ft {
 
 namespace {
 
+constexpr int64_t kFragmentGroup = flexq_kernels::kGroupSize;
+
 void check_vector(ConstTensor vector, int64_t count, const char* what) {
   if (!vector.defined()) return;
   FLEXQ_FT_CHECK_EQ(vector.shape(), (Shape{count}), "product: ", what);
@@ -35,7 +37,14 @@ void check_linear_input(const LinearInput& input, int64_t tokens, int64_t k) {
   const int64_t groups = (k + input.group - 1) / input.group;
   FLEXQ_FT_CHECK_EQ(input.codes.shape(), (Shape{tokens, groups * input.group}), "codes of k ", k);
   FLEXQ_FT_CHECK_EQ(input.codes.dtype(), DataType::kInt8, "codes");
-  FLEXQ_FT_CHECK_EQ(input.scales.shape(), (Shape{tokens, groups}), "scales of k ", k);
+  const int64_t stride = input.scale_stride;
+  FLEXQ_FT_CHECK(stride == 0 || stride >= tokens, "scales of ", tokens, " tokens, stride ", stride);
+  FLEXQ_FT_CHECK_EQ(input.scales.shape(),
+                    (stride == 0 ? Shape{tokens, groups} : Shape{groups, stride}), "scales of k ",
+                    k);
+  FLEXQ_FT_CHECK(
+      input.order == flexq_kernels::gpu::CodeOrder::kNatural || input.group == kFragmentGroup,
+      "codes in the order of fragments: groups of ", input.group);
   FLEXQ_FT_CHECK_EQ(input.scales.dtype(), DataType::kFp32, "scales");
 }
 
@@ -54,6 +63,7 @@ void check_product(const Product& product, int64_t tokens, int64_t n) {
 void quantize_values(const LinearInput& input, Stream stream) {
   if (!input.quantized()) return;
   if (input.codes.device() == Device::kCuda) return gpu::quantize_activations(input, stream);
+  FLEXQ_FT_CHECK(input.scale_stride == 0, "scales by group on the CPU");
   const ConstTensor x = input.values;
   flexq_kernels::quantize_activations(input.codes.data<int8_t>(), input.scales.data<float>(),
                                       x.raw(), float_type(x.dtype()), x.dim(0), x.dim(1),

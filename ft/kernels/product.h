@@ -3,6 +3,7 @@
 // applies the scales.
 #pragma once
 
+#include "flexq_kernels/gpu/gemm.h"
 #include "flexq_kernels/quantize.h"
 #include "ft/core/stream.h"
 #include "ft/core/tensor.h"
@@ -13,10 +14,15 @@ namespace flexq_ft {
 struct LinearInput {
   Tensor values;  // [tokens, k] compute type; may be undefined on a GPU where codes are
   Tensor codes;   // [tokens, groups * group] int8, the last group padded with zeros; or undefined
-  Tensor scales;  // [tokens, groups] fp32, with the codes
+  Tensor scales;  // fp32, with the codes: [tokens, groups], or see scale_stride
   DataType dtype = DataType::kFp32;  // compute type, to which values are rounded before all else
   int64_t group = 0;                 // along k; k for one scale per token
   int act_bits = 16;                 // 8 or 6 with codes
+
+  // What W6Ax products on a GPU read (flexq_kernels/gpu/gemm.h); the ops of a GPU can make it.
+  int64_t scale_stride = 0;  // scales are [groups, scale_stride], token by token inside a row
+  flexq_kernels::gpu::CodeOrder order =
+      flexq_kernels::gpu::CodeOrder::kNatural;  // of groups of 128
 
   bool quantized() const { return codes.defined(); }
   int64_t tokens() const { return values.defined() ? values.dim(0) : codes.dim(0); }

@@ -7,6 +7,11 @@
 
 namespace flexq_ft::gpu {
 
+using flexq_kernels::gpu::group_inverse;
+using flexq_kernels::gpu::group_scale;
+using flexq_kernels::gpu::magnitude_bits;
+using flexq_kernels::gpu::quantized;
+
 // Codes and scales of a LinearInput as a kernel takes them. codes null: none are asked for.
 struct Quantizer {
   int8_t* codes = nullptr;
@@ -15,7 +20,10 @@ struct Quantizer {
   int group = 1;
   int groups = 0;
   int limit = 127;
-  bool aligned = false;  // eight codes may be written as one word
+  int scale_token = 1;  // from one token's scale to the next token's, and from group to group
+  int scale_group = 1;
+  bool fragments = false;  // CodeOrder::kFragment
+  bool aligned = false;    // eight codes may be written as one word
 
   Quantizer(const LinearInput& out, int64_t k) : columns(static_cast<int>(k)) {
     if (!out.quantized()) return;
@@ -24,6 +32,9 @@ struct Quantizer {
     group = static_cast<int>(out.group);
     groups = static_cast<int>((k + out.group - 1) / out.group);
     limit = out.act_bits == 6 ? 31 : 127;
+    scale_token = out.scale_stride > 0 ? 1 : groups;
+    scale_group = out.scale_stride > 0 ? static_cast<int>(out.scale_stride) : 1;
+    fragments = out.order == flexq_kernels::gpu::CodeOrder::kFragment;
     aligned = k % kVector == 0 && out.codes.dim(1) % kVector == 0 &&
               reinterpret_cast<uintptr_t>(codes) % kVector == 0;
   }
@@ -41,15 +52,30 @@ struct Quantizer {
     FLEXQ_FT_CHECK_LE(bytes, size_t{32768}, "groups of ", group, " in a row of ", columns);
     return bytes;
   }
-  __device__ __forceinline__ int64_t at(int64_t token) const {  // of the token's first code
-    return token * groups * group;
+  // The token's codes.
+  __device__ __forceinline__ int8_t* row(int64_t token) const {
+    return codes + token * groups * group;
+  }
+  // Where in its row the code of a column lies.
+  __device__ __forceinline__ int at(int column) const {
+    if (!fragments) return column;
+    const int word = flexq_kernels::gpu::fragment_word(column % flexq_kernels::kGroupSize / 4);
+    return column - column % flexq_kernels::kGroupSize + 4 * word + column % 4;
+  }
+  // Eight codes from a column on that is a multiple of eight; `aligned` rows.
+  __device__ __forceinline__ void store(int8_t* to, int column, uint32_t low, uint32_t high) const {
+    if (!fragments) {
+      *reinterpret_cast<uint2*>(to + column) = make_uint2(low, high);
+      return;
+    }
+    *reinterpret_cast<uint32_t*>(to + at(column)) = low;
+    *reinterpret_cast<uint32_t*>(to + at(column + 4)) = high;
+  }
+  __device__ __forceinline__ void store_scale(int64_t token, int group_index, int bits) const {
+    scales[token * scale_token + static_cast<int64_t>(group_index) * scale_group] =
+        group_scale(bits, limit);
   }
 };
-
-using flexq_kernels::gpu::group_inverse;
-using flexq_kernels::gpu::group_scale;
-using flexq_kernels::gpu::magnitude_bits;
-using flexq_kernels::gpu::quantized;
 
 template <typename T>
 __device__ __forceinline__ int max_magnitude(const Vector<T>& x) {
@@ -63,7 +89,7 @@ template <typename T>
 __device__ __forceinline__ void store_codes(const Quantizer& q, int64_t token, int column,
                                             bool aligned, const Vector<T>& x, float inverse) {
   if (column >= q.columns) return;
-  int8_t* to = q.codes + q.at(token) + column;
+  int8_t* to = q.row(token);
   uint32_t words[2] = {};
 #pragma unroll
   for (int e = 0; e < kVector; ++e) {
@@ -71,12 +97,13 @@ __device__ __forceinline__ void store_codes(const Quantizer& q, int64_t token, i
     words[e / 4] |= (static_cast<uint32_t>(code) & 0xffu) << (e % 4 * 8);
   }
   if (aligned) {
-    *reinterpret_cast<uint2*>(to) = make_uint2(words[0], words[1]);
+    q.store(to, column, words[0], words[1]);
     return;
   }
 #pragma unroll
   for (int e = 0; e < kVector; ++e) {
-    if (column + e < q.columns) to[e] = static_cast<int8_t>(words[e / 4] >> (e % 4 * 8));
+    if (column + e >= q.columns) continue;
+    to[q.at(column + e)] = static_cast<int8_t>(words[e / 4] >> (e % 4 * 8));
   }
 }
 
@@ -93,8 +120,7 @@ __device__ __forceinline__ void quantize_in_lanes(const Quantizer& q, int64_t to
     }
     store_codes(q, token, column, kVectors > 0 || q.aligned, x, group_inverse(bits, q.limit));
     if ((column & (q.group - 1)) == 0 && column < q.columns) {
-      const int group = column >> (__ffs(q.group) - 1);
-      q.scales[token * q.groups + group] = group_scale(bits, q.limit);
+      q.store_scale(token, column >> (__ffs(q.group) - 1), bits);
     }
   });
 }
@@ -112,7 +138,7 @@ __device__ __forceinline__ void quantize_whole_row(const Quantizer& q, int64_t t
   row.each([&](const Vector<T>& x, int column) {
     store_codes(q, token, column, kVectors > 0 || q.aligned, x, inverse);
   });
-  if (threadIdx.x == 0) q.scales[token] = group_scale(bits, q.limit);
+  if (threadIdx.x == 0) q.store_scale(token, 0, bits);
 }
 
 // Groups of any size, value by value.
@@ -133,11 +159,11 @@ __device__ __forceinline__ void quantize_odd_groups(const Quantizer& q, int64_t 
       const int column = first + e;
       if (column >= q.columns) continue;
       const float inverse = group_inverse(maxima[column / q.group], q.limit);
-      q.codes[q.at(token) + column] = static_cast<int8_t>(quantized(x.at(e), inverse, q.limit));
+      q.row(token)[q.at(column)] = static_cast<int8_t>(quantized(x.at(e), inverse, q.limit));
     }
   });
   for (int g = static_cast<int>(threadIdx.x); g < q.groups; g += row_threads()) {
-    q.scales[token * q.groups + g] = group_scale(maxima[g], q.limit);
+    q.store_scale(token, g, maxima[g]);
   }
 }
 
@@ -165,9 +191,9 @@ __device__ __forceinline__ void quantize_row(const Quantizer& q, int64_t token, 
   }
   if (first != 0) return;
 #pragma unroll 1
-  for (int64_t c = q.columns + static_cast<int64_t>(threadIdx.x);
-       c < static_cast<int64_t>(q.groups) * q.group; c += row_threads()) {
-    q.codes[q.at(token) + c] = 0;  // the rest of the last group
+  for (int c = q.columns + static_cast<int>(threadIdx.x); c < q.groups * q.group;
+       c += row_threads()) {
+    q.row(token)[q.at(c)] = 0;  // the rest of the last group
   }
 }
 

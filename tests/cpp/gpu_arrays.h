@@ -86,6 +86,26 @@ class Both {
                                 all.begin() + static_cast<long>(end));
   }
 
+  // The host's values <- the GPU's.
+  void download() {
+    const std::vector<uint8_t> got = fetch();
+    std::memcpy(host_.data(), got.data(), got.size());
+  }
+
+  template <typename T>
+  T* data() {
+    return reinterpret_cast<T*>(host_.data());
+  }
+  void set(int64_t i, float value) {
+    dispatch_float(dtype_,
+                   [&](auto tag) { data<decltype(tag)>()[i] = from_float<decltype(tag)>(value); });
+  }
+  float get(int64_t i) {
+    float value = 0.0f;
+    dispatch_float(dtype_, [&](auto tag) { value = to_float(data<decltype(tag)>()[i]); });
+    return value;
+  }
+
   void expect_equal() {
     const std::vector<uint8_t> got = fetch();
     EXPECT_EQ(std::memcmp(got.data(), host_.data(), got.size()), 0);
@@ -115,6 +135,52 @@ class Both {
   size_t shift_;
   std::vector<uint8_t> host_;
   Buffer memory_;
+};
+
+// Codes and scales on the GPU as W6Ax products read them there (LinearInput::scale_stride, order),
+// of groups of 128; a few columns of scales too many.
+class ByGroup {
+ public:
+  ByGroup(int64_t tokens, int64_t groups)
+      : tokens_(tokens),
+        groups_(groups),
+        stride_(flexq_kernels::gpu::scale_stride_of(tokens) + 4),
+        codes_(DataType::kInt8, Shape{tokens, groups * 128}),
+        scales_(DataType::kFp32, Shape{groups, stride_}) {}
+
+  void describe(LinearInput& input) {
+    input.codes = codes_.gpu();
+    input.scales = scales_.gpu();
+    input.scale_stride = stride_;
+    input.order = flexq_kernels::gpu::CodeOrder::kFragment;
+  }
+
+  // codes [tokens, groups * 128] in natural order, scales [tokens, groups].
+  void expect_equal(const int8_t* codes, const float* scales) {
+    const std::vector<uint8_t> code_bytes = codes_.fetch(), scale_bytes = scales_.fetch();
+    for (int64_t token = 0; token < tokens_; ++token) {
+      for (int64_t i = 0; i < groups_ * 128; ++i) {
+        const int64_t word = i % 128 / 4, s = word / 8, h = word / 4 % 2, t = word % 4;
+        const int64_t at = i / 128 * 128 + (8 * t + 2 * s + h) * 4 + i % 4;
+        EXPECT_EQ(
+            int{static_cast<int8_t>(code_bytes[static_cast<size_t>(token * groups_ * 128 + at)])},
+            int{codes[token * groups_ * 128 + i]});
+      }
+    }
+    for (int64_t g = 0; g < groups_; ++g) {
+      for (int64_t token = 0; token < stride_; ++token) {
+        const uint8_t* got = scale_bytes.data() + (g * stride_ + token) * 4;
+        const uint32_t poison = 0xffffffffu;
+        const void* want = &poison;
+        if (token < tokens_) want = scales + token * groups_ + g;
+        EXPECT_EQ(std::memcmp(got, want, 4), 0);
+      }
+    }
+  }
+
+ private:
+  int64_t tokens_, groups_, stride_;
+  Both codes_, scales_;
 };
 
 // A LinearInput on both sides. group 0: not quantised.

@@ -14,13 +14,11 @@
 #include "ft/core/cuda.h"
 #include "ft/kernels/attention.h"
 #include "tests/cpp/check.h"
+#include "tests/cpp/gpu_arrays.h"
 
 namespace flexq_ft {
 
 namespace {
-
-constexpr int kPoison = 0xff;
-constexpr size_t kGuard = 4096;
 
 using Sequences = std::vector<std::pair<int, int>>;  // tokens in the cache, new tokens
 
@@ -29,57 +27,6 @@ struct Problem {
   int64_t heads, kv_heads, head_dim;
   Sequences sequences;
   int64_t group = 0;  // 0: no codes
-};
-
-// An array on the host and a copy on the GPU between guard bands.
-class Both {
- public:
-  Both(DataType dtype, Shape shape)
-      : dtype_(dtype),
-        shape_(shape),
-        host_(std::max<size_t>(16, static_cast<size_t>(shape.count()) * size_of(dtype)), kPoison),
-        memory_(host_.size() + 2 * kGuard, MemoryKind::kWorkspace, Device::kCuda) {
-    upload();
-  }
-  template <typename T>
-  T* data() {
-    return reinterpret_cast<T*>(host_.data());
-  }
-  Tensor host() { return Tensor(host_.data(), dtype_, shape_); }
-  Tensor gpu() { return Tensor(at(), dtype_, shape_, Device::kCuda); }
-
-  void set(int64_t i, float value) {
-    dispatch_float(dtype_,
-                   [&](auto tag) { data<decltype(tag)>()[i] = from_float<decltype(tag)>(value); });
-  }
-  float get(int64_t i) {
-    float value = 0.0f;
-    dispatch_float(dtype_, [&](auto tag) { value = to_float(data<decltype(tag)>()[i]); });
-    return value;
-  }
-  void upload() {
-    cuda::fill(memory_.data(), kPoison, memory_.bytes(), Stream{});
-    cuda::copy(at(), host_.data(), host_.size(), Stream{});
-    cuda::synchronize(Stream{});
-  }
-  void download() {
-    std::vector<uint8_t> all(memory_.bytes());
-    cuda::copy(all.data(), memory_.data(), all.size(), Stream{});
-    cuda::synchronize(Stream{});
-    for (size_t i = 0; i < kGuard; ++i) {
-      EXPECT_EQ(int{all[i]}, kPoison);
-      EXPECT_EQ(int{all[all.size() - 1 - i]}, kPoison);
-    }
-    std::memcpy(host_.data(), all.data() + kGuard, host_.size());
-  }
-
- private:
-  void* at() { return static_cast<char*>(memory_.data()) + kGuard; }
-
-  DataType dtype_;
-  Shape shape_;
-  std::vector<uint8_t> host_;
-  Buffer memory_;
 };
 
 int64_t tokens_of(const Sequences& sequences) {
@@ -204,8 +151,11 @@ void check(const Problem& p, bool values) {
     out.group = p.group;
     out.act_bits = 8;
   }
-  invokeAttention(out, arrays.q.gpu(), {arrays.k.gpu(), arrays.v.gpu()}, arrays.batch(true),
-                  workspace.gpu(), Stream{});
+  const auto run = [&] {
+    invokeAttention(out, arrays.q.gpu(), {arrays.k.gpu(), arrays.v.gpu()}, arrays.batch(true),
+                    workspace.gpu(), stream());
+  };
+  run();
   for (Both* array : {&got, &codes, &scales, &workspace}) array->download();
   if (values) expect_close(got, want, p.dtype);
   if (p.group == 0) return;
@@ -227,15 +177,14 @@ void check(const Problem& p, bool values) {
     const float g = scales.get(i), w = want_scales.get(i);
     EXPECT(values ? g == w : std::fabs(g - w) <= 0.02f * w);
   }
+  if (p.group != 128) return;
+  ByGroup by_group(tokens, groups);
+  by_group.describe(out);
+  run();
+  by_group.expect_equal(codes.data<int8_t>(), scales.data<float>());
 }
 
 const Sequences kMixed = {{0, 1}, {70, 1}, {16, 1}, {0, 70}, {33, 5}, {15, 1}};
-
-bool without_gpu() {
-  if (cuda::device_count() > 0) return false;
-  std::printf("no GPU here (%s): not tested\n", cuda::no_device_cause().c_str());
-  return true;
-}
 
 }  // namespace
 

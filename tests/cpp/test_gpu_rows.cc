@@ -114,6 +114,38 @@ TEST(activation) {
   }
 }
 
+// The same codes and scales as token by token, in the places where W6Ax products look for them.
+TEST(codes_by_group_in_fragment_order) {
+  if (without_gpu()) return;
+  constexpr int64_t kTokens = 3;
+  for (const DataType dtype : kTypes) {
+    for (const int64_t k : kRows) {
+      Input out(dtype, kTokens, k, 128, 6);
+      ByGroup by_group(kTokens, Input::groups(k, 128));
+      by_group.describe(out.gpu);
+      const auto check = [&] {
+        const std::vector<uint8_t> made = out.values.fetch();
+        std::memcpy(out.host.values.raw(), made.data(), made.size());
+        quantize_values(out.host, {});
+        by_group.expect_equal(out.host.codes.data<int8_t>(), out.host.scales.data<float>());
+      };
+      out.values.random();
+      quantize_values(out.gpu, stream());
+      check();
+
+      Both residual(dtype, Shape{kTokens, k}), weight(dtype, Shape{k});
+      residual.random(), weight.random();
+      invokeResidualNorm(out.gpu, residual.gpu(), {}, {NormType::kRms, weight.gpu(), {}, 1e-5f},
+                         stream());
+      check();
+
+      Operand x(false, kTokens, 2 * k);
+      invokeGatedActivation(out.gpu, x.gpu, Activation::kSilu, stream());
+      check();
+    }
+  }
+}
+
 TEST(quantize_activations) {
   if (without_gpu()) return;
   for (const DataType dtype : kTypes) {
