@@ -16,6 +16,9 @@ Device ask(int ordinal) {
     return value;
   };
   Device device;
+  cudaDeviceProp properties;
+  check_cuda(cudaGetDeviceProperties(&properties, ordinal), "properties of a GPU");
+  device.name = properties.name;
   device.major = get(cudaDevAttrComputeCapabilityMajor);
   device.minor = get(cudaDevAttrComputeCapabilityMinor);
   device.multiprocessors = get(cudaDevAttrMultiProcessorCount);

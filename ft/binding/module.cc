@@ -6,6 +6,7 @@ PYBIND11_MODULE(_native, module) {
   module.attr("__version__") = FLEXQ_FT_VERSION;
   flexq_ft::bind_errors(module);
   flexq_ft::bind_bench(module);
+  flexq_ft::bind_w6ax_bench(module);
   flexq_ft::bind_build_info(module);
   flexq_ft::bind_comm(module);
   flexq_ft::bind_engine(module);

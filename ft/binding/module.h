@@ -6,6 +6,7 @@ namespace flexq_ft {
 
 // Each adds its names to the module; each is defined in the .cc of its name.
 void bind_bench(pybind11::module_& module);
+void bind_w6ax_bench(pybind11::module_& module);
 void bind_build_info(pybind11::module_& module);
 void bind_comm(pybind11::module_& module);
 void bind_engine(pybind11::module_& module);

@@ -1,12 +1,11 @@
 #include "ft/kernels/gemm_tuner.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "ft/core/cuda.h"
-#include "ft/core/cuda_check.h"
 #include "ft/kernels/gemm_backend.h"
 #include "ft/kernels/gemm_tuner_gpu.h"
+#include "ft/kernels/timed_graph.h"
 
 namespace flexq_ft {
 
@@ -16,47 +15,6 @@ constexpr int kMostLaunches = 256;
 constexpr int64_t kOneOrderTokens = 16;  // up to which a weight's products add up in one order
 constexpr double kCalcDiff = 1e-7;       // between two sums of the same products in fp32
 constexpr int kPoison = 0xff;            // NaN in fp32, -1 in int32
-
-// Launches captured once, replayed and timed.
-class TimedGraph {
- public:
-  template <typename F>
-  TimedGraph(Stream stream, int launches, F&& launch) : launches_(launches) {
-    const auto queue = static_cast<cudaStream_t>(stream.handle);
-    stream.tail->our_kernel = false;  // no edge to what ran before the graph
-    FLEXQ_FT_CUDA(cudaStreamBeginCapture(queue, cudaStreamCaptureModeThreadLocal));
-    cudaGraph_t graph = nullptr;
-    try {
-      for (int i = 0; i < launches; ++i) launch(i);
-    } catch (...) {
-      cudaStreamEndCapture(queue, &graph);
-      if (graph != nullptr) cudaGraphDestroy(graph);
-      throw;
-    }
-    FLEXQ_FT_CUDA(cudaStreamEndCapture(queue, &graph));
-    stream.tail->our_kernel = false;  // what was captured is not on the queue
-    const cudaError_t status = cudaGraphInstantiate(&executable_, graph, 0);
-    cudaGraphDestroy(graph);
-    FLEXQ_FT_CUDA(status);
-  }
-  ~TimedGraph() { cudaGraphExecDestroy(executable_); }
-  TimedGraph(const TimedGraph&) = delete;
-  TimedGraph& operator=(const TimedGraph&) = delete;
-
-  // Of one launch, in microseconds. Waits.
-  double replay(Stream stream) {
-    begin_.record(stream);
-    FLEXQ_FT_CUDA(cudaGraphLaunch(executable_, static_cast<cudaStream_t>(stream.handle)));
-    end_.record(stream);
-    cuda::synchronize(stream);
-    return static_cast<double>(end_.since_ms(begin_)) * 1000 / launches_;
-  }
-
- private:
-  int launches_;
-  cudaGraphExec_t executable_ = nullptr;
-  cuda::Event begin_{true}, end_{true};
-};
 
 // Random operands of a weight's products: enough weights that each is read from memory.
 struct Operands {
@@ -96,12 +54,6 @@ struct Measured {
   std::vector<Timed> timed;  // those that are right, the fastest first
   TuneResult result;
 };
-
-double quantile(std::vector<double> values, double q) {
-  std::sort(values.begin(), values.end());
-  const auto last = static_cast<double>(values.size() - 1);
-  return values[static_cast<size_t>(std::lround(q * last))];
-}
 
 // The measurement of one weight.
 class WeightTuner {
@@ -200,8 +152,8 @@ class WeightTuner {
   }
 
   double one_timing(const GemmCandidate& candidate, int64_t m) {
-    TimedGraph graph(stream_, operands_.launches,
-                     [&](int i) { launch(candidate, operands_.y, m, i); });
+    TimedGraph graph(
+        stream_, operands_.launches, [] {}, [&](int i) { launch(candidate, operands_.y, m, i); });
     graph.replay(stream_);
     return graph.replay(stream_);
   }
@@ -257,9 +209,9 @@ class WeightTuner {
     }
     std::vector<std::unique_ptr<TimedGraph>> graphs;
     for (Timed& timed : last) {
-      graphs.push_back(std::make_unique<TimedGraph>(stream_, operands_.launches, [&](int i) {
-        launch(timed.candidate, operands_.y, one.problem.m, i);
-      }));
+      graphs.push_back(std::make_unique<TimedGraph>(
+          stream_, operands_.launches, [] {},
+          [&](int i) { launch(timed.candidate, operands_.y, one.problem.m, i); }));
     }
     for (int replay = 0; replay < options_.replays; ++replay) {
       for (size_t i = 0; i < last.size(); ++i) {

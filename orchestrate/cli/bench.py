@@ -10,6 +10,7 @@ import rich_click as click
 # name -> the line of the help page; its module is bench_NAME beside this one.
 MEASUREMENTS = {
     "latency": "Prefill and decode of a model, scheme against scheme, beside the memory's limit.",
+    "gemm": "The 6-bit products alone, beside cuBLASLt.",
     "tune": "Choose the fastest GPU product for each shape of a model, and write the table.",
 }
 

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 
 namespace flexq_kernels::gpu {
 
 struct Device {
+  std::string name;
   int major = 0;  // compute capability
   int minor = 0;
   int multiprocessors = 0;

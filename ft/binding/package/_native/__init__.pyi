@@ -85,6 +85,41 @@ def tune_gemm(
     replays: int = 20,
 ) -> str: ...
 
+class _W6axTime(TypedDict):
+    implementation: str
+    config: str
+    note: str
+    us: float
+    p10: float
+    p90: float
+    full_edges_us: float | None
+    sustained_us: float | None
+
+class _W6axRow(TypedDict):
+    m: int
+    n: int
+    k: int
+    act_bits: int
+    times: list[_W6axTime]
+    refused: list[str]
+    heuristics: int
+
+def measure_w6ax(
+    *,
+    m: int,
+    n: int,
+    k: int,
+    act_bits: int,
+    implementations: Sequence[str],
+    heuristics: int = 64,
+    cold_bytes: int = ...,
+    replays: int = 30,
+    sustained_s: float = 0.0,
+) -> _W6axRow: ...
+def measure_quantizers(
+    *, m: int, k: int, act_bits: int, launches: int = 200, replays: int = 20
+) -> dict[str, float]: ...
+
 class DeviceComm:
     """The collectives among ranks. All ranks make the same calls in the same order.
 

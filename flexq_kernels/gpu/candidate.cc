@@ -1,0 +1,124 @@
+#include "flexq_kernels/gpu/candidate.h"
+
+#include <sstream>
+
+namespace flexq_kernels::gpu {
+
+namespace {
+
+// What the families have in common, under one name each.
+template <typename Config>
+struct Family;
+
+template <>
+struct Family<StreamConfig> {
+  static constexpr const char* kName = "stream";
+  static constexpr CodeOrder kOrder = CodeOrder::kFragment;
+  static constexpr auto why_not = stream_why_not;
+  static constexpr auto configs = stream_configs;
+  static constexpr auto parse = parse_stream_config;
+  static constexpr auto gemm = stream_gemm;
+  static constexpr auto group_sums = stream_group_sums;
+};
+
+template <>
+struct Family<WgmmaConfig> {
+  static constexpr const char* kName = "wgmma";
+  static constexpr CodeOrder kOrder = CodeOrder::kNatural;
+  static constexpr auto why_not = wgmma_why_not;
+  static constexpr auto configs = wgmma_configs;
+  static constexpr auto parse = parse_wgmma_config;
+  static constexpr auto gemm = wgmma_gemm;
+  static constexpr auto group_sums = wgmma_group_sums;
+};
+
+template <>
+struct Family<MmaConfig> {
+  static constexpr const char* kName = "mma";
+  static constexpr CodeOrder kOrder = CodeOrder::kNatural;
+  static constexpr auto why_not = mma_why_not;
+  static constexpr auto configs = mma_configs;
+  static constexpr auto parse = parse_mma_config;
+  static constexpr auto gemm = mma_gemm;
+  static constexpr auto group_sums = mma_group_sums;
+};
+
+template <typename Config>
+void add_family(std::vector<Candidate>& out, std::vector<Refusal>* refusals,
+                const GemmProblem& problem, const Device& device) {
+  const std::string reason = Family<Config>::why_not(problem, device);
+  if (reason.empty()) {
+    for (const Config& config : Family<Config>::configs(problem, device)) out.push_back(config);
+  } else if (refusals != nullptr) {
+    refusals->push_back({Family<Config>::kName, reason});
+  }
+}
+
+template <typename Config>
+bool parse_family(std::optional<Candidate>& out, const std::string& family,
+                  const std::string& text) {
+  if (family != Family<Config>::kName) return false;
+  if (const auto config = Family<Config>::parse(text)) out = *config;
+  return true;
+}
+
+template <typename F>
+decltype(auto) with_family(const Candidate& candidate, F&& f) {
+  return std::visit(
+      [&](const auto& config) -> decltype(auto) {
+        using Config = std::decay_t<decltype(config)>;
+        return f(Family<Config>{}, config);
+      },
+      candidate);
+}
+
+}  // namespace
+
+const char* family_name(const Candidate& candidate) {
+  return with_family(candidate, [](auto family, const auto&) { return family.kName; });
+}
+
+std::string config_text(const Candidate& candidate) {
+  return with_family(candidate, [](auto, const auto& config) {
+    std::ostringstream out;
+    out << config;
+    return out.str();
+  });
+}
+
+std::optional<Candidate> parse_candidate(const std::string& family, const std::string& config) {
+  std::optional<Candidate> out;
+  (void)(parse_family<StreamConfig>(out, family, config) ||
+         parse_family<WgmmaConfig>(out, family, config) ||
+         parse_family<MmaConfig>(out, family, config));
+  return out;
+}
+
+CodeOrder code_order(const Candidate& candidate) {
+  return with_family(candidate, [](auto family, const auto&) { return family.kOrder; });
+}
+
+std::vector<Candidate> candidates(const GemmProblem& problem, const Device& device,
+                                  std::vector<Refusal>* refusals) {
+  std::vector<Candidate> out;
+  add_family<StreamConfig>(out, refusals, problem, device);
+  add_family<WgmmaConfig>(out, refusals, problem, device);
+  add_family<MmaConfig>(out, refusals, problem, device);
+  return out;
+}
+
+void gemm_w6ax(const Output& y, const Activations& a, const Weight& w, const GemmProblem& problem,
+               const Candidate& candidate, const Launch& launch) {
+  with_family(candidate, [&](auto family, const auto& config) {
+    family.gemm(y, a, w, problem, config, launch);
+  });
+}
+
+void group_sums_w6ax(int32_t* sums, const Activations& a, const Weight& w,
+                     const GemmProblem& problem, const Candidate& candidate, const Launch& launch) {
+  with_family(candidate, [&](auto family, const auto& config) {
+    family.group_sums(sums, a, w, problem, config, launch);
+  });
+}
+
+}  // namespace flexq_kernels::gpu

@@ -1,0 +1,46 @@
+// The ways to do a W6Ax product on a GPU: a family of kernels and one of its configurations.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "flexq_kernels/gpu/device.h"
+#include "flexq_kernels/gpu/gemm.h"
+#include "flexq_kernels/gpu/mma_gemm.h"
+#include "flexq_kernels/gpu/stream_gemm.h"
+#include "flexq_kernels/gpu/wgmma_gemm.h"
+
+namespace flexq_kernels::gpu {
+
+using Candidate = std::variant<StreamConfig, WgmmaConfig, MmaConfig>;
+
+// Of a family in the order of Candidate: "stream", "wgmma" or "mma".
+const char* family_name(const Candidate& candidate);
+
+// What a table's row says of it: "rows=4 stages=7"; and back, nothing if it means nothing here.
+std::string config_text(const Candidate& candidate);
+std::optional<Candidate> parse_candidate(const std::string& family, const std::string& config);
+
+// In which order the kernel reads a token's codes.
+CodeOrder code_order(const Candidate& candidate);
+
+struct Refusal {
+  std::string family;
+  std::string reason;
+};
+
+// Every candidate that takes the problem, the deterministic default first; and why families do not.
+std::vector<Candidate> candidates(const GemmProblem& problem, const Device& device,
+                                  std::vector<Refusal>* refusals = nullptr);
+
+// y = dequant(q_a · q_wᵀ) + bias (+ residual) by this candidate.
+void gemm_w6ax(const Output& y, const Activations& a, const Weight& w, const GemmProblem& problem,
+               const Candidate& candidate, const Launch& launch);
+
+// The exact int32 group sums [m, n, group_count(k)] of the same inner loop.
+void group_sums_w6ax(int32_t* sums, const Activations& a, const Weight& w,
+                     const GemmProblem& problem, const Candidate& candidate, const Launch& launch);
+
+}  // namespace flexq_kernels::gpu

@@ -1,0 +1,184 @@
+"""The table, Markdown, CSV and chart of bench gemm, all made from its rows alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from flexq_ft.errors import ConfigError
+from flexq_ft.orchestrate.bench.gemm import OURS, THEIRS, geometric_mean, time_of
+
+COLUMNS = (
+    "model", "N x K", "M", "kernel", "us", "p10-p90", "full edges", "floor", "TB/s", "of read",
+    "TOPS", "x target", "INT8", "FP16", "NN", "BTC",
+)  # fmt: skip
+_TEXTS = ("model", "kernel")
+_RATIOS = ("over_target", "over_int8", "over_fp16", "over_nn", "over_btc")
+
+LEGEND = (
+    "us: median of one launch in a graph, weights not in the cache, the activations written by the "
+    "kernel in front; sustained where that was asked for",
+    "full edges: the same without programmatic launch",
+    "floor: packed codes and scales over the read bandwidth of the run; target: "
+    "max(1.05 x floor, floor + 1.3 us)",
+    "INT8, FP16: cuBLASLt's time over ours, its best algorithm in the same run; NN: cublasGemmEx "
+    "as in FlexQ's paper; BTC: FlexQ's bit planes, ours",
+    "* activations of 8 bits, else 6; quantising them is not in any time",
+)
+
+
+def _fixed(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    best = next((t for t in row["times"] if t["implementation"] == row["best"]), None)
+    star = "*" if row["act_bits"] == 8 else ""
+    share = row["share_of_bandwidth"]
+    return [
+        row["model"],
+        f"{row['n']}x{row['k']}{star}",
+        str(row["m"]),
+        "-" if best is None else f"{best['implementation']} {best['config']}",
+        _fixed(row["us"], 2),
+        "-" if best is None else f"{best['p10']:.2f}-{best['p90']:.2f}",
+        _fixed(best and best["full_edges_us"], 2),
+        _fixed(row["floor_us"], 2),
+        _fixed(row["tb_s"], 2),
+        "-" if share is None else f"{share:.1%}",
+        _fixed(row["tops"], 0),
+        _fixed(row["over_target"], 3),
+        *(_fixed(row[name], 2) for name in _RATIOS[1:]),
+    ]
+
+
+def screen_table(rows: Sequence[dict[str, Any]], *, title: str) -> Table:
+    """For a terminal."""
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    for name in COLUMNS:
+        table.add_column(name, justify="left" if name in _TEXTS else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*_cells(row))
+    return table
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each m: geometric means over its shapes, and the worst."""
+    lines = []
+    for m in dict.fromkeys(row["m"] for row in rows):
+        mine = [row for row in rows if row["m"] == m]
+        parts = []
+        for name, what, worst in (
+            ("over_target", "of the target", max),
+            ("over_int8", "x cuBLASLt INT8", min),
+            ("over_fp16", "x cuBLASLt FP16", min),
+            ("tops", "TOPS", min),
+        ):
+            values = [row[name] for row in mine if row[name]]
+            mean = geometric_mean(values)
+            if mean is not None:
+                digits = 0 if name == "tops" else 3
+                parts.append(f"{mean:.{digits}f} {what} (worst {worst(values):.{digits}f})")
+        lines.append(f"M = {m}, {len(mine)} shapes, geometric mean: " + ", ".join(parts))
+    return lines
+
+
+QUANTIZER_COLUMNS = ("K", "bits", "M", "alone", "norm", "+ codes", "SiLU x up", "+ codes")
+
+
+def _quantizer_cells(row: dict[str, Any]) -> list[str]:
+    names = ("alone", "norm", "norm_and_codes", "activation", "activation_and_codes")
+    return [str(row["k"]), str(row["act_bits"]), str(row["m"]), *(f"{row[n]:.2f}" for n in names)]
+
+
+def quantizer_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """As Markdown: microseconds of a launch in a graph of 200 that depend on each other."""
+    if not rows:
+        return []
+    head = ["| " + " | ".join(QUANTIZER_COLUMNS) + " |", "|" + " --: |" * len(QUANTIZER_COLUMNS)]
+    return [*head, *("| " + " | ".join(_quantizer_cells(row)) + " |" for row in rows)]
+
+
+def markdown(
+    rows: Sequence[dict[str, Any]],
+    quantizers: Sequence[dict[str, Any]],
+    *,
+    title: str,
+    state: Sequence[str],
+) -> str:
+    """The whole report."""
+    lines = [f"# {title}", ""]
+    lines.append("| " + " | ".join(COLUMNS) + " |")
+    lines.append("|" + "|".join(" :-- " if c in _TEXTS else " --: " for c in COLUMNS) + "|")
+    lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
+    lines += ["", *(f"- {line}" for line in (*summary(rows), *LEGEND, *state))]
+    if quantizers:
+        lines += ["", "Activation quantisers, us:", "", *quantizer_lines(quantizers)]
+    refused = list(dict.fromkeys(line for row in rows for line in row["refused"]))
+    if refused:
+        lines += ["", "Not measured:", "", *(f"- {line}" for line in refused)]
+    return "\n".join(lines) + "\n"
+
+
+def to_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """One line for each implementation of each row."""
+    out = io.StringIO()
+    shared = ("model", "n", "k", "m", "act_bits", "floor_us", "target_us")
+    own = ("implementation", "config", "us", "p10", "p90", "full_edges_us", "sustained_us", "note")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*shared, *own])
+    for row in rows:
+        for time in row["times"]:
+            writer.writerow([*(row[name] for name in shared), *(time[name] for name in own)])
+    return out.getvalue()
+
+
+def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Bars of the time over ours, as in FlexQ's kernel figure: one panel for each m.
+
+    Raises ConfigError without matplotlib.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigError(
+            "a chart needs matplotlib.", hint="pip install 'flexq-ft[plots]'"
+        ) from error
+    ms = list(dict.fromkeys(row["m"] for row in rows))
+    names = [
+        n
+        for n in (*OURS, *THEIRS)
+        if any(n == t["implementation"] for r in rows for t in r["times"])
+    ]
+    figure = Figure(
+        figsize=(max(8.0, 0.8 * len(rows) / len(ms)), 3.2 * len(ms)), layout="constrained"
+    )
+    panels = figure.subplots(len(ms), 1, squeeze=False)[:, 0]
+    for panel, m in zip(panels, ms, strict=True):
+        mine = [row for row in rows if row["m"] == m]
+        width = 0.8 / len(names)
+        for i, name in enumerate(names):
+            heights = [
+                next(
+                    (time_of(t) / r["floor_us"] for t in r["times"] if t["implementation"] == name),
+                    0,
+                )
+                for r in mine
+            ]
+            places = [x + (i - (len(names) - 1) / 2) * width for x in range(len(mine))]
+            panel.bar(places, heights, width, label=name)
+        panel.axhline(1.0, color="black", linewidth=0.8)
+        labels = [f"{r['model']}\n{r['n']}x{r['k']}" for r in mine]
+        panel.set_xticks(range(len(mine)), labels, rotation=60, ha="right", fontsize=7)
+        panel.set_ylabel("time over the byte floor")
+        panel.set_title(f"M = {m}", fontsize=9)
+    panels[0].legend(fontsize=7, ncols=len(names))
+    figure.savefig(path, dpi=150)
