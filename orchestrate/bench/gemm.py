@@ -128,18 +128,17 @@ def measure(
     rows = []
     for m in ms:
         for shape in shapes:
-            got = dict(
-                _native.measure_w6ax(
-                    m=m,
-                    n=shape.n,
-                    k=shape.k,
-                    act_bits=shape.act_bits,
-                    implementations=implementations_of(m, implementations),
-                    replays=replays,
-                    sustained_s=sustained_s,
-                )
+            got = _native.measure_w6ax(
+                m=m,
+                n=shape.n,
+                k=shape.k,
+                act_bits=shape.act_bits,
+                implementations=implementations_of(m, implementations),
+                replays=replays,
+                sustained_s=sustained_s,
             )
-            row = {**got, "model": shape.model, **derived(shape, m, got["times"], read_bandwidth)}
+            times: list[dict[str, Any]] = [{**time} for time in got["times"]]
+            row = {**got, "model": shape.model, **derived(shape, m, times, read_bandwidth)}
             rows.append(row)
             observe(row)
     return rows

@@ -45,6 +45,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         return {**sizes, "times": times, "refused": refused, "heuristics": 12}
 
     monkeypatch.setattr(_native, "measure_w6ax", measure)
+    quantizers = ("alone", "norm", "norm_and_codes", "activation", "activation_and_codes")
+    monkeypatch.setattr(_native, "measure_quantizers", lambda **_: dict.fromkeys(quantizers, 2.25))
     monkeypatch.setattr(_native, "measure_read_bandwidth", lambda **_: CEILING)
     monkeypatch.setattr(_native, "gpus", lambda: [{"name": "Test GPU"}])
     return asked
@@ -109,6 +111,18 @@ def test_a_run_shows_every_shape_and_saves_what_was_asked_for(
     table = saved[".tsv"].read_text(encoding="utf-8").splitlines()
     assert table[1] == "# gpu Test GPU"
     assert table[3] == "4096\t4096\t1\tstream\ttiles=4\t6.00"
+
+
+def test_quantisers_are_measured_at_each_depth_once(
+    machine: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+):
+    flags = ["--shapes", "64x128,96x128,64x256:a8", "--m", "4", "--quantizers"]
+    assert run_cli(["bench", "gemm", *flags]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.endswith("| 2.25 |")] == [
+        "| 128 | 6 | 4 | 2.25 | 2.25 | 2.25 | 2.25 | 2.25 |",
+        "| 256 | 8 | 4 | 2.25 | 2.25 | 2.25 | 2.25 | 2.25 |",
+    ]
 
 
 def test_a_chart_has_a_panel_for_every_m(machine: list[dict[str, Any]], tmp_path: Path):
