@@ -1,0 +1,57 @@
+// W6Ax GEMM for a decode step: 1 to 64 tokens, the weight read once. Time is that of its bytes.
+//
+// Activations in CodeOrder::kFragment. A row of the output is summed in an order that k alone
+// decides, whatever m, the device and the config: group g belongs to chain g % 8, a chain adds its
+// groups in order, and the eight chains are added in order. So a token has the same bits alone and
+// in a batch, and all configs of both kernels agree.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include "flexq_kernels/gpu/device.h"
+#include "flexq_kernels/gpu/gemm.h"
+
+namespace flexq_kernels::gpu {
+
+constexpr int64_t kStreamMaxTokens = 64;
+
+enum class StreamKernel : uint8_t {
+  kBulk,   // sm_90: one lane of a block copies weights in bulk, ahead of the others
+  kAsync,  // sm_80 and later: every warp copies its own
+};
+
+struct StreamConfig {
+  StreamKernel kernel = StreamKernel::kBulk;
+  int tiles = 0;   // of 16 rows that a block works on at once, at most
+  int split = 1;   // blocks of a cluster that share k and, their warps, the tokens
+  int stages = 0;  // of the ring of weights in shared memory
+  int limit = 0;   // stages under way at once; 0: all
+};
+
+bool operator==(const StreamConfig& a, const StreamConfig& b);
+std::ostream& operator<<(std::ostream& out, const StreamConfig& config);
+
+// What << prints: "kernel=bulk tiles=6 split=1 stages=8 limit=4"; none if it is anything else.
+std::optional<StreamConfig> parse_stream_config(const std::string& text);
+
+// Why the family does not take a problem; empty if it does.
+std::string stream_why_not(const GemmProblem& problem, const Device& device);
+
+// Configs worth a measurement, a good guess first. None for a problem that is not taken.
+std::vector<StreamConfig> stream_configs(const GemmProblem& problem, const Device& device);
+
+// Throw std::invalid_argument for a problem, operand or config that is not taken. m == 0 is a
+// no-op.
+void stream_gemm(const Output& y, const Activations& x, const Weight& w, const GemmProblem& problem,
+                 const StreamConfig& config, const Launch& launch);
+
+// The exact int32 group sums [m, n, group_count(k)] of the same inner loop.
+void stream_group_sums(int32_t* sums, const Activations& x, const Weight& w,
+                       const GemmProblem& problem, const StreamConfig& config,
+                       const Launch& launch);
+
+}  // namespace flexq_kernels::gpu
