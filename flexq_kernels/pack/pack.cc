@@ -1,4 +1,4 @@
-// Packing of six-bit codes: checks and dispatch.
+// Packing of six-bit codes and their scales: checks and dispatch.
 #include "flexq_kernels/pack/pack_cpu.h"
 
 #include "flexq_kernels/check.h"
@@ -8,11 +8,11 @@ namespace flexq_kernels {
 
 namespace {
 
-void check_matrix(const void* packed, const void* codes, int64_t n, int64_t k) {
+void check_matrix(const void* to, const void* from, int64_t n, int64_t k) {
   FLEXQ_CHECK(n >= 0 && k >= 1 && n <= kMaxExtent && k <= kMaxExtent, "cannot pack a matrix [", n,
               ", ", k, "]: n must be 0 … ", kMaxExtent, ", k 1 … ", kMaxExtent);
-  FLEXQ_CHECK(n == 0 || (packed != nullptr && codes != nullptr), "matrix [", n, ", ", k,
-              "] without memory for its codes");
+  FLEXQ_CHECK(n == 0 || (to != nullptr && from != nullptr), "matrix [", n, ", ", k,
+              "] without memory for its codes or scales");
 }
 
 }  // namespace
@@ -25,6 +25,11 @@ void pack_int6(uint8_t* packed, const int8_t* codes, int64_t n, int64_t k) {
 void unpack_int6(int8_t* codes, const uint8_t* packed, int64_t n, int64_t k) {
   check_matrix(packed, codes, n, k);
   if (n > 0) unpack_int6_cpu(codes, packed, n, k);
+}
+
+void tile_scales(uint16_t* tiled, const uint16_t* scales, int64_t n, int64_t k) {
+  check_matrix(tiled, scales, n, k);
+  if (n > 0) tile_scales_cpu(tiled, scales, n, k);
 }
 
 }  // namespace flexq_kernels

@@ -124,4 +124,19 @@ void unpack_int6_cpu(int8_t* codes, const uint8_t* packed, int64_t n, int64_t k)
   });
 }
 
+void tile_scales_cpu(uint16_t* tiled, const uint16_t* scales, int64_t n, int64_t k) {
+  const int64_t groups = group_count(k);
+  parallel_ranges(row_tiles(n), n * groups, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const int64_t rows = least(kTileRows, n - t * kTileRows);
+      for (int64_t g = 0; g < groups; ++g) {
+        uint16_t* tile = tiled + (t * groups + g) * kTileRows;
+        for (int64_t r = 0; r < kTileRows; ++r) {
+          tile[r] = r < rows ? scales[g * n + t * kTileRows + r] : uint16_t{0};
+        }
+      }
+    }
+  });
+}
+
 }  // namespace flexq_kernels

@@ -31,4 +31,13 @@ void pack_int6(uint8_t* packed, const int8_t* codes, int64_t n, int64_t k);
 // codes [n, k] <- packed. Padding is dropped.
 void unpack_int6(int8_t* codes, const uint8_t* packed, int64_t n, int64_t k);
 
+// The scales as the GPU kernels read them, beside the tile that they belong to:
+//   tiled [row_tiles(n)][group_count(k)][16] <- scales [group_count(k)][n], as on disk; fp16 bits
+// with zeros for rows past n. Sizes as in pack_int6.
+void tile_scales(uint16_t* tiled, const uint16_t* scales, int64_t n, int64_t k);
+
+constexpr int64_t tiled_scale_count(int64_t n, int64_t k) {
+  return row_tiles(n) * group_count(k) * kTileRows;
+}
+
 }  // namespace flexq_kernels

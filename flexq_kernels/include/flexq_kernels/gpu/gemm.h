@@ -17,8 +17,8 @@ namespace flexq_kernels::gpu {
 // Where the codes of a token's group lie inside its 128 bytes.
 enum class CodeOrder : uint8_t {
   kNatural,  // k ascending
-  // The 32-bit word of k = 32s + 16h + 4t … + 3 is word 8t + 2s + h: all that lane t of a quad
-  // needs of mma.m16n8k32's B operand is 32 contiguous bytes, in the order of its use.
+  // fragment_word (activation_order.h): all that lane t of a quad needs of mma.m16n8k32's B operand
+  // is 32 contiguous bytes, in the order of its use.
   kFragment,
 };
 

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "flexq_kernels/activation_order.h"  // fragment_word
+
 namespace flexq_kernels::gpu {
 
 constexpr int kInfinityBits = 0x7f800000;
@@ -28,9 +30,5 @@ __device__ __forceinline__ int quantized(float x, float inverse, int limit) {
   if (inverse == 0.0f) return 0;  // x may be NaN
   return min(max(__float2int_rn(__fmul_rn(x, inverse)), -limit - 1), limit);
 }
-
-// Where word w (of 32, each four k) of a group lies in CodeOrder::kFragment: k = 32s + 16h + 4t is
-// word 8s + 4h + t, and goes to 8t + 2s + h.
-__host__ __device__ constexpr int fragment_word(int w) { return w % 4 * 8 + w / 8 * 2 + w / 4 % 2; }
 
 }  // namespace flexq_kernels::gpu

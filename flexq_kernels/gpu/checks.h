@@ -1,0 +1,43 @@
+// Argument checks that the launchers share.
+#pragma once
+
+#include <cstdint>
+
+#include "flexq_kernels/check.h"
+#include "flexq_kernels/gpu/gemm.h"
+
+namespace flexq_kernels::gpu {
+
+// Device memory as all kernels want it: there, and on a 16-byte boundary.
+inline void check_pointer(const void* pointer, const char* what) {
+  FLEXQ_CHECK(pointer != nullptr, what, ": a null pointer");
+  FLEXQ_CHECK(reinterpret_cast<uintptr_t>(pointer) % 16 == 0, what, " at ", pointer,
+              " is not on a 16-byte boundary");
+}
+
+inline void check_activations(const Activations& x, const GemmProblem& problem) {
+  check_pointer(x.codes, "activation codes");
+  check_pointer(x.scales, "activation scales");
+  FLEXQ_CHECK(x.scale_stride >= problem.m && x.scale_stride % 4 == 0, problem,
+              ": activation scales with stride ", x.scale_stride,
+              ", which must be a multiple of 4 and at least m");
+}
+
+inline void check_weight(const Weight& w) {
+  check_pointer(w.codes, "weight codes");
+  check_pointer(w.scales, "weight scales");
+}
+
+inline void check_output(const Output& y) {
+  check_pointer(y.values, "output");
+  if (y.bias != nullptr) check_pointer(y.bias, "bias");
+  if (y.residual != nullptr) check_pointer(y.residual, "residual");
+}
+
+// Sizes and bits of a quantised product, m >= 1.
+inline void check_problem(const GemmProblem& problem) {
+  problem.validate();
+  FLEXQ_CHECK(problem.act_bits < 16, problem, ": the GPU kernels take 6- and 8-bit activations");
+}
+
+}  // namespace flexq_kernels::gpu
