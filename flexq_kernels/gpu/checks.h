@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "flexq_kernels/check.h"
+#include "flexq_kernels/gpu/device.h"
 #include "flexq_kernels/gpu/gemm.h"
 
 namespace flexq_kernels::gpu {
@@ -34,10 +36,18 @@ inline void check_output(const Output& y) {
   if (y.residual != nullptr) check_pointer(y.residual, "residual");
 }
 
-// Sizes and bits of a quantised product, m >= 1.
+// Sizes and bits of a quantised product.
 inline void check_problem(const GemmProblem& problem) {
   problem.validate();
   FLEXQ_CHECK(problem.act_bits < 16, problem, ": the GPU kernels take 6- and 8-bit activations");
+}
+
+// The same, and that the family takes it.
+inline void check_problem(const GemmProblem& problem,
+                          std::string (*why_not)(const GemmProblem&, const Device&)) {
+  check_problem(problem);
+  const std::string reason = why_not(problem, current_device());
+  FLEXQ_CHECK(reason.empty(), reason);
 }
 
 }  // namespace flexq_kernels::gpu

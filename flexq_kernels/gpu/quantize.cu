@@ -1,9 +1,8 @@
 // The activation quantiser: half a warp per group of 128, eight values per lane, no shared memory.
 //
-//   lane i of the half warp:   k = 8i … 8i + 7     one or two 16-byte loads
-//                              words 2i, 2i + 1    of codes: side by side in natural order, 32
-//                              bytes
-//                                                  apart in fragment order
+//   lane i of the half warp:  k = 8i … 8i + 7    one or two 16-byte loads
+//                             words 2i, 2i + 1   of codes: neighbours in natural order,
+//                                                32 bytes apart in fragment order
 //
 // A row is spread over many blocks (eight groups each), because at a few tokens the kernel is all
 // latency: one round trip to L2, four shuffles, a division, a store.
