@@ -11,6 +11,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <cstring>
+
 #include "flexq_kernels/gpu/checks.h"
 #include "flexq_kernels/gpu/dependent_launch.cuh"
 #include "flexq_kernels/gpu/quantize.cuh"
@@ -49,7 +51,8 @@ __device__ __forceinline__ void load_values(float (&values)[kLaneValues], const 
 #pragma unroll
       for (int p = 0; p < kPieces; ++p) pieces[p] = reinterpret_cast<const uint4*>(row + k)[p];
     }
-    const T* typed = reinterpret_cast<const T*>(pieces);
+    T typed[kLaneValues];
+    memcpy(typed, pieces, sizeof(typed));
 #pragma unroll
     for (int i = 0; i < kLaneValues; ++i) values[i] = widen(typed[i]);
     return;
@@ -109,7 +112,7 @@ __global__ void __launch_bounds__(kBlockThreads)
   float* scales = args.out.scales + group * args.out.scale_stride;
   scales[token] = group_scale(bits, args.limit);
   if (token == args.m - 1) {
-    for (int64_t i = args.m; i < scale_stride_of(args.m); ++i) scales[i] = 0.0f;
+    for (int64_t i = token + 1; i % 4 != 0; ++i) scales[i] = 0.0f;
   }
 }
 

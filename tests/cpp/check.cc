@@ -1,5 +1,6 @@
 #include "tests/cpp/check.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <utility>
@@ -16,6 +17,11 @@ std::vector<std::pair<const char*, std::function<void()>>>& tests() {
 
 int g_failures = 0;
 
+std::vector<std::string>& options() {
+  static std::vector<std::string> all;
+  return all;
+}
+
 }  // namespace
 
 Registration::Registration(const char* name, std::function<void()> body) {
@@ -27,9 +33,14 @@ void report_failure(const char* file, int line, const std::string& text) {
   std::printf("%s:%d: %s\n", file, line, text.c_str());
 }
 
+bool has_option(const char* option) {
+  return std::find(options().begin(), options().end(), option) != options().end();
+}
+
 }  // namespace flexq_test
 
-int main() {
+int main(int argc, char** argv) {
+  flexq_test::options().assign(argv + 1, argv + argc);
   int failed = 0;
   for (const auto& [name, body] : flexq_test::tests()) {
     const int before = flexq_test::g_failures;

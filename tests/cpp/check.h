@@ -13,6 +13,9 @@ struct Registration {
 
 void report_failure(const char* file, int line, const std::string& text);
 
+// Was the executable called with this argument: has_option("--small").
+bool has_option(const char* option);
+
 template <typename A, typename B>
 void expect_eq(const A& a, const B& b, const char* expression, const char* file, int line) {
   if (a == b) return;

@@ -11,6 +11,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "flexq_kernels/activation_order.h"
 #include "flexq_kernels/cpu/isa.h"
 #include "flexq_kernels/gemm.h"
 #include "flexq_kernels/pack.h"
@@ -220,4 +221,47 @@ TEST(a_bad_extent_is_refused_before_any_memory_is_touched) {
   int8_t code;
   EXPECT_THROW(quantize_activations(&code, &scale, &x, FloatType::kFp32, 1, 1, 0, 8),
                std::invalid_argument, "groups of 0");
+}
+
+TEST(tiled_scales_lie_beside_their_tile_with_zeros_past_n) {
+  for (int64_t n : {1, 15, 16, 17, 100}) {
+    for (int64_t k : {1, 128, 200, 1000}) {
+      const int64_t groups = group_count(k);
+      Guarded<uint16_t> scales(groups * n), tiled(tiled_scale_count(n, k));
+      for (int64_t i = 0; i < scales.size(); ++i) scales[i] = static_cast<uint16_t>(i + 1);
+      tile_scales(tiled.data(), scales.data(), n, k);
+      EXPECT(tiled.bands_intact());
+      int wrong = 0;
+      for (int64_t row = 0; row < row_tiles(n) * kTileRows; ++row) {
+        for (int64_t g = 0; g < groups; ++g) {
+          const uint16_t got = tiled[(row / kTileRows * groups + g) * kTileRows + row % kTileRows];
+          wrong += got != (row < n ? scales[g * n + row] : 0);
+        }
+      }
+      EXPECT_EQ(wrong, 0);
+    }
+  }
+  EXPECT_THROW(tile_scales(nullptr, nullptr, 16, 128), std::invalid_argument, "without memory");
+  tile_scales(nullptr, nullptr, 0, 128);
+}
+
+TEST(fragment_order_gives_a_lane_its_operands_in_a_row) {
+  Guarded<int8_t> natural(3 * kGroupSize), fragment(natural.size()), back(natural.size());
+  for (int64_t i = 0; i < natural.size(); ++i) natural[i] = static_cast<int8_t>(i % 251);
+  to_fragment_order(fragment.data(), natural.data(), 3);
+  to_natural_order(back.data(), fragment.data(), 3);
+  EXPECT(back == natural && fragment.bands_intact());
+  int wrong = 0;
+  for (int s = 0; s < 4; ++s) {      // step of mma.m16n8k32
+    for (int t = 0; t < 4; ++t) {    // lane of a quad
+      for (int i = 0; i < 8; ++i) {  // byte of b0, b1
+        const int k = 32 * s + i / 4 * 16 + 4 * t + i % 4;
+        wrong += fragment[kGroupSize + 32 * t + 8 * s + i] != natural[kGroupSize + k];
+      }
+    }
+  }
+  EXPECT_EQ(wrong, 0);
+  to_fragment_order(natural.data(), natural.data(), 3);
+  EXPECT(natural == fragment);
+  EXPECT_THROW(to_fragment_order(nullptr, nullptr, 1), std::invalid_argument, "without memory");
 }

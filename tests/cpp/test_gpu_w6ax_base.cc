@@ -1,0 +1,420 @@
+// flexq_kernels on a GPU, all but the fast GEMMs: pack, unpack, tiled scales, the quantiser, the
+// plain and the binary product, each against its CPU twin. --small: fewer and smaller problems,
+// for compute-sanitizer.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <limits>
+
+#include "flexq_kernels/gpu/pack.h"
+#include "flexq_kernels/gpu/quantize.h"
+#include "flexq_kernels/quantize.h"
+#include "tests/cpp/w6ax_case.h"
+#include "tests/cpp/w6ax_implementations.h"
+
+using namespace flexq_test;
+namespace gpu = flexq_kernels::gpu;
+using gpu::CodeOrder;
+
+namespace {
+
+constexpr CodeOrder kOrders[] = {CodeOrder::kNatural, CodeOrder::kFragment};
+constexpr FloatType kTypes[] = {FloatType::kFp32, FloatType::kFp16, FloatType::kBf16};
+
+bool small() { return has_option("--small"); }
+
+// Every test begins with this: false, and out of time after a minute, where there is a GPU.
+bool nothing_to_test() {
+  if (no_gpu()) return true;
+  end_after(small() ? 600 : 60);
+  return false;
+}
+
+template <typename T>
+void expect_same(const std::vector<T>& got, const std::vector<T>& want, const std::string& what) {
+  if (got.size() == want.size() &&
+      std::memcmp(got.data(), want.data(), got.size() * sizeof(T)) == 0) {
+    return;
+  }
+  for (size_t i = 0; i < want.size(); ++i) {
+    if (std::memcmp(&got[i], &want[i], sizeof(T)) == 0) continue;
+    std::ostringstream out;
+    out << what << ": element " << i << " of " << want.size() << " is " << +got[i] << ", not "
+        << +want[i];
+    report_failure(__FILE__, __LINE__, out.str());
+    return;
+  }
+}
+
+void expect_none(const std::string& difference, const std::string& what) {
+  if (!difference.empty()) report_failure(__FILE__, __LINE__, what + ": " + difference);
+}
+
+std::string text(const GemmProblem& problem) {
+  std::ostringstream out;
+  out << problem;
+  return out.str();
+}
+
+// ---- packing ----
+
+void check_packing(int64_t n, int64_t k) {
+  const WeightCase w(n, k, Values::kRandom, static_cast<uint64_t>(n * 1000 + k));
+  const std::string name = "[" + std::to_string(n) + ", " + std::to_string(k) + "]";
+  const DeviceArray<int8_t> codes(w.codes);
+  const DeviceArray<uint8_t> packed(static_cast<int64_t>(w.packed.size()));
+  gpu::pack_int6(packed.data(), codes.data(), n, k, plain_launch());
+  expect_same(packed.fetch("packed"), w.packed, "pack_int6 " + name);
+  const DeviceArray<int8_t> unpacked(n * k);
+  gpu::unpack_int6(unpacked.data(), packed.data(), n, k, dependent_launch());
+  expect_same(unpacked.fetch("unpacked"), w.codes, "unpack_int6 " + name);
+  const DeviceArray<uint16_t> scales(w.scales), tiled(w.gpu_scales->size());
+  gpu::tile_scales(tiled.data(), scales.data(), n, k, plain_launch());
+  expect_same(tiled.fetch("tiled"), w.gpu_scales->fetch(), "tile_scales " + name);
+}
+
+}  // namespace
+
+TEST(packed_bytes_and_tiled_scales_are_those_of_the_cpu) {
+  if (nothing_to_test()) return;
+  for (const int64_t n : {1, 15, 16, 17, 40, 100}) {
+    for (const int64_t k : {1, 64, 127, 128, 130, 200, 384, 1000}) {
+      if (small() && n > 17) continue;
+      check_packing(n, k);
+    }
+  }
+  if (!small()) check_packing(11008, 4096);
+}
+
+TEST(any_bytes_survive_unpack_and_pack) {
+  if (nothing_to_test()) return;
+  constexpr int64_t kN = 48, kK = 384;
+  Random random(5);
+  std::vector<uint8_t> bytes(static_cast<size_t>(flexq_kernels::packed_bytes(kN, kK)));
+  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random.next());
+  const DeviceArray<uint8_t> packed(bytes), again(packed.size());
+  const DeviceArray<int8_t> codes(kN * kK);
+  gpu::unpack_int6(codes.data(), packed.data(), kN, kK, plain_launch());
+  gpu::pack_int6(again.data(), codes.data(), kN, kK, dependent_launch());
+  expect_same(again.fetch("packed again"), bytes, "pack(unpack(p))");
+}
+
+// ---- the quantiser ----
+
+namespace {
+
+// Values of a type, some of them awkward.
+std::vector<uint8_t> awkward_values(FloatType type, int64_t m, int64_t k, uint64_t seed) {
+  Random random(seed);
+  std::vector<uint8_t> out;
+  for (int64_t i = 0; i < m * k; ++i) {
+    const int64_t group = i / k * flexq_kernels::group_count(k) + i % k / kGroupSize;
+    // One kind of group after the other: ties, zeros, tiny, the edge of 2^-100, NaN, infinity.
+    const int kind = static_cast<int>(group % 11);
+    float value = (2 * random.unit() - 1) * 3;
+    if (kind == 1) value = static_cast<float>(random.below(63) - 31) * 0.5f;
+    if (kind == 2) value = 0.0f;
+    if (kind == 3) value *= 1e-38f;
+    if (kind == 4) value = std::copysign(random.below(2) ? 0x1p-100f : 0x1.fffffep-101f, value);
+    if (kind == 5 && random.below(40) == 0) value = std::numeric_limits<float>::quiet_NaN();
+    if (kind == 6 && random.below(40) == 0) value = -std::numeric_limits<float>::infinity();
+    if (kind == 7) value *= 1e-42f;
+    if (kind == 8) value *= 6e4f;
+    if (kind == 9) value = static_cast<float>(random.below(255) - 127) + 0.5f;
+    uint8_t bytes[4];
+    const uint16_t half = half_bits(value);
+    const __nv_bfloat16 bf16 = __float2bfloat16_rn(value);
+    std::memcpy(bytes,
+                type == FloatType::kFp32   ? static_cast<const void*>(&value)
+                : type == FloatType::kFp16 ? static_cast<const void*>(&half)
+                                           : static_cast<const void*>(&bf16),
+                static_cast<size_t>(bytes_of(type)));
+    out.insert(out.end(), bytes, bytes + bytes_of(type));
+  }
+  return out;
+}
+
+void check_quantizer(FloatType type, int64_t m, int64_t k, int act_bits) {
+  const int64_t groups = flexq_kernels::group_count(k), stride = gpu::scale_stride_of(m);
+  const std::vector<uint8_t> x = awkward_values(type, m, k, static_cast<uint64_t>(m * 7919 + k));
+  std::vector<int8_t> codes(static_cast<size_t>(m * groups * kGroupSize));
+  std::vector<float> scales(static_cast<size_t>(m * groups));
+  flexq_kernels::quantize_activations(codes.data(), scales.data(), x.data(), type, m, k, kGroupSize,
+                                      act_bits);
+  std::vector<float> by_group(static_cast<size_t>(groups * stride));
+  for (int64_t i = 0; i < m * groups; ++i) {
+    by_group[static_cast<size_t>(i % groups * stride + i / groups)] =
+        scales[static_cast<size_t>(i)];
+  }
+  const DeviceArray<uint8_t> gpu_x(x);
+  for (const CodeOrder order : kOrders) {
+    if (order == CodeOrder::kFragment) {
+      flexq_kernels::to_fragment_order(codes.data(), codes.data(), m * groups);
+    }
+    const DeviceArray<int8_t> gpu_codes(static_cast<int64_t>(codes.size()));
+    const DeviceArray<float> gpu_scales(groups * stride);
+    gpu::quantize_activations({gpu_codes.data(), gpu_scales.data(), stride, order}, gpu_x.data(),
+                              type, m, k, act_bits, dependent_launch());
+    std::ostringstream name;
+    name << "quantize_activations " << name_of(type) << " [" << m << ", " << k << "] to "
+         << act_bits << " bits, order " << static_cast<int>(order);
+    expect_same(gpu_codes.fetch("codes"), codes, name.str() + ", codes");
+    expect_same(gpu_scales.fetch("scales"), by_group, name.str() + ", scales");
+  }
+}
+
+}  // namespace
+
+TEST(quantised_activations_are_those_of_the_cpu) {
+  if (nothing_to_test()) return;
+  const std::vector<int64_t> tokens =
+      small() ? std::vector<int64_t>{1, 5} : std::vector<int64_t>{1, 2, 3, 5, 16, 17, 33, 257};
+  for (const FloatType type : kTypes) {
+    for (const int64_t m : tokens) {
+      for (const int64_t k : {1, 7, 64, 127, 128, 130, 200, 1000, 1408, 4096, 28672}) {
+        if (m * k > (small() ? 8000 : 1 << 21)) continue;
+        for (const int act_bits : {6, 8}) check_quantizer(type, m, k, act_bits);
+      }
+    }
+  }
+}
+
+TEST(a_scale_stride_may_be_longer) {
+  if (nothing_to_test()) return;
+  const int64_t m = 3, k = 200, stride = 12;
+  const std::vector<uint8_t> x = awkward_values(FloatType::kFp32, m, k, 3);
+  const DeviceArray<uint8_t> gpu_x(x);
+  const DeviceArray<int8_t> codes(m * 256);
+  const DeviceArray<float> scales(2 * stride);
+  gpu::quantize_activations({codes.data(), scales.data(), stride, CodeOrder::kNatural},
+                            gpu_x.data(), FloatType::kFp32, m, k, 8, plain_launch());
+  std::vector<int8_t> want_codes(m * 256);
+  std::vector<float> want(m * 2);
+  flexq_kernels::quantize_activations(want_codes.data(), want.data(), x.data(), FloatType::kFp32, m,
+                                      k, kGroupSize, 8);
+  expect_same(codes.fetch(), want_codes, "codes");
+  const std::vector<float> got = scales.fetch();
+  for (int64_t g = 0; g < 2; ++g) {
+    const auto of = [&](int64_t i) { return want[static_cast<size_t>(2 * i + g)]; };
+    std::vector<float> row = {of(0), of(1), of(2), 0.0f};
+    row.resize(stride, got[4]);
+    expect_same(std::vector<float>(got.begin() + g * stride, got.begin() + (g + 1) * stride), row,
+                "scales");
+  }
+  EXPECT(std::isnan(got[4]));  // still the poison
+}
+
+// ---- the products ----
+
+namespace {
+
+// One kernel on one problem: its group sums, then its outputs twice, as a programmatic launch too.
+void check_product(const Implementation& kernel, CodeOrder order, const WeightCase& w,
+                   const InputCase& x, OutputCase& y, const std::vector<int32_t>& want) {
+  const GemmProblem problem{x.m, w.n, w.k, x.act_bits};
+  const std::string name =
+      kernel.name + " " + text(problem) + " order " + std::to_string(static_cast<int>(order));
+  const bool exactly = kernel.name == "plain";
+  const DeviceArray<int32_t> sums(static_cast<int64_t>(want.size()));
+  kernel.group_sums(sums.data(), x.gpu(order), w.gpu(), problem, plain_launch());
+  expect_none(compare_sums(sums.fetch("group sums"), want, w.n, w.groups), name);
+  y.values.poison();
+  kernel.gemm(y.gpu(), x.gpu(order), w.gpu(), problem, plain_launch());
+  const std::vector<uint8_t> first = y.values.fetch("outputs");
+  expect_none(compare_outputs(first, w, x, y, want, exactly), name);
+  y.values.poison();
+  kernel.gemm(y.gpu(), x.gpu(order), w.gpu(), problem, dependent_launch());
+  expect_same(y.values.fetch("outputs"), first, name + ", a second time");
+}
+
+void check_products(const WeightCase& w, int64_t m, int act_bits, Values values, uint64_t seed) {
+  const InputCase x(m, w.k, act_bits, values, seed);
+  const std::vector<int32_t> want = cpu_sums(w, x);
+  OutputCase y(m, w.n, kTypes[seed % 3], seed % 2 == 0, seed % 5 < 2, seed);
+  check_product(plain_implementation(), kOrders[seed % 2], w, x, y, want);
+  check_product(btc_implementation(), kOrders[seed / 2 % 2], w, x, y, want);
+}
+
+}  // namespace
+
+TEST(products_of_awkward_sizes) {
+  if (nothing_to_test()) return;
+  const std::vector<int64_t> tokens =
+      small() ? std::vector<int64_t>{1, 3, 9, 17, 33, 65}
+              : std::vector<int64_t>{1,  2,  3,  4,  5,  7,   8,   9,   15,  16,  17,
+                                     31, 33, 63, 64, 65, 127, 129, 255, 257, 511, 513};
+  const int64_t most = small() ? 1 << 16 : 1 << 23;
+  uint64_t seed = 0;
+  for (const int64_t n : {1, 15, 16, 40, 48, 128, 1024, 4096, 11008, 32000, 32016}) {
+    for (const int64_t k : {1, 127, 128, 200, 256, 384, 1408, 11008, 17920, 28672}) {
+      if (n * k > most) continue;
+      const WeightCase w(n, k, Values::kRandom, static_cast<uint64_t>(n + k));
+      for (const int64_t m : tokens) {
+        if (m * n * k > most) break;
+        check_products(w, m, seed % 2 == 0 ? 8 : 6, Values::kRandom, seed);
+        ++seed;
+      }
+    }
+  }
+}
+
+TEST(products_of_extreme_values) {
+  if (nothing_to_test()) return;
+  uint64_t seed = 0;
+  for (const Values values : {Values::kExtremes, Values::kLeast, Values::kSpecial}) {
+    for (const int64_t k : {128, 200, 1152}) {
+      const WeightCase w(72, k, values, seed);
+      for (const int64_t m : {1, 8, 13, 40}) {
+        for (const int act_bits : {6, 8}) check_products(w, m, act_bits, values, ++seed);
+      }
+    }
+  }
+}
+
+TEST(a_row_does_not_depend_on_its_batch) {
+  if (nothing_to_test()) return;
+  const int64_t n = 80, k = 2944, m = small() ? 12 : 200;
+  const WeightCase w(n, k, Values::kRandom, 1);
+  const InputCase x(m, k, 8, Values::kRandom, 1);
+  for (const Implementation& kernel : implementations()) {
+    OutputCase whole(m, n, FloatType::kFp32, true, false, 1);
+    kernel.gemm(whole.gpu(), x.gpu(kernel.order), w.gpu(), {m, n, k, 8}, plain_launch());
+    const std::vector<uint8_t> all = whole.values.fetch();
+    for (const int64_t rows : {1, 2, 7, 8, 9, 16, 17, 33, 64, 65}) {
+      if (rows >= m) break;
+      OutputCase part(rows, n, FloatType::kFp32, true, false, 1);  // the same bias
+      InputCase of_part(rows, k, 8, Values::kRandom, 1);
+      of_part.codes.assign(x.codes.begin(), x.codes.begin() + rows * x.groups * kGroupSize);
+      for (int64_t i = 0; i < x.groups * rows; ++i) {
+        of_part.scales[static_cast<size_t>(i / rows * of_part.stride + i % rows)] =
+            x.scale(i % rows, i / rows);
+      }
+      of_part.upload();
+      kernel.gemm(part.gpu(), of_part.gpu(kernel.order), w.gpu(), {rows, n, k, 8}, plain_launch());
+      expect_same(part.values.fetch(),
+                  std::vector<uint8_t>(all.begin(), all.begin() + rows * n * 4),
+                  kernel.name + ", the first " + std::to_string(rows) + " rows");
+    }
+  }
+}
+
+TEST(large_products_are_those_of_the_plain_kernel) {
+  if (nothing_to_test() || small()) return;
+  const int64_t sizes[][3] = {
+      {1, 4096, 28672}, {16, 32016, 384}, {65, 4096, 4096}, {513, 1024, 1408}};
+  for (const auto& [m, n, k] : sizes) {
+    const WeightCase w(n, k, Values::kRandom, 9);
+    const InputCase x(m, k, 8, Values::kRandom, 9);
+    const GemmProblem problem{m, n, k, 8};
+    const DeviceArray<int32_t> sums(m * n * w.groups);
+    gpu::plain_group_sums(sums.data(), x.gpu(CodeOrder::kNatural), w.gpu(), problem,
+                          plain_launch());
+    OutputCase y(m, n, FloatType::kBf16, true, true, 9);
+    for (const Implementation& kernel : implementations()) {
+      check_product(kernel, kernel.order, w, x, y, sums.fetch());
+    }
+  }
+}
+
+TEST(planes_lie_where_the_layout_says) {
+  if (nothing_to_test()) return;
+  const int64_t n = 17, k = 200, m = 9, groups = 2;
+  const WeightCase w(n, k, Values::kRandom, 4);
+  const InputCase x(m, k, 8, Values::kRandom, 4);
+  const DeviceArray<uint8_t> in_place(w.packed);
+  auto* planes = reinterpret_cast<uint32_t*>(in_place.data());
+  gpu::btc_pack_weight(planes, in_place.data(), n, k, plain_launch());
+  const std::vector<uint8_t> bytes = in_place.fetch("planes");
+  std::vector<uint32_t> words(bytes.size() / 4);
+  std::memcpy(words.data(), bytes.data(), bytes.size());
+  int wrong = 0;
+  for (int64_t i = 0; i < 32 * groups * kGroupSize * gpu::kWeightPlanes; ++i) {
+    const int p = static_cast<int>(i % 6);
+    const int64_t at = i / 6, row = at / (groups * kGroupSize), column = at % (groups * kGroupSize);
+    const int code = row < n && column < k ? w.codes[static_cast<size_t>(row * k + column)] : 0;
+    const int64_t tile = row / kTileRows * groups + column / kGroupSize;
+    const int word = gpu::btc_weight_word(static_cast<int>(row % kTileRows),
+                                          static_cast<int>(column % kGroupSize), p);
+    const uint32_t bit = words[static_cast<size_t>(tile * 384 + word)] >> (column % 32) & 1;
+    wrong += bit != ((static_cast<uint32_t>(code + gpu::kWeightOffset) >> p) & 1);
+  }
+  EXPECT_EQ(wrong, 0);
+  const DeviceArray<uint32_t> blocks(gpu::btc_activation_bytes(m, k, 8) / 4);
+  gpu::btc_pack_activations(blocks.data(), x.gpu(CodeOrder::kFragment), m, k, 8, plain_launch());
+  const std::vector<uint32_t> got = blocks.fetch("activation planes");
+  for (int64_t i = 0; i < 16 * groups * kGroupSize * 8; ++i) {
+    const int p = static_cast<int>(i % 8);
+    const int64_t at = i / 8, token = at / (groups * kGroupSize),
+                  column = at % (groups * kGroupSize);
+    const int8_t code = token < m ? x.codes[static_cast<size_t>(at)] : int8_t{0};
+    const int64_t block = token / 8 * groups + column / kGroupSize;
+    const int word = gpu::btc_activation_word(static_cast<int>(token % 8),
+                                              static_cast<int>(column % kGroupSize), p);
+    const uint32_t bit =
+        got[static_cast<size_t>(block * gpu::btc_block_words(8) + word)] >> (column % 32) & 1;
+    wrong += bit != ((static_cast<uint32_t>(static_cast<uint8_t>(code)) >> p) & 1);
+  }
+  EXPECT_EQ(wrong, 0);
+}
+
+TEST(a_graph_of_dependent_launches_computes_the_same) {
+  if (nothing_to_test()) return;
+  const int64_t m = 5, n = 48, k = 1000;
+  const WeightCase w(n, k, Values::kRandom, 6);
+  const std::vector<uint8_t> values = awkward_values(FloatType::kFp16, m, 200, 6);
+  std::vector<uint8_t> x(static_cast<size_t>(m * k * 2));
+  for (size_t i = 0; i < x.size(); ++i) x[i] = values[i % 400];  // the first groups are finite
+  const DeviceArray<uint8_t> gpu_x(x);
+  const DeviceArray<int8_t> codes(m * w.groups * kGroupSize);
+  const DeviceArray<float> scales(w.groups * gpu::scale_stride_of(m));
+  const DeviceArray<uint32_t> planes(gpu::btc_activation_bytes(m, k, 8) / 4);
+  const DeviceArray<uint32_t> weight(flexq_kernels::packed_bytes(n, k) / 4);
+  gpu::btc_pack_weight(weight.data(), w.gpu().codes, n, k, plain_launch());
+  const OutputCase y(m, n, FloatType::kFp16, true, false, 6);
+  const gpu::ActivationBuffers out{codes.data(), scales.data(), gpu::scale_stride_of(m),
+                                   CodeOrder::kFragment};
+  const GemmProblem problem{m, n, k, 8};
+  const auto chain = [&](const gpu::Launch& launch) {
+    gpu::quantize_activations(out, gpu_x.data(), FloatType::kFp16, m, k, 8, launch);
+    gpu::btc_pack_activations(planes.data(), out.view(), m, k, 8, launch);
+    gpu::btc_gemm(y.gpu(), {planes.data(), scales.data(), out.scale_stride},
+                  {weight.data(), w.gpu().scales}, problem, launch);
+  };
+  chain(plain_launch());
+  const std::vector<uint8_t> want = y.values.fetch();
+  cudaGraph_t graph;
+  cudaGraphExec_t executable;
+  check_cuda(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeThreadLocal), "capture");
+  for (int i = 0; i < 10; ++i) chain(dependent_launch());
+  check_cuda(cudaStreamEndCapture(stream(), &graph), "capture");
+  check_cuda(cudaGraphInstantiate(&executable, graph, 0), "graph");
+  for (int i = 0; i < 10; ++i) check_cuda(cudaGraphLaunch(executable, stream()), "graph");
+  expect_same(y.values.fetch(), want, "100 chains in a graph");
+  cudaGraphExecDestroy(executable);
+  cudaGraphDestroy(graph);
+}
+
+TEST(what_is_refused) {
+  if (nothing_to_test()) return;
+  const WeightCase w(16, 128, Values::kRandom, 1);
+  const InputCase x(2, 128, 8, Values::kRandom, 1);
+  const OutputCase y(2, 16, FloatType::kFp32, false, false, 1);
+  gpu::Activations activations = x.gpu(CodeOrder::kNatural);
+  activations.scale_stride = 2;
+  EXPECT_THROW(gpu::plain_gemm(y.gpu(), activations, w.gpu(), {2, 16, 128, 8}, plain_launch()),
+               std::invalid_argument, "stride 2");
+  EXPECT_THROW(gpu::plain_gemm(y.gpu(), x.gpu(CodeOrder::kNatural), w.gpu(), {2, 16, 128, 16},
+                               plain_launch()),
+               std::invalid_argument, "abits=16");
+  EXPECT_THROW(
+      gpu::plain_gemm({}, x.gpu(CodeOrder::kNatural), w.gpu(), {2, 16, 128, 8}, plain_launch()),
+      std::invalid_argument, "output: a null pointer");
+  EXPECT_THROW(
+      gpu::pack_int6(w.gpu_packed->data(), x.gpu_natural->data() + 4, 16, 128, plain_launch()),
+      std::invalid_argument, "16-byte boundary");
+  EXPECT_THROW(
+      gpu::quantize_activations({}, y.values.data(), FloatType::kFp32, 2, 128, 7, plain_launch()),
+      std::invalid_argument, "act_bits");
+  gpu::plain_gemm({}, {}, {}, {0, 16, 128, 8}, plain_launch());  // no tokens: nothing to do
+  gpu::quantize_activations({}, nullptr, FloatType::kFp32, 0, 128, 8, plain_launch());
+}

@@ -1,0 +1,76 @@
+// The GEMM kernels of flexq_kernels behind one interface, for tests that compare them.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "flexq_kernels/gpu/btc_gemm.h"
+#include "flexq_kernels/gpu/device.h"
+#include "flexq_kernels/gpu/plain_gemm.h"
+#include "tests/cpp/device_array.h"
+
+namespace flexq_test {
+
+struct Implementation {
+  using Problem = flexq_kernels::GemmProblem;
+  using Activations = flexq_kernels::gpu::Activations;
+  using Weight = flexq_kernels::gpu::Weight;
+  using Launch = flexq_kernels::gpu::Launch;
+
+  std::string name;
+  flexq_kernels::gpu::CodeOrder order;
+  std::function<std::string(const Problem&, const flexq_kernels::gpu::Device&)> why_not;
+  std::function<void(const flexq_kernels::gpu::Output&, const Activations&, const Weight&,
+                     const Problem&, const Launch&)>
+      gemm;
+  std::function<void(int32_t*, const Activations&, const Weight&, const Problem&, const Launch&)>
+      group_sums;
+};
+
+inline Implementation plain_implementation() {
+  namespace gpu = flexq_kernels::gpu;
+  return {"plain", gpu::CodeOrder::kNatural, gpu::plain_why_not, gpu::plain_gemm,
+          gpu::plain_group_sums};
+}
+
+// The planes of a problem's operands, made anew for each call.
+struct BtcOperands {
+  DeviceArray<uint32_t> weight, activations;
+  flexq_kernels::gpu::BtcWeight w;
+  flexq_kernels::gpu::BtcActivations x;
+
+  BtcOperands(const Implementation::Activations& from, const Implementation::Weight& codes,
+              const flexq_kernels::GemmProblem& p, const flexq_kernels::gpu::Launch& launch)
+      : weight(flexq_kernels::packed_bytes(p.n, p.k) / 4),
+        activations(flexq_kernels::gpu::btc_activation_bytes(p.m, p.k, p.act_bits) / 4),
+        w{weight.data(), codes.scales},
+        x{activations.data(), from.scales, from.scale_stride} {
+    flexq_kernels::gpu::btc_pack_weight(weight.data(), codes.codes, p.n, p.k, launch);
+    flexq_kernels::gpu::btc_pack_activations(activations.data(), from, p.m, p.k, p.act_bits,
+                                             launch);
+  }
+};
+
+inline Implementation btc_implementation() {
+  namespace gpu = flexq_kernels::gpu;
+  Implementation btc{"btc", gpu::CodeOrder::kFragment, gpu::btc_why_not, nullptr, nullptr};
+  btc.gemm = [](const gpu::Output& y, const gpu::Activations& x, const gpu::Weight& w,
+                const flexq_kernels::GemmProblem& problem, const gpu::Launch& launch) {
+    const BtcOperands operands(x, w, problem, launch);
+    gpu::btc_gemm(y, operands.x, operands.w, problem, launch);
+    synchronize("btc_gemm");
+  };
+  btc.group_sums = [](int32_t* sums, const gpu::Activations& x, const gpu::Weight& w,
+                      const flexq_kernels::GemmProblem& problem, const gpu::Launch& launch) {
+    const BtcOperands operands(x, w, problem, launch);
+    gpu::btc_group_sums(sums, operands.x, operands.w, problem, launch);
+    synchronize("btc_group_sums");
+  };
+  return btc;
+}
+
+// All but plain, which the others are compared with.
+inline std::vector<Implementation> implementations() { return {btc_implementation()}; }
+
+}  // namespace flexq_test
