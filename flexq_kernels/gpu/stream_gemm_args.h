@@ -32,16 +32,38 @@ struct StreamRange {
   int first = 0, count = 0;
 };
 
-// Part i of `parts` of `total` things, as even as whole things can be.
-FLEXQ_HOST_DEVICE constexpr StreamRange even_part(int i, int parts, int total) {
-  const auto begin = static_cast<int>(int64_t{i} * total / parts);
-  return {begin, static_cast<int>((int64_t{i} + 1) * total / parts) - begin};
-}
+// Whole things in parts as even as can be; the first parts have one more.
+class EvenSplit {
+ public:
+  FLEXQ_HOST_DEVICE constexpr EvenSplit(int total, int parts)
+      : least_(total / parts), longer_(total - total / parts * parts) {}
+  FLEXQ_HOST_DEVICE constexpr StreamRange part(int i) const {
+    return {i * least_ + (i < longer_ ? i : longer_), least_ + (i < longer_ ? 1 : 0)};
+  }
 
-// Passes that `count` row tiles take at most `tiles` at a time.
-FLEXQ_HOST_DEVICE constexpr int stream_passes(int count, int tiles) {
-  return (count + tiles - 1) / tiles;
-}
+ private:
+  int least_, longer_;
+};
+
+// The row tiles of one block or cluster, in passes of at most `tiles`.
+class StreamShare {
+ public:
+  FLEXQ_HOST_DEVICE constexpr StreamShare(int worker, int workers, int row_tiles, int tiles)
+      : all_(EvenSplit(row_tiles, workers).part(worker)),
+        passes_((all_.count + tiles - 1) / tiles),
+        split_(all_.count, passes_) {}
+
+  FLEXQ_HOST_DEVICE constexpr int passes() const { return passes_; }
+  FLEXQ_HOST_DEVICE constexpr StreamRange pass(int i) const {
+    const StreamRange part = split_.part(i);
+    return {all_.first + part.first, part.count};
+  }
+
+ private:
+  StreamRange all_;
+  int passes_;
+  EvenSplit split_;
+};
 
 // Who has chains first_chain … + chains - 1 multiplies, of block b, the groups 8b + first_chain …,
 // as far as there are groups: so many blocks, and groups of one.
@@ -58,28 +80,28 @@ FLEXQ_HOST_DEVICE constexpr int stream_block_groups(int groups, int first_chain,
 // them blocks of groups, in them the pass's row tiles.
 class StreamCursor {
  public:
-  FLEXQ_HOST_DEVICE constexpr StreamCursor(const StreamRange& share, int passes, int blocks)
-      : share_(share), passes_(passes), blocks_(blocks) {
-    if (blocks > 0 && passes > 0) tiles_ = even_part(0, passes, share.count);
+  FLEXQ_HOST_DEVICE constexpr StreamCursor(const StreamShare& share, int blocks)
+      : share_(share), blocks_(blocks) {
+    if (blocks > 0) tiles_ = share_.pass(0);
   }
 
   FLEXQ_HOST_DEVICE constexpr bool left() const { return r_ < tiles_.count; }
-  FLEXQ_HOST_DEVICE constexpr int tile() const { return share_.first + tiles_.first + r_; }
+  FLEXQ_HOST_DEVICE constexpr int tile() const { return tiles_.first + r_; }
   FLEXQ_HOST_DEVICE constexpr int block() const { return block_; }
 
   FLEXQ_HOST_DEVICE constexpr void advance() {
     if (++r_ < tiles_.count) return;
     if (++block_ == blocks_) {
-      if (++pass_ == passes_) return;
+      if (++pass_ == share_.passes()) return;
       block_ = 0;
-      tiles_ = even_part(pass_, passes_, share_.count);
+      tiles_ = share_.pass(pass_);
     }
     r_ = 0;
   }
 
  private:
-  StreamRange share_;
-  int passes_, blocks_;
+  StreamShare share_;
+  int blocks_;
   StreamRange tiles_;
   int pass_ = 0, block_ = 0, r_ = 0;
 };

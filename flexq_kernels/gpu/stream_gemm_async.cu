@@ -34,16 +34,15 @@ class AsyncWarp {
 
  public:
   // ring: of this warp.
-  __device__ __forceinline__ AsyncWarp(const StreamArgs& args, const StreamRange& share,
+  __device__ __forceinline__ AsyncWarp(const StreamArgs& args, const StreamShare& share,
                                        uint32_t ring, int warp, int lane)
       : args_(args),
         share_(share),
-        passes_(stream_passes(share.count, kTiles)),
         blocks_(stream_blocks(args.groups, warp)),
         ring_(ring),
         warp_(warp),
         lane_(lane),
-        cursor_(share, passes_, blocks_) {}
+        cursor_(share, blocks_) {}
 
   __device__ __forceinline__ void fill() {
 #pragma unroll
@@ -55,14 +54,14 @@ class AsyncWarp {
     AsyncMeet meet;
     Tokens next;
     if (kTokensAhead && blocks_ > 0) next = reader.load(group(0));
-    for (int pass = 0; pass < passes_; ++pass) {
-      StreamRange tiles = even_part(pass, passes_, share_.count);
-      tiles.first += share_.first;
+    const int passes = share_.passes();
+    for (int pass = 0; pass < passes; ++pass) {
+      const StreamRange tiles = share_.pass(pass);
       float y[kTiles][kTokenTiles][4] = {};
 #pragma unroll 1
       for (int block = 0; block < blocks_; ++block) {
         const Tokens x = kTokensAhead ? next : reader.load(group(block));
-        if (kTokensAhead && (block + 1 < blocks_ || pass + 1 < passes_)) {
+        if (kTokensAhead && (block + 1 < blocks_ || pass + 1 < passes)) {
           next = reader.load(group(block + 1 < blocks_ ? block + 1 : 0));
         }
         multiply_block(y, x, tiles, block);
@@ -125,8 +124,8 @@ class AsyncWarp {
   }
 
   const StreamArgs& args_;
-  StreamRange share_;
-  int passes_, blocks_;
+  StreamShare share_;
+  int blocks_;
   uint32_t ring_;
   int warp_, lane_;
   StreamCursor cursor_;
@@ -140,8 +139,8 @@ __global__ void __launch_bounds__(kAsyncThreads, kResident)
   extern __shared__ __align__(128) uint8_t shared[];
   pdl_launch_dependents();
   const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
-  const StreamRange share =
-      even_part(static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x), args.row_tiles);
+  const StreamShare share(static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x), args.row_tiles,
+                          kTiles);
   const uint32_t ring = shared_address(shared) + warp * kStages * kAsyncStageBytes;
   auto* partial = reinterpret_cast<float*>(shared + kStreamWarps * kStages * kAsyncStageBytes);
   AsyncWarp<kTokenTiles, kTiles, kStages, kSums> self(args, share, ring, warp, lane);
@@ -161,6 +160,7 @@ bool launch_if(const StreamArgs& args, const StreamConfig& config, const Launch&
   static_assert(kShared <= 99 * 1024);
   const int blocks = std::min(args.row_tiles, current_device().multiprocessors);
   const auto launch_one = [&](auto* kernel) {
+    prefer_shared_memory(reinterpret_cast<const void*>(kernel));
     launch_kernel(kernel, dim3(static_cast<unsigned>(blocks)), dim3(kAsyncThreads), kShared, launch,
                   args);
   };

@@ -48,23 +48,19 @@ struct StreamRing {
   __device__ __forceinline__ uint32_t read() const { return written() + 8; }
 };
 
-// A block's share of the problem.
+// What a block of a cluster works on.
 struct StreamWork {
-  StreamRange tiles;
-  int passes;
+  StreamShare share;
   int first_chain;
   int blocks;  // of groups
 };
 
 template <int kSplit>
 __device__ __forceinline__ StreamWork stream_work(const StreamArgs& args, int rank, int tiles) {
-  StreamWork work;
-  work.tiles = even_part(static_cast<int>(blockIdx.x) / kSplit,
-                         static_cast<int>(gridDim.x) / kSplit, args.row_tiles);
-  work.passes = stream_passes(work.tiles.count, tiles);
-  work.first_chain = rank * (kStreamChains / kSplit);
-  work.blocks = stream_blocks(args.groups, work.first_chain);
-  return work;
+  const int first_chain = rank * (kStreamChains / kSplit);
+  return {StreamShare(static_cast<int>(blockIdx.x) / kSplit, static_cast<int>(gridDim.x) / kSplit,
+                      args.row_tiles, tiles),
+          first_chain, stream_blocks(args.groups, first_chain)};
 }
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
@@ -92,7 +88,7 @@ class StageSource {
       : args_(args),
         ring_(ring),
         first_chain_(work.first_chain),
-        cursor_(work.tiles, work.passes, work.blocks) {}
+        cursor_(work.share, work.blocks) {}
 
   __device__ __forceinline__ bool left() const { return cursor_.left(); }
 
@@ -195,16 +191,16 @@ class BulkWarp {
       commit_copies();
     };
     if (work_.blocks > 0) fetch(0);
-    for (int pass = 0; pass < work_.passes; ++pass) {
-      StreamRange tiles = even_part(pass, work_.passes, work_.tiles.count);
-      tiles.first += work_.tiles.first;
+    const int passes = work_.share.passes();
+    for (int pass = 0; pass < passes; ++pass) {
+      const StreamRange tiles = work_.share.pass(pass);
       float y[kTiles][kTokenTiles][4] = {};
 #pragma unroll 1
       for (int block = 0; block < work_.blocks; ++block) {
         wait_copies<0>();
         __syncwarp();
         const Tokens x = reader.load_slot(slot);
-        if (block + 1 < work_.blocks || pass + 1 < work_.passes) {
+        if (block + 1 < work_.blocks || pass + 1 < passes) {
           fetch(block + 1 < work_.blocks ? block + 1 : 0);
         }
         multiply_block(y, x, tiles, block);
@@ -361,6 +357,7 @@ bool launch_if(const StreamArgs& args, const StreamConfig& config, const Launch&
               most);
   const int workers = std::min(args.row_tiles, current_device().multiprocessors / kSplit);
   const auto launch_one = [&](auto* kernel) {
+    prefer_shared_memory(reinterpret_cast<const void*>(kernel));
     launch_kernel(kernel, dim3(static_cast<unsigned>(workers * kSplit)), dim3(kBulkThreads), shared,
                   launch, args);
   };

@@ -14,11 +14,20 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "flexq_kernels/gpu/dependent_launch.cuh"
 #include "flexq_kernels/gpu/stream_gemm_args.h"
 #include "flexq_kernels/gpu/stream_gemm_copy.cuh"
 #include "flexq_kernels/gpu/tile_product.cuh"
 
 namespace flexq_kernels::gpu {
+
+// For a block there is room beside that of the kernel in front only if both want the same, the
+// largest, share of a multiprocessor's memory as shared memory.
+inline void prefer_shared_memory(const void* kernel) {
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                  cudaSharedmemCarveoutMaxShared),
+             "shared memory of a kernel");
+}
 
 // ---- an element of the output ----
 
@@ -132,9 +141,8 @@ struct StreamFinish {
   __device__ __forceinline__ void run(const float (&sum)[kTiles][kTokenTiles][4], int first_tile,
                                       int count, Meet& meet) const {
     const int thread = (rank * kStreamWarps + warp) * 32 + lane;
-#pragma unroll
-    for (int first = 0; first < kTiles; first += kAtOnce) {
-      if (first >= count) break;
+#pragma unroll 1
+    for (int first = 0; first < count; first += kAtOnce) {
       StreamElement element[kPerThread];
       int at[kPerThread];
 #pragma unroll
@@ -148,8 +156,8 @@ struct StreamFinish {
       }
       meet.before();
 #pragma unroll
-      for (int r = 0; r < kAtOnce && first + r < kTiles; ++r) {
-        if (first + r < count) write(sum[first + r], r);
+      for (int r = 0; r < kTiles; ++r) {  // registers are chosen at compile time
+        if (r >= first && r < first + kAtOnce && r < count) write(sum[r], r - first);
       }
       meet.between();
 #pragma unroll
