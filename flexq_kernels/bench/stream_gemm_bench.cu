@@ -86,6 +86,7 @@ class Bench {
   void measure_stream();
   void run_shape(const Shape& shape);
   void run_problem(const GemmProblem& problem);
+  bool takes(const GemmProblem& problem, const StreamConfig& config);
   bool right(const GemmProblem& problem, const StreamConfig& config);
   Times measure(const GemmProblem& problem, const StreamConfig& config, bool programmatic);
   void put_gemm(const GemmProblem& problem, const StreamConfig& config, const Output& y, int i,
@@ -194,6 +195,19 @@ void Bench::put_gemm(const GemmProblem& p, const StreamConfig& config, const Out
               {stream_, programmatic});
 }
 
+// False, with the reason, for one of --config that is not for so many tokens.
+bool Bench::takes(const GemmProblem& p, const StreamConfig& config) {
+  Output y;
+  y.values = y_;
+  try {
+    put_gemm(p, config, y, 0, false);
+  } catch (const std::invalid_argument& error) {
+    std::printf("%s\n", error.what());
+    return false;
+  }
+  return true;
+}
+
 bool Bench::right(const GemmProblem& p, const StreamConfig& config) {
   const size_t bytes = static_cast<size_t>(p.m * p.n) * sizeof(float);
   check_cuda(cudaMemsetAsync(y_, 0xff, bytes, stream_), "poison");
@@ -242,7 +256,7 @@ void Bench::run_problem(const GemmProblem& p) {
   if (quick) configs.resize(1);
   Result best, usual;
   for (const StreamConfig& config : configs) {
-    if (!right(p, config)) continue;
+    if (!takes(p, config) || !right(p, config)) continue;
     const Result result{config, measure(p, config, true)};
     if (config == configs[0]) usual = result;
     if (best.times.median == 0 || result.times.median < best.times.median) best = result;

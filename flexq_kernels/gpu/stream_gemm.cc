@@ -17,19 +17,19 @@ struct Candidate {
   StreamConfig config;
 };
 
-// For each number of tokens the first is the guess: those of one compute capability were timed, the
-// rest is close. Stages: what two blocks of one multiprocessor have room for (two rings overlap in
-// a chain of programmatic launches); with 8 row tiles of 64 tokens, or 6 in a pair, one block has
-// the registers for itself. Limits: about 50 KB under way.
+// For each number of tokens the first is the guess. Stages: what two blocks of a multiprocessor
+// have room for, so that two rings overlap in a chain of programmatic launches; with 8 row tiles,
+// or 6 of 64 tokens, a block has a multiprocessor's registers for itself. Limits: about 50 KB under
+// way.
 constexpr StreamKernel kBulk = StreamKernel::kBulk, kAsync = StreamKernel::kAsync;
 constexpr Candidate kCandidates[] = {
-    {8, {kBulk, 6, 1, 8, 4}},    {8, {kBulk, 6, 1, 8, 3}},    {8, {kBulk, 6, 1, 8, 6}},
-    {8, {kBulk, 6, 1, 8, 0}},    {8, {kBulk, 6, 2, 15, 8}},   {8, {kAsync, 6, 1, 6, 0}},
-    {16, {kBulk, 4, 1, 7, 4}},   {16, {kBulk, 4, 1, 7, 0}},   {16, {kBulk, 6, 2, 15, 8}},
-    {16, {kBulk, 6, 2, 15, 12}}, {16, {kAsync, 3, 1, 6, 0}},  {32, {kBulk, 4, 2, 12, 8}},
-    {32, {kBulk, 4, 2, 12, 0}},  {32, {kAsync, 4, 1, 5, 0}},  {64, {kBulk, 4, 4, 24, 16}},
-    {64, {kBulk, 4, 4, 24, 0}},  {64, {kBulk, 8, 4, 56, 16}}, {64, {kBulk, 6, 2, 28, 8}},
-    {64, {kAsync, 2, 1, 4, 0}},
+    {8, {kBulk, 6, 1, 7, 4}},    {8, {kBulk, 6, 1, 7, 3}},   {8, {kBulk, 6, 1, 7, 6}},
+    {8, {kBulk, 6, 1, 7, 0}},    {8, {kBulk, 6, 2, 14, 8}},  {8, {kAsync, 6, 1, 6, 0}},
+    {16, {kBulk, 4, 1, 7, 4}},   {16, {kBulk, 4, 1, 7, 0}},  {16, {kBulk, 6, 2, 14, 8}},
+    {16, {kBulk, 6, 2, 14, 12}}, {16, {kAsync, 3, 1, 6, 0}}, {32, {kBulk, 4, 2, 12, 8}},
+    {32, {kBulk, 4, 2, 12, 0}},  {32, {kBulk, 8, 2, 28, 8}}, {32, {kAsync, 4, 1, 5, 0}},
+    {64, {kBulk, 4, 4, 24, 16}}, {64, {kBulk, 4, 4, 24, 0}}, {64, {kBulk, 8, 4, 56, 16}},
+    {64, {kBulk, 6, 2, 28, 8}},  {64, {kAsync, 2, 1, 4, 0}},
 };
 
 const char* name_of(StreamKernel kernel) { return kernel == kBulk ? "bulk" : "async"; }

@@ -31,6 +31,11 @@ namespace {
 
 constexpr int kBulkThreads = kStreamWarps * 32;
 
+// Blocks of tokens on their way to a warp, besides the one that it multiplies. Of 8 tokens there is
+// room for two, and few row tiles to hide the latency of L2 behind.
+template <int kTokenTiles>
+constexpr int kTokenSlots = kTokenTiles == 1 ? 2 : 1;
+
 template <int kSplit>
 struct StreamRing {
   static constexpr int kChains = kStreamChains / kSplit;
@@ -156,6 +161,7 @@ template <int kTokenTiles, int kSplit, int kTiles, int kAtOnce, bool kSums>
 class BulkWarp {
   using Ring = StreamRing<kSplit>;
   using Reader = TokenReader<kTokenTiles>;
+  static constexpr int kSlots = kTokenSlots<kTokenTiles>;
   using Tokens = TokenFragment<kTokenTiles>;
   using Finish = StreamFinish<kTokenTiles, kSplit, kTiles, kAtOnce>;
 
@@ -180,29 +186,35 @@ class BulkWarp {
     }
   }
 
-  // slot: of the warp, for tokens that are on their way.
-  __device__ __forceinline__ void multiply(uint32_t slot, const Finish& finish,
+  // slots: of the warp, for tokens that are on their way.
+  __device__ __forceinline__ void multiply(uint32_t slots, const Finish& finish,
                                            BulkMeet<kSplit>& meet) {
     const Reader reader(args_.x, args_.m, args_.groups, first_token_, lane_);
-    const auto fetch = [&](int block) {
-      __syncwarp();  // the slot has been read
-      // Past the last group: that one again, which is not multiplied.
-      reader.copy(slot, min(group(block), args_.groups - 1));
-      commit_copies();
-    };
-    if (work_.blocks > 0) fetch(0);
     const int passes = work_.share.passes();
+    int to_fetch = passes * work_.blocks, next_block = 0;
+    const auto fetch = [&](int slot) {
+      __syncwarp();  // the slot has been read
+      if (to_fetch > 0) {
+        --to_fetch;
+        // Past the last group: that one again, which is not multiplied.
+        reader.copy(slots + slot * Reader::kSlotBytes, min(group(next_block), args_.groups - 1));
+        if (++next_block == work_.blocks) next_block = 0;
+      }
+      commit_copies();  // an empty group keeps the count
+    };
+#pragma unroll
+    for (int slot = 0; slot < kSlots; ++slot) fetch(slot);
+    int slot = 0;
     for (int pass = 0; pass < passes; ++pass) {
       const StreamRange tiles = work_.share.pass(pass);
       float y[kTiles][kTokenTiles][4] = {};
 #pragma unroll 1
       for (int block = 0; block < work_.blocks; ++block) {
-        wait_copies<0>();
+        wait_copies<kSlots - 1>();
         __syncwarp();
-        const Tokens x = reader.load_slot(slot);
-        if (block + 1 < work_.blocks || pass + 1 < passes) {
-          fetch(block + 1 < work_.blocks ? block + 1 : 0);
-        }
+        const Tokens x = reader.load_slot(slots + slot * Reader::kSlotBytes);
+        fetch(slot);
+        slot = slot + 1 == kSlots ? 0 : slot + 1;
         multiply_block(y, x, tiles, block);
       }
       if constexpr (!kSums) finish.run(y, tiles.first, tiles.count, meet);
@@ -281,7 +293,7 @@ __device__ __forceinline__ void bulk_block(const StreamArgs& args) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   using Finish = StreamFinish<kTokenTiles, kSplit, kTiles, kAtOnce>;
   using Ring = StreamRing<kSplit>;
-  constexpr int kSlotBytes = TokenReader<kTokenTiles>::kSlotBytes;
+  constexpr int kSlotBytes = kTokenSlots<kTokenTiles> * TokenReader<kTokenTiles>::kSlotBytes;
   extern __shared__ __align__(128) uint8_t shared[];
   pdl_launch_dependents();
   const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
@@ -350,8 +362,8 @@ bool launch_if(const StreamArgs& args, const StreamConfig& config, const Launch&
   if (config.split != kSplit || config.tiles != kTiles || args.m > Finish::kTokens) return false;
   const size_t shared =
       static_cast<size_t>(args.stages) * (StreamRing<kSplit>::kStageBytes + 2 * sizeof(uint64_t)) +
-      kStreamWarps * TokenReader<kTokenTiles>::kSlotBytes + Finish::kPartialBytes +
-      2 * sizeof(uint64_t);
+      kStreamWarps * kTokenSlots<kTokenTiles> * TokenReader<kTokenTiles>::kSlotBytes +
+      Finish::kPartialBytes + 2 * sizeof(uint64_t);
   const size_t most = current_device().shared_per_block;
   FLEXQ_CHECK(shared <= most, config, ": ", shared, " bytes of shared memory, and a block has ",
               most);
@@ -377,6 +389,7 @@ bool launch_stream_bulk(const StreamArgs& args, const StreamConfig& config, cons
          launch_if<2, 1, 4, 1>(args, config, launch) ||
          launch_if<1, 2, 6, 2>(args, config, launch) ||
          launch_if<2, 2, 4, 2>(args, config, launch) ||
+         launch_if<2, 2, 8, 2, 1>(args, config, launch) ||
          launch_if<2, 4, 4, 2>(args, config, launch) ||
          launch_if<2, 4, 8, 2, 1>(args, config, launch) ||
          launch_if<4, 2, 6, 1, 1>(args, config, launch);

@@ -439,9 +439,9 @@ TEST(configs_as_text) {
     }
     EXPECT(seen.size() >= 3);
   }
-  for (const char* wrong : {"", "kernel=bulk", "kernel=bulk tiles=6 split=1 stages=8 limit=4 ",
-                            "kernel=bulb tiles=6 split=1 stages=8 limit=4",
-                            "kernel=bulk tiles=06 split=1 stages=8 limit=4"}) {
+  for (const char* wrong : {"", "kernel=bulk", "kernel=bulk tiles=6 split=1 stages=7 limit=4 ",
+                            "kernel=bulb tiles=6 split=1 stages=7 limit=4",
+                            "kernel=bulk tiles=06 split=1 stages=7 limit=4"}) {
     EXPECT(!parse_stream_config(wrong));
   }
 }

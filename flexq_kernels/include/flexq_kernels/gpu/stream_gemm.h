@@ -35,7 +35,7 @@ struct StreamConfig {
 bool operator==(const StreamConfig& a, const StreamConfig& b);
 std::ostream& operator<<(std::ostream& out, const StreamConfig& config);
 
-// What << prints: "kernel=bulk tiles=6 split=1 stages=8 limit=4"; none if it is anything else.
+// What << prints: "kernel=bulk tiles=6 split=1 stages=7 limit=4"; none if it is anything else.
 std::optional<StreamConfig> parse_stream_config(const std::string& text);
 
 // Why the family does not take a problem; empty if it does.
