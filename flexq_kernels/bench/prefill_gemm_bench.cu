@@ -1,0 +1,492 @@
+// W6Ax GEMM of many tokens on this GPU, beside cuBLASLt FP16 of the same shape in the same run:
+//
+//   prefill_gemm_bench [--m 512,2048] [--shape 4096x11008] [--config "tokens=192 cluster=2"]
+//                      [--all] [--quick]
+//
+// Shapes are the linear layers of LLaMA, LLaMA-2 and OPT; in those marked * activations have 8
+// bits, else 6. Operands are random; weights rotate through more than the L2 cache holds. Each
+// config is first compared, to the last bit, with a naive kernel at sampled outputs, and timed for
+// a moment; the fastest then runs for a second, in turns with cuBLASLt. --all: every config's
+// moment is printed. --quick: a fifth of a second. The GEMM alone is timed: activations are
+// quantised, y is fp16.
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "flexq_kernels/gpu/dependent_launch.cuh"
+#include "flexq_kernels/gpu/int6.cuh"
+#include "flexq_kernels/gpu/wgmma_gemm.h"
+#include "ft/kernels/cublaslt_gemm.h"
+
+namespace {
+
+using namespace flexq_kernels;
+using flexq_kernels::gpu::check_cuda;
+
+struct Shape {
+  const char* model;
+  int64_t n, k;
+  bool wide;  // 8-bit activations
+};
+
+constexpr Shape kShapes[] = {
+    {"LLaMA-7B", 12288, 4096, false},    {"LLaMA-7B", 4096, 4096, false},
+    {"LLaMA-7B", 11008, 4096, false},    {"LLaMA-7B", 4096, 11008, true},
+    {"LLaMA-30B", 19968, 6656, false},   {"LLaMA-30B", 6656, 6656, false},
+    {"LLaMA-30B", 17920, 6656, false},   {"LLaMA-30B", 6656, 17920, true},
+    {"LLaMA-2-13B", 15360, 5120, false}, {"LLaMA-2-13B", 5120, 5120, false},
+    {"LLaMA-2-13B", 13824, 5120, false}, {"LLaMA-2-13B", 5120, 13824, true},
+    {"LLaMA-2-70B", 24576, 8192, false}, {"LLaMA-2-70B", 8192, 8192, false},
+    {"LLaMA-2-70B", 28672, 8192, false}, {"LLaMA-2-70B", 8192, 28672, true},
+    {"OPT-30B", 21504, 7168, false},     {"OPT-30B", 7168, 7168, false},
+    {"OPT-30B", 28672, 7168, false},     {"OPT-30B", 7168, 28672, true}};
+
+struct Options {
+  std::vector<int64_t> tokens = {64, 128, 256, 512, 1024, 2048, 4096, 8192};
+  std::string shape;
+  std::string config;
+  bool all = false;
+  double seconds = 1;
+};
+
+// ---- Random operands ----------------------------------------------------------------------------
+
+__device__ uint32_t scrambled(uint64_t i) {
+  uint64_t x = (i + 1) * 0x9e3779b97f4a7c15ull;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+  return static_cast<uint32_t>(x >> 32);
+}
+
+enum class Fill { kBits, kInt6, kInt8, kScaleHalf, kScaleFloat, kNormalHalf };
+
+__global__ void fill(void* to, size_t words, Fill kind) {
+  const size_t step = static_cast<size_t>(gridDim.x) * blockDim.x;
+  for (size_t i = blockIdx.x * static_cast<size_t>(blockDim.x) + threadIdx.x; i < words;
+       i += step) {
+    const uint32_t bits = scrambled(i);
+    uint32_t word = bits;
+    if (kind == Fill::kInt6) {  // bytes -32 … 31
+      word = (bits & 0x1f1f1f1fu) | ((bits & 0x20202020u) >> 5) * 0xe0u;
+    } else if (kind == Fill::kScaleHalf || kind == Fill::kNormalHalf) {
+      const float u = static_cast<float>(bits & 0xffff) / 65536, v = (bits >> 16) / 65536.0f;
+      const __half2 pair = kind == Fill::kScaleHalf
+                               ? __floats2half2_rn(1e-3f + 3e-3f * u, 1e-3f + 3e-3f * v)
+                               : __floats2half2_rn(4 * u - 2, 4 * v - 2);
+      memcpy(&word, &pair, 4);
+    } else if (kind == Fill::kScaleFloat) {
+      word = __float_as_uint(1e-2f + 1e-2f * (static_cast<float>(bits >> 8) / 16777216));
+    }
+    static_cast<uint32_t*>(to)[i] = word;
+  }
+}
+
+class Pool {
+ public:
+  Pool(size_t bytes, Fill kind) : bytes_(bytes) {
+    check_cuda(cudaMalloc(&data_, bytes), "memory");
+    refill(kind);
+  }
+  ~Pool() { cudaFree(data_); }
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  void refill(Fill kind) {
+    fill<<<1024, 256>>>(data_, bytes_ / 4, kind);
+    check_cuda(cudaGetLastError(), "filling");
+  }
+  template <typename T>
+  T* at(size_t bytes = 0) const {
+    return reinterpret_cast<T*>(static_cast<char*>(data_) + bytes);
+  }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  void* data_ = nullptr;
+  size_t bytes_;
+};
+
+// ---- The naive kernel
+// -----------------------------------------------------------------------------
+
+// One thread per sampled output, from the definition of the layout (pack.h) and of the sum.
+__global__ void sample(int* wrong, const __half* y, const int8_t* a, const float* token_scales,
+                       int64_t stride, const uint8_t* w, const __half* row_scales, int64_t m,
+                       int64_t n, int64_t groups, int samples) {
+  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (i >= samples) return;
+  const int64_t token = scrambled(2 * i) % m, row = scrambled(2 * i + 1) % n;
+  float sum = 0;
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t tile = row / 16 * groups + g;
+    const uint32_t* words = reinterpret_cast<const uint32_t*>(w + tile * kTileBytes);
+    int32_t exact = 0;
+    for (int k = 0; k < kGroupSize; ++k) {
+      const int r16 = static_cast<int>(row % 16), kk = k % 32, s = k / 32;
+      const int r = (r16 >> 3) + 2 * (kk >> 4), b = kk & 3;
+      const int lane = 4 * (r16 & 7) + ((kk & 15) >> 2);
+      int code = 0;
+      for (int bit = 0; bit < 6; ++bit) {
+        const int word = r < 3 ? 3 * s + r : 3 * s + 2 - bit / 2;
+        const int at = r < 3 ? 8 * b + 2 + bit : 8 * b + (bit & 1);
+        code |= (words[word / 4 * 128 + 4 * lane + word % 4] >> at & 1) << bit;
+      }
+      exact +=
+          (code ^ 32) - 32 == 0 ? 0 : ((code ^ 32) - 32) * a[(token * groups + g) * kGroupSize + k];
+    }
+    const float t = static_cast<float>(exact) * __half2float(row_scales[tile * 16 + row % 16]);
+    sum = __fmaf_rn(t, token_scales[g * stride + token], sum);
+  }
+  const __half want = __float2half_rn(sum), got = y[token * n + row];
+  if (__half_as_ushort(want) == __half_as_ushort(got)) return;
+  if (atomicAdd(wrong, 1) < 4) {
+    printf("  WRONG token %lld row %lld: %g, should be %g\n", static_cast<long long>(token),
+           static_cast<long long>(row), __half2float(got), __half2float(want));
+  }
+}
+
+__global__ void clock_rate(uint64_t* out) {  // clocks and nanoseconds of 0.2 ms
+  uint64_t begin, now;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(begin));
+  const long long clocks = clock64();
+  do {
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+  } while (now - begin < 200000);
+  out[0] = static_cast<uint64_t>(clock64() - clocks);
+  out[1] = now - begin;
+}
+
+// ---- Timing
+// ---------------------------------------------------------------------------------------
+
+using Run = std::function<void(int turn)>;  // one launch; turn chooses the weights
+
+class Timer {
+ public:
+  explicit Timer(cudaStream_t stream) : stream_(stream) {
+    cudaEventCreate(&begin_);
+    cudaEventCreate(&end_);
+    cudaMalloc(&clocks_, 16);
+  }
+
+  // Microseconds of a launch, of at least `seconds` of them back to back.
+  double time(const Run& run, double seconds) {
+    for (int i = 0; i < 2; ++i) run(i);
+    const double once = std::max(1e-6, batch(run, 3));
+    double total = 0;
+    int launches = 0;
+    while (total < seconds) {
+      const int count = std::max(3, static_cast<int>(std::min(0.1, seconds) / once));
+      total += batch(run, count) * count;
+      launches += count;
+    }
+    return total / launches * 1e6;
+  }
+
+  double megahertz() {
+    clock_rate<<<1, 1, 0, stream_>>>(clocks_);
+    uint64_t host[2];
+    check_cuda(cudaMemcpyAsync(host, clocks_, 16, cudaMemcpyDeviceToHost, stream_), "clocks");
+    check_cuda(cudaStreamSynchronize(stream_), "clocks");
+    return static_cast<double>(host[0]) / static_cast<double>(host[1]) * 1e3;
+  }
+
+ private:
+  double batch(const Run& run, int count) {  // seconds of a launch
+    cudaEventRecord(begin_, stream_);
+    for (int i = 0; i < count; ++i) run(turn_++);
+    cudaEventRecord(end_, stream_);
+    check_cuda(cudaEventSynchronize(end_), "a kernel");
+    float ms = 0;
+    cudaEventElapsedTime(&ms, begin_, end_);
+    return ms * 1e-3 / count;
+  }
+
+  cudaStream_t stream_;
+  cudaEvent_t begin_, end_;
+  uint64_t* clocks_ = nullptr;
+  int turn_ = 0;
+};
+
+// ---- The bench
+// ------------------------------------------------------------------------------------
+
+struct Row {
+  const Shape* shape;
+  int64_t m;
+  double tops, ratio;  // ratio 0: cuBLASLt was not there
+};
+
+struct Candidate {
+  std::string name;
+  std::function<void(const gpu::Output&, const gpu::Activations&, const gpu::Weight&)> run;
+};
+
+class Bench {
+ public:
+  explicit Bench(const Options& options)
+      : options_(options),
+        timer_(stream()),
+        codes_(size_t{520} << 20, Fill::kBits),
+        row_scales_(size_t{40} << 20, Fill::kScaleHalf),
+        tokens_(size_t{8192} * 28672, Fill::kInt8),
+        token_scales_(size_t{8192} * 4 * 224, Fill::kScaleFloat),
+        y_(size_t{8192} * 28672 * 2, Fill::kBits) {
+    check_cuda(cudaMalloc(&wrong_, 4), "memory");
+    try {
+      cublas_ = std::make_unique<flexq_ft::cublaslt::Context>();
+      half_weights_ = std::make_unique<Pool>(size_t{1000} << 20, Fill::kNormalHalf);
+      half_tokens_ = std::make_unique<Pool>(size_t{8192} * 28672 * 2, Fill::kNormalHalf);
+      workspace_ = std::make_unique<Pool>(flexq_ft::cublaslt::kWorkspaceBytes, Fill::kBits);
+    } catch (const std::exception& error) {
+      std::printf("no cuBLASLt: %s\n", error.what());
+    }
+  }
+
+  void run_shape(const Shape& shape) {
+    tokens_.refill(shape.wide ? Fill::kInt8 : Fill::kInt6);
+    for (const int64_t m : options_.tokens) run(shape, m);
+  }
+
+  // Of the bars: all shapes, and those that are not of the 7B model.
+  void summary() const {
+    for (const int64_t m : options_.tokens) {
+      double tops = 0, ratio = 0, least = 1e9, least_ratio = 1e9, large = 0, least_large = 1e9;
+      int count = 0, large_count = 0;
+      for (const Row& row : rows_) {
+        if (row.m != m) continue;
+        ++count;
+        tops += std::log(row.tops);
+        ratio += std::log(row.ratio);
+        least = std::min(least, row.tops);
+        least_ratio = std::min(least_ratio, row.ratio);
+        if (std::strcmp(row.shape->model, "LLaMA-7B") == 0) continue;
+        ++large_count;
+        large += std::log(row.tops);
+        least_large = std::min(least_large, row.tops);
+      }
+      if (count == 0) continue;
+      std::printf("M %5lld: all geomean %.0f min %.0f TOPS, x FP16 geomean %.3f min %.3f",
+                  static_cast<long long>(m), std::exp(tops / count), least, std::exp(ratio / count),
+                  least_ratio);
+      if (large_count > 0) {
+        std::printf("; 13B and larger geomean %.0f min %.0f TOPS", std::exp(large / large_count),
+                    least_large);
+      }
+      std::printf("\n");
+    }
+  }
+
+ private:
+  static cudaStream_t stream() {
+    static cudaStream_t stream = [] {
+      cudaStream_t made;
+      check_cuda(cudaStreamCreate(&made), "stream");
+      return made;
+    }();
+    return stream;
+  }
+
+  std::vector<Candidate> candidates(const GemmProblem& problem) const {
+    std::vector<Candidate> out;
+    const gpu::Launch how{stream(), true};
+    for (const auto& config : gpu::wgmma_configs(problem, gpu::current_device())) {
+      std::ostringstream name;
+      name << "wgmma " << config;
+      out.push_back({name.str(), [=](const auto& y, const auto& x, const auto& w) {
+                       gpu::wgmma_gemm(y, x, w, problem, config, how);
+                     }});
+    }
+    return out;
+  }
+
+  // The weights of a turn: distinct ones, as many as the pools hold.
+  gpu::Weight weight(const Shape& shape, int turn) const {
+    const size_t bytes = static_cast<size_t>(packed_bytes(shape.n, shape.k));
+    const size_t copies = std::max<size_t>(1, std::min<size_t>(16, codes_.bytes() / bytes));
+    const size_t at = static_cast<size_t>(turn) % copies;
+    return {codes_.at<uint8_t>(at * bytes), row_scales_.at<uint16_t>(at * bytes / 48)};
+  }
+
+  bool right(const Candidate& candidate, const Shape& shape, const GemmProblem& problem,
+             const gpu::Activations& x) {
+    check_cuda(cudaMemsetAsync(y_.at<void>(), 0xff, static_cast<size_t>(problem.m * problem.n) * 2,
+                               stream()),
+               "poison");
+    const gpu::Weight w = weight(shape, 1);
+    candidate.run({y_.at<void>(), FloatType::kFp16}, x, w);
+    check_cuda(cudaMemsetAsync(wrong_, 0, 4, stream()), "flag");
+    constexpr int kSamples = 4096;
+    sample<<<kSamples / 64, 64, 0, stream()>>>(wrong_, y_.at<__half>(), x.codes, x.scales,
+                                               x.scale_stride, w.codes,
+                                               reinterpret_cast<const __half*>(w.scales), problem.m,
+                                               problem.n, group_count(problem.k), kSamples);
+    int wrong = 0;
+    check_cuda(cudaMemcpyAsync(&wrong, wrong_, 4, cudaMemcpyDeviceToHost, stream()), "flag");
+    check_cuda(cudaStreamSynchronize(stream()), candidate.name.c_str());
+    if (wrong > 0) {
+      std::printf("  %s: %d of %d samples are WRONG\n", candidate.name.c_str(), wrong, kSamples);
+    }
+    return wrong == 0;
+  }
+
+  void run(const Shape& shape, int64_t m) {
+    const GemmProblem problem{m, shape.n, shape.k, shape.wide ? 8 : 6};
+    const gpu::Activations x{tokens_.at<int8_t>(), token_scales_.at<float>(),
+                             gpu::scale_stride_of(m), gpu::CodeOrder::kNatural};
+    const gpu::Output y{y_.at<void>(), FloatType::kFp16};
+    const double operations = 2.0 * static_cast<double>(m * shape.n) * static_cast<double>(shape.k);
+    Run best;
+    std::string name = "-";
+    double least = 1e30;
+    bool first = true;
+    for (const Candidate& candidate : candidates(problem)) {
+      const std::string mark = first ? " (guess)" : "";
+      first = false;
+      if (!options_.config.empty() && candidate.name.find(options_.config) == std::string::npos) {
+        continue;
+      }
+      if (!right(candidate, shape, problem, x)) {
+        ++failures;
+        continue;
+      }
+      const Run launch = [=](int turn) { candidate.run(y, x, weight(shape, turn)); };
+      const double us = timer_.time(launch, 0.01);
+      if (options_.all) {
+        std::printf("    %-32s %9.1f us %6.0f TOPS%s\n", candidate.name.c_str(), us,
+                    operations / us * 1e-6, mark.c_str());
+      }
+      if (us >= least) continue;
+      least = us;
+      best = launch;
+      name = candidate.name + mark;
+    }
+    if (!best) return;
+    report(shape, m, operations, best, name);
+  }
+
+  void report(const Shape& shape, int64_t m, double operations, const Run& best,
+              const std::string& name) {
+    std::unique_ptr<flexq_ft::cublaslt::Gemm> gemm;
+    const Run half = half_precision(shape, m, gemm);
+    double ours = 0, theirs = 0, mhz = 0, their_mhz = 0;
+    for (int i = 0; i < 2; ++i) {
+      ours += timer_.time(best, options_.seconds / 2) / 2;
+      mhz = timer_.megahertz();
+      if (!half) continue;
+      theirs += timer_.time(half, options_.seconds / 2) / 2;
+      their_mhz = timer_.megahertz();
+    }
+    std::printf(
+        "%-11s %5lld x %5lld%s M %4lld  %9.1f us %6.0f TOPS at %4.0f MHz | FP16 %9.1f us %5.0f at "
+        "%4.0f MHz | x %.3f  %s\n",
+        shape.model, static_cast<long long>(shape.n), static_cast<long long>(shape.k),
+        shape.wide ? "*" : " ", static_cast<long long>(m), ours, operations / ours * 1e-6, mhz,
+        theirs, theirs > 0 ? operations / theirs * 1e-6 : 0, their_mhz, theirs / ours,
+        name.c_str());
+    std::fflush(stdout);
+    rows_.push_back({&shape, m, operations / ours * 1e-6, theirs / ours});
+  }
+
+  // The fastest of cuBLASLt's first algorithms, on weights that rotate too; empty without it.
+  Run half_precision(const Shape& shape, int64_t m,
+                     std::unique_ptr<flexq_ft::cublaslt::Gemm>& gemm) {
+    if (!cublas_) return {};
+    flexq_ft::GemmProblem problem;
+    problem.m = m;
+    problem.n = shape.n;
+    problem.k = shape.k;
+    problem.rounded = true;
+    gemm = std::make_unique<flexq_ft::cublaslt::Gemm>(*cublas_, problem);
+    const size_t bytes = static_cast<size_t>(shape.n * shape.k) * 2;
+    const size_t copies = std::min<size_t>(8, half_weights_->bytes() / bytes);
+    Run best;
+    double least = 1e30;
+    for (const auto& heuristic : gemm->heuristics(8)) {
+      flexq_ft::cublaslt::Gemm* const product = gemm.get();
+      const Run run = [=, algo = heuristic.algo](int turn) {
+        product->run(y_.at<void>(), half_tokens_->at<void>(),
+                     half_weights_->at<void>(static_cast<size_t>(turn) % copies * bytes), algo,
+                     workspace_->at<void>(), workspace_->bytes(), {stream(), nullptr});
+      };
+      const double us = timer_.time(run, 0.005);
+      if (us >= least) continue;
+      least = us;
+      best = run;
+    }
+    return best;
+  }
+
+  const Options& options_;
+  Timer timer_;
+  Pool codes_, row_scales_, tokens_, token_scales_, y_;
+  std::unique_ptr<flexq_ft::cublaslt::Context> cublas_;
+  std::unique_ptr<Pool> half_weights_, half_tokens_, workspace_;
+  int* wrong_ = nullptr;
+  std::vector<Row> rows_;
+
+ public:
+  int failures = 0;
+};
+
+Options parse(int argc, char** argv) {
+  Options options;
+  for (int i = 1; i < argc; ++i) {
+    const std::string name = argv[i];
+    const auto value = [&]() -> std::string {
+      if (i + 1 == argc) throw std::invalid_argument(name + " needs a value");
+      return argv[++i];
+    };
+    if (name == "--m") {
+      options.tokens.clear();
+      std::istringstream list(value());
+      for (std::string m; std::getline(list, m, ',');) options.tokens.push_back(std::stoll(m));
+    } else if (name == "--shape") {
+      options.shape = value();
+    } else if (name == "--config") {
+      options.config = value();
+    } else if (name == "--all") {
+      options.all = true;
+    } else if (name == "--quick") {
+      options.seconds = 0.2;
+    } else {
+      throw std::invalid_argument("unknown option " + name +
+                                  "; there are --m --shape --config --all --quick");
+    }
+  }
+  for (const int64_t m : options.tokens) {
+    if (m < 1 || m > 8192) throw std::invalid_argument("--m takes 1 to 8192");
+  }
+  return options;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    const Options options = parse(argc, argv);
+    cudaDeviceProp device;
+    check_cuda(cudaGetDeviceProperties(&device, 0), "GPU");
+    std::printf("%s, %d multiprocessors\n", device.name, device.multiProcessorCount);
+    Bench bench(options);
+    for (const Shape& shape : kShapes) {
+      const std::string name = std::to_string(shape.n) + "x" + std::to_string(shape.k);
+      if (options.shape.empty() || options.shape == name) bench.run_shape(shape);
+    }
+    bench.summary();
+    return bench.failures == 0 ? 0 : 1;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "prefill_gemm_bench: %s\n", error.what());
+    return 2;
+  }
+}

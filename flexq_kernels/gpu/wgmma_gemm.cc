@@ -1,0 +1,69 @@
+// Which problems the wgmma family takes, its configs and the guess among them.
+#include "flexq_kernels/gpu/wgmma_gemm.h"
+
+#include <algorithm>
+#include <sstream>
+
+#include "flexq_kernels/check.h"
+
+namespace flexq_kernels::gpu {
+
+namespace {
+
+constexpr WgmmaConfig kConfigs[] = {{192, 2}, {192, 1}, {128, 2}, {128, 1}, {64, 2}, {64, 1}};
+constexpr int64_t kMostRows = int64_t{1} << 30;  // of m and n: tiles past the end still fit an int
+
+int64_t blocks(int64_t extent, int64_t size) { return (extent + size - 1) / size; }
+
+// In units of a token of a tile: how long the last block is busy. A tile costs its tokens and the
+// unpacking of its weights; blocks that copy for themselves wait a little longer.
+double guessed_cost(const GemmProblem& problem, const WgmmaConfig& config, const Device& device) {
+  const int64_t tiles = blocks(problem.n, 128 * config.cluster) * blocks(problem.m, config.tokens);
+  const int64_t waves = blocks(tiles, std::max(1, device.multiprocessors / config.cluster));
+  return static_cast<double>(waves) * (config.tokens + 24) * (config.cluster == 1 ? 1.05 : 1.0);
+}
+
+}  // namespace
+
+std::ostream& operator<<(std::ostream& out, const WgmmaConfig& config) {
+  return out << "tokens=" << config.tokens << " cluster=" << config.cluster;
+}
+
+std::optional<WgmmaConfig> parse_wgmma_config(const std::string& text) {
+  for (const WgmmaConfig& config : kConfigs) {
+    std::ostringstream name;
+    name << config;
+    if (name.str() == text) return config;
+  }
+  return std::nullopt;
+}
+
+std::string wgmma_why_not(const GemmProblem& problem, const Device& device) {
+  problem.validate();
+  if (problem.act_bits != 6 && problem.act_bits != 8) {
+    return detail::join("its activations have 6 or 8 bits, not ", problem.act_bits);
+  }
+  if (device.capability() != 90) {
+    return detail::join("wgmma needs compute capability 9.0, and this GPU has ", device.major, ".",
+                        device.minor);
+  }
+  if (problem.m < 1 || problem.n < 1) {
+    return detail::join("it needs at least one token and one row: ", problem);
+  }
+  if (problem.m > kMostRows || problem.n > kMostRows ||
+      blocks(problem.m, 64) * blocks(problem.n, 128) > kMostRows) {
+    return detail::join("too many tiles: ", problem);
+  }
+  return "";
+}
+
+std::vector<WgmmaConfig> wgmma_configs(const GemmProblem& problem, const Device& device) {
+  if (!wgmma_why_not(problem, device).empty()) return {};
+  std::vector<WgmmaConfig> all(std::begin(kConfigs), std::end(kConfigs));
+  std::stable_sort(all.begin(), all.end(), [&](const WgmmaConfig& a, const WgmmaConfig& b) {
+    return guessed_cost(problem, a, device) < guessed_cost(problem, b, device);
+  });
+  return all;
+}
+
+}  // namespace flexq_kernels::gpu

@@ -1,0 +1,75 @@
+// Launches of the wgmma family: arguments checked, tensor maps and tiles made, an instance chosen.
+#include "flexq_kernels/gpu/wgmma_gemm.h"
+
+#include <algorithm>
+
+#include "flexq_kernels/check.h"
+#include "flexq_kernels/gpu/wgmma_gemm_kernel.cuh"
+
+namespace flexq_kernels::gpu {
+
+namespace {
+
+constexpr int kBandTokens = 2048;  // whose codes stay in the L2 cache beside the weights' stream
+
+WgmmaParams make_params(const Activations& x, const Weight& w, const GemmProblem& problem,
+                        const WgmmaConfig& config) {
+  const std::string why_not = wgmma_why_not(problem, current_device());
+  FLEXQ_CHECK(why_not.empty(), "wgmma GEMM: ", why_not);
+  FLEXQ_CHECK(x.order == CodeOrder::kNatural, "wgmma GEMM takes codes in natural order: ", problem);
+  FLEXQ_CHECK(x.scale_stride >= problem.m && x.scale_stride % 4 == 0, "wgmma GEMM: scale stride ",
+              x.scale_stride, " is no multiple of 4, or less than m: ", problem);
+  WgmmaParams params;
+  params.groups = static_cast<int>(group_count(problem.k));
+  params.y.m = static_cast<int>(problem.m);
+  params.y.n = static_cast<int>(problem.n);
+  const auto blocks = [](int64_t extent, int64_t size) {
+    return static_cast<int>((extent + size - 1) / size);
+  };
+  params.tiles.row_blocks = blocks(problem.n, kWgmmaRows * config.cluster);
+  params.tiles.token_tiles = blocks(problem.m, config.tokens);
+  params.tiles.band = kBandTokens / config.tokens;
+  encode_tensor_maps(params, x, w, problem, config);
+  return params;
+}
+
+template <int kTokens, int kCluster, bool kDump>
+void launch(const WgmmaParams& params, const Launch& how) {
+  const int clusters =
+      std::min(params.tiles.count(), std::max(1, current_device().multiprocessors / kCluster));
+  launch_kernel(&sm90_w6ax_wgmma_gemm<kTokens, kCluster, kDump>, dim3(clusters * kCluster),
+                dim3(kWgmmaThreads), WgmmaShared<kTokens>::kBytes, how, params);
+}
+
+template <bool kDump>
+void launch(const WgmmaParams& params, const WgmmaConfig& config, const Launch& how) {
+  const auto is = [&](int tokens, int cluster) { return config == WgmmaConfig{tokens, cluster}; };
+  if (is(192, 2)) return launch<192, 2, kDump>(params, how);
+  if (is(192, 1)) return launch<192, 1, kDump>(params, how);
+  if (is(128, 2)) return launch<128, 2, kDump>(params, how);
+  if (is(128, 1)) return launch<128, 1, kDump>(params, how);
+  if (is(64, 2)) return launch<64, 2, kDump>(params, how);
+  if (is(64, 1)) return launch<64, 1, kDump>(params, how);
+  FLEXQ_CHECK(false, "wgmma GEMM has no config ", config);
+}
+
+}  // namespace
+
+void wgmma_gemm(const Output& y, const Activations& x, const Weight& w, const GemmProblem& problem,
+                const WgmmaConfig& config, const Launch& how) {
+  WgmmaParams params = make_params(x, w, problem, config);
+  params.y.values = y.values;
+  params.y.bias = y.bias;
+  params.y.residual = y.residual;
+  params.type = y.type;
+  launch<false>(params, config, how);
+}
+
+void wgmma_group_sums(int32_t* sums, const Activations& x, const Weight& w,
+                      const GemmProblem& problem, const WgmmaConfig& config, const Launch& how) {
+  WgmmaParams params = make_params(x, w, problem, config);
+  params.sums = sums;
+  launch<true>(params, config, how);
+}
+
+}  // namespace flexq_kernels::gpu

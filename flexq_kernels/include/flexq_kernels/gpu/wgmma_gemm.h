@@ -1,0 +1,45 @@
+// W6Ax GEMM of many tokens on Hopper (sm_90a): warpgroup matrix instructions with the weights as
+// their A operand, unpacked into registers, and the tokens as B, copied by TMA. Activations in
+// CodeOrder::kNatural. A row's sum goes over its groups in ascending order in every config, so a
+// row has the same bits alone and in any batch.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include "flexq_kernels/gpu/device.h"
+#include "flexq_kernels/gpu/gemm.h"
+
+namespace flexq_kernels::gpu {
+
+// A block computes 128 rows x `tokens`; `cluster` blocks of neighbouring rows share the copies of
+// their tokens.
+struct WgmmaConfig {
+  int tokens = 256;  // 64, 128, 192 or 256
+  int cluster = 2;   // 1 or 2
+
+  bool operator==(const WgmmaConfig& other) const {
+    return tokens == other.tokens && cluster == other.cluster;
+  }
+};
+
+std::ostream& operator<<(std::ostream& out, const WgmmaConfig& config);  // "tokens=256 cluster=2"
+std::optional<WgmmaConfig> parse_wgmma_config(const std::string& text);
+
+// Empty where the family takes the problem; otherwise why it does not.
+std::string wgmma_why_not(const GemmProblem& problem, const Device& device);
+
+// All configs, the one that is guessed to be fastest first; none where the problem is not taken.
+std::vector<WgmmaConfig> wgmma_configs(const GemmProblem& problem, const Device& device);
+
+void wgmma_gemm(const Output& y, const Activations& x, const Weight& w, const GemmProblem& problem,
+                const WgmmaConfig& config, const Launch& how);
+
+// The exact group sums [m, n, group_count(k)] out of the same loop, for tests.
+void wgmma_group_sums(int32_t* sums, const Activations& x, const Weight& w,
+                      const GemmProblem& problem, const WgmmaConfig& config, const Launch& how);
+
+}  // namespace flexq_kernels::gpu

@@ -1,0 +1,490 @@
+// W6Ax GEMM of many tokens: every config of the wgmma and mma families against group sums of the
+// CPU, to the last bit. `--small`: a few problems only, for compute-sanitizer.
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "flexq_kernels/gpu/wgmma_gemm.h"
+#include "flexq_kernels/pack.h"
+#include "ft/core/buffer.h"
+#include "ft/core/cuda.h"
+#include "tests/cpp/check.h"
+
+using flexq_ft::BFloat16;
+using flexq_ft::Buffer;
+using flexq_ft::Half;
+using flexq_ft::MemoryKind;
+using flexq_kernels::FloatType;
+using flexq_kernels::GemmProblem;
+using flexq_kernels::group_count;
+using flexq_kernels::kGroupSize;
+using flexq_kernels::kTileRows;
+using flexq_kernels::row_tiles;
+namespace gpu = flexq_kernels::gpu;
+
+namespace {
+
+constexpr size_t kGuard = 4096;
+constexpr unsigned kSeconds = 60;  // then something hangs
+bool g_small = false;
+
+void out_of_time(int) {
+  constexpr char kText[] = "FAIL: out of time, a kernel hangs or the machine is slow\n";
+  if (write(1, kText, sizeof(kText) - 1) < 0) _exit(4);
+  _exit(3);
+}
+
+// Before main, which is that of all tests and takes no arguments.
+__attribute__((constructor)) void start(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) g_small = g_small || std::string(argv[i]) == "--small";
+  setvbuf(stdout, nullptr, _IOLBF, 0);
+  signal(SIGALRM, out_of_time);
+  if (!g_small) alarm(kSeconds);
+}
+
+bool no_gpu() {
+  if (flexq_ft::cuda::built() && flexq_ft::cuda::device_count() > 0) return false;
+  std::printf("skipped: no GPU\n");
+  return true;
+}
+
+flexq_ft::Stream stream() {
+  static flexq_ft::cuda::Queue queue;
+  return queue.stream();
+}
+
+// Bytes on the GPU between guard bands, all 0xff at first.
+class Memory {
+ public:
+  explicit Memory(size_t bytes)
+      : bytes_(bytes),
+        buffer_(bytes + 2 * kGuard, MemoryKind::kWorkspace, flexq_ft::Device::kCuda) {
+    poison();
+  }
+
+  template <typename T>
+  explicit Memory(const std::vector<T>& values) : Memory(values.size() * sizeof(T)) {
+    flexq_ft::cuda::copy(at(), values.data(), bytes_, stream());
+    flexq_ft::cuda::synchronize(stream());
+  }
+
+  void poison() { flexq_ft::cuda::fill(buffer_.data(), 0xff, buffer_.bytes(), stream()); }
+
+  void* at() { return static_cast<char*>(buffer_.data()) + kGuard; }
+
+  template <typename T>
+  T* as() {
+    return static_cast<T*>(at());
+  }
+
+  // What lies there; false where a guard band was written to.
+  bool fetch(std::vector<unsigned char>& out) {
+    std::vector<unsigned char> all(buffer_.bytes());
+    flexq_ft::cuda::copy(all.data(), buffer_.data(), all.size(), stream());
+    flexq_ft::cuda::synchronize(stream());
+    out.assign(all.begin() + kGuard, all.end() - kGuard);
+    for (size_t i = 0; i < kGuard; ++i) {
+      if (all[i] != 0xff || all[all.size() - 1 - i] != 0xff) return false;
+    }
+    return true;
+  }
+
+ private:
+  size_t bytes_;
+  Buffer buffer_;
+};
+
+enum class Values { kRandom, kExtreme, kNan };
+
+// Operands of up to `m` tokens on both sides, and their exact group sums.
+struct Operands {
+  int64_t m, n, k, groups;
+  std::vector<int8_t> host_codes;
+  std::vector<uint8_t> host_packed;
+  std::vector<float> row_scales;    // [n][groups]
+  std::vector<float> token_scales;  // [m][groups]
+  std::vector<int32_t> sums;        // [m][n][groups]
+  std::vector<float> product;       // [m][n], as the kernels add it up
+  std::vector<float> bias;
+  std::vector<float> residual;
+  Memory codes, packed, scales, tiled, bias_memory;
+
+  Operands(int64_t m, int64_t n, int64_t k, int bits, Values kind, uint32_t seed = 1)
+      : Operands(m, n, k, make(m, n, k, bits, kind, seed)) {}
+
+  gpu::Activations activations() {
+    return {codes.as<int8_t>(), scales.as<float>(), gpu::scale_stride_of(m),
+            gpu::CodeOrder::kNatural};
+  }
+  gpu::Weight weight() { return {packed.as<uint8_t>(), tiled.as<uint16_t>()}; }
+
+ private:
+  struct Made {
+    std::vector<int8_t> a;  // [m][groups * 128]
+    std::vector<uint8_t> packed;
+    std::vector<uint16_t> tiled;  // [row tiles][groups][16]
+    std::vector<float> row_scales, token_scales, stepped;
+    std::vector<float> bias, residual;
+  };
+
+  static Made make(int64_t m, int64_t n, int64_t k, int bits, Values kind, uint32_t seed) {
+    const int64_t groups = group_count(k);
+    const auto at = [](int64_t i) { return static_cast<size_t>(i); };
+    std::mt19937 engine(seed);
+    const auto uniform = [&](int low, int high) {
+      return low + static_cast<int>(engine() % static_cast<unsigned>(high - low + 1));
+    };
+    const int limit = bits == 6 ? 31 : 127;
+    Made made;
+    std::vector<int8_t> w(at(n * k));
+    for (auto& code : w)
+      code = static_cast<int8_t>(kind == Values::kExtreme ? -32 : uniform(-32, 31));
+    made.packed.resize(at(flexq_kernels::packed_bytes(n, k)));
+    flexq_kernels::pack_int6(made.packed.data(), w.data(), n, k);
+    made.a.assign(at(m * groups * kGroupSize), 0);
+    for (int64_t i = 0; i < m; ++i) {
+      for (int64_t j = 0; j < k; ++j) {
+        made.a[at(i * groups * kGroupSize + j)] = static_cast<int8_t>(
+            kind == Values::kExtreme ? (i % 3 == 1 && j % 2 ? limit : -limit - 1)
+                                     : uniform(-limit - 1, limit));
+      }
+    }
+    made.tiled.assign(at(row_tiles(n) * groups * kTileRows), 0);
+    made.row_scales.resize(at(n * groups));
+    for (int64_t i = 0; i < n * groups; ++i) {
+      const int64_t row = i / groups, g = i % groups;
+      float scale = static_cast<float>(uniform(100, 4000)) * 1e-6f;
+      if (kind == Values::kExtreme) scale = row % 3 == 0 ? 65504.0f : row % 3 == 1 ? 1e-5f : 1.0f;
+      const Half half = flexq_ft::from_float<Half>(scale);
+      made.row_scales[at(i)] = flexq_ft::to_float(half);
+      std::memcpy(&made.tiled[at((row / kTileRows * groups + g) * kTileRows + row % kTileRows)],
+                  &half, 2);
+    }
+    const int64_t stride = gpu::scale_stride_of(m);
+    made.stepped.assign(at(groups * stride), std::numeric_limits<float>::quiet_NaN());
+    made.token_scales.resize(at(m * groups));
+    for (int64_t i = 0; i < m * groups; ++i) {
+      const int64_t token = i / groups, g = i % groups;
+      float scale = static_cast<float>(uniform(1, 1000)) * 1e-3f;
+      if (kind == Values::kExtreme) scale = token % 2 ? 6e4f : 1e-38f;
+      if (kind == Values::kNan && token % 7 == 3 && g == groups / 2) scale = NAN;
+      if (kind == Values::kNan && token % 7 == 5) scale = 0;
+      made.token_scales[at(i)] = made.stepped[at(g * stride + token)] = scale;
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      made.bias.push_back(static_cast<float>(uniform(-1000, 1000)) * 0.01f);
+    }
+    for (int64_t i = 0; i < m * n; ++i) {
+      made.residual.push_back(static_cast<float>(uniform(-800, 800)) *
+                              0.125f);  // exact in any type
+    }
+    return made;
+  }
+
+  Operands(int64_t m_, int64_t n_, int64_t k_, Made made)
+      : m(m_),
+        n(n_),
+        k(k_),
+        groups(group_count(k_)),
+        host_codes(std::move(made.a)),
+        host_packed(std::move(made.packed)),
+        row_scales(std::move(made.row_scales)),
+        token_scales(std::move(made.token_scales)),
+        sums(static_cast<size_t>(m_ * n_ * groups)),
+        bias(std::move(made.bias)),
+        residual(std::move(made.residual)),
+        codes(host_codes),
+        packed(host_packed),
+        scales(made.stepped),
+        tiled(made.tiled),
+        bias_memory(bias) {
+    flexq_kernels::group_sums_w6ax(sums.data(), host_codes.data(), host_packed.data(),
+                                   {m, n, k, 8});
+    product.resize(static_cast<size_t>(m * n));
+    for (int64_t i = 0; i < m * n; ++i) {
+      float y = 0;
+      for (int64_t g = 0; g < groups; ++g) {
+        const float t = row_scales[static_cast<size_t>(i % n * groups + g)] *
+                        static_cast<float>(sums[static_cast<size_t>(i * groups + g)]);
+        y = std::fmaf(t, token_scales[static_cast<size_t>(i / n * groups + g)], y);
+      }
+      product[static_cast<size_t>(i)] = y;
+    }
+  }
+};
+
+// ---- One family ---------------------------------------------------------------------------------
+
+template <typename Config>
+struct Family {
+  const char* name;
+  std::string (*why_not)(const GemmProblem&, const gpu::Device&);
+  std::vector<Config> (*configs)(const GemmProblem&, const gpu::Device&);
+  void (*gemm)(const gpu::Output&, const gpu::Activations&, const gpu::Weight&, const GemmProblem&,
+               const Config&, const gpu::Launch&);
+  void (*group_sums)(int32_t*, const gpu::Activations&, const gpu::Weight&, const GemmProblem&,
+                     const Config&, const gpu::Launch&);
+};
+
+constexpr Family<gpu::WgmmaConfig> kWgmma = {"wgmma", gpu::wgmma_why_not, gpu::wgmma_configs,
+                                             gpu::wgmma_gemm, gpu::wgmma_group_sums};
+
+template <typename T>
+T round_to(float value) {
+  if constexpr (std::is_same_v<T, float>) {
+    return value;
+  } else {
+    return flexq_ft::from_float<T>(value);
+  }
+}
+template <typename T>
+float widen(T value) {
+  if constexpr (std::is_same_v<T, float>) {
+    return value;
+  } else {
+    return flexq_ft::to_float(value);
+  }
+}
+
+template <typename Config>
+std::string label(const char* what, const char* family, const GemmProblem& p, const Config& c) {
+  std::ostringstream out;
+  out << what << " " << family << " " << c << " of " << p;
+  return out.str();
+}
+
+// One failure per run, with where the first difference is and how many there are.
+template <typename Same>
+void compare(const std::string& run, bool guards, int64_t rows, int64_t n, Same same) {
+  int64_t wrong = 0, first = -1;
+  for (int64_t i = 0; i < rows * n; ++i) {
+    if (same(i, nullptr)) continue;
+    if (first < 0) first = i;
+    ++wrong;
+  }
+  if (!guards) flexq_test::report_failure(__FILE__, __LINE__, run + ": guard bands written to");
+  if (wrong == 0) return;
+  std::string values;
+  same(first, &values);
+  std::ostringstream out;
+  out << run << ": " << wrong << " of " << rows * n << " wrong, first (token " << first / n
+      << ", row " << first % n << "): " << values;
+  flexq_test::report_failure(__FILE__, __LINE__, out.str());
+}
+
+template <typename T, typename Config>
+void check_values(const Family<Config>& family, Operands& o, const GemmProblem& p,
+                  const Config& config, FloatType type, bool bias, bool residual, bool in_place,
+                  bool programmatic) {
+  const auto count = static_cast<size_t>(p.m * p.n);
+  std::vector<T> added;
+  for (size_t i = 0; i < count; ++i) added.push_back(round_to<T>(o.residual[i]));
+  Memory y(count * sizeof(T)), r(added);
+  if (residual && in_place) {
+    flexq_ft::cuda::copy(y.at(), added.data(), count * sizeof(T), stream());
+  }
+  gpu::Output out;
+  out.values = y.at();
+  out.type = type;
+  out.bias = bias ? o.bias_memory.as<float>() : nullptr;
+  out.residual = !residual ? nullptr : in_place ? y.at() : r.at();
+  family.gemm(out, o.activations(), o.weight(), p, config, {stream().handle, programmatic});
+  std::vector<unsigned char> bytes;
+  const bool guards = y.fetch(bytes);
+  const T* got = reinterpret_cast<const T*>(bytes.data());
+  std::ostringstream what;
+  what << (type == FloatType::kFp32   ? "fp32"
+           : type == FloatType::kFp16 ? "fp16"
+                                      : "bf16")
+       << (bias ? " +bias" : "") << (residual ? " +residual" : "");
+  compare(label(what.str().c_str(), family.name, p, config), guards, p.m, p.n,
+          [&](int64_t at, std::string* values) {
+            const auto i = static_cast<size_t>(at);
+            float want = o.product[i];
+            if (bias) want += o.bias[i % static_cast<size_t>(p.n)];
+            T rounded = round_to<T>(want);
+            if (residual) rounded = round_to<T>(widen(rounded) + widen(added[i]));
+            const float a = widen(got[i]), b = widen(rounded);
+            if (values != nullptr) {
+              std::ostringstream text;
+              text.precision(9);
+              text << a << ", should be " << b;
+              *values = text.str();
+            }
+            return std::memcmp(&got[i], &rounded, sizeof(T)) == 0 ||
+                   (std::isnan(a) && std::isnan(b));
+          });
+}
+
+template <typename Config>
+void check_sums(const Family<Config>& family, Operands& o, const GemmProblem& p,
+                const Config& config) {
+  const int64_t count = p.m * p.n * o.groups;
+  Memory sums(static_cast<size_t>(count) * 4);
+  family.group_sums(sums.as<int32_t>(), o.activations(), o.weight(), p, config,
+                    {stream().handle, false});
+  std::vector<unsigned char> bytes;
+  const bool guards = sums.fetch(bytes);
+  const int32_t* got = reinterpret_cast<const int32_t*>(bytes.data());
+  compare(label("group sums", family.name, p, config), guards, p.m, p.n * o.groups,
+          [&](int64_t at, std::string* values) {
+            const auto i = static_cast<size_t>(at);
+            if (values != nullptr) {
+              std::ostringstream text;
+              text << "group " << at % o.groups << " of row " << at / o.groups % p.n << ": "
+                   << got[i] << ", should be " << o.sums[i];
+              *values = text.str();
+            }
+            return got[i] == o.sums[i];
+          });
+}
+
+// Every config: group sums, and values with another type, bias and residual each time.
+template <typename Config>
+void check_family(const Family<Config>& family, Operands& o, int64_t m, bool with_sums = true) {
+  const GemmProblem p{m, o.n, o.k, 8};
+  if (!family.why_not(p, gpu::current_device()).empty()) return;
+  static unsigned turn = 0;
+  for (const Config& config : family.configs(p, gpu::current_device())) {
+    if (with_sums) check_sums(family, o, p, config);
+    const bool bias = turn / 3 % 2, residual = turn / 2 % 2, in_place = turn % 4 == 3;
+    const bool programmatic = turn % 2;
+    const auto run = [&](auto tag, FloatType type) {
+      check_values<decltype(tag)>(family, o, p, config, type, bias, residual, in_place,
+                                  programmatic);
+    };
+    if (turn % 3 == 0) run(float{}, FloatType::kFp32);
+    if (turn % 3 == 1) run(Half{}, FloatType::kFp16);
+    if (turn % 3 == 2) run(BFloat16{}, FloatType::kBf16);
+    ++turn;
+  }
+}
+
+void check_families(Operands& o, int64_t m, bool with_sums = true) {
+  check_family(kWgmma, o, m, with_sums);
+}
+
+}  // namespace
+
+TEST(awkward_sizes) {
+  if (no_gpu()) return;
+  const std::vector<int64_t> tokens = {1, 17, 33, 64, 65, 129, 513};
+  size_t turn = 0;
+  for (const int64_t k : g_small ? std::vector<int64_t>{192, 576}
+                                 : std::vector<int64_t>{64, 128, 192, 576, 1000, 4096}) {
+    for (const int64_t n :
+         g_small ? std::vector<int64_t>{17, 100} : std::vector<int64_t>{1, 15, 16, 17, 100, 576}) {
+      const bool large = !g_small && (n == 17 || n == 576);
+      Operands o(large ? 513 : 129, n, k, turn % 2 ? 6 : 8, Values::kRandom,
+                 static_cast<uint32_t>(turn + 1));
+      // Strides of scales and sums are those of o.m: fewer tokens are its first ones.
+      for (size_t i = turn++ % 2; i < tokens.size(); i += 2) {
+        if (tokens[i] < o.m) check_families(o, tokens[i]);
+      }
+      check_families(o, o.m);
+    }
+  }
+}
+
+// More tiles than multiprocessors, so that a block goes on with others.
+TEST(many_tiles) {
+  if (no_gpu() || g_small) return;
+  Operands wide(1100, 4112, 384, 8, Values::kRandom);
+  check_families(wide, 1100, false);
+  Operands tall(4500, 264, 256, 6, Values::kRandom);
+  check_families(tall, 4500, false);
+}
+
+TEST(extreme_values) {
+  if (no_gpu()) return;
+  Operands o(70, 40, 384, 8, Values::kExtreme);
+  check_families(o, 70);
+}
+
+TEST(nan_and_zero_scales) {
+  if (no_gpu()) return;
+  Operands o(70, 40, 384, 6, Values::kNan);
+  for (int i = 0; i < 3; ++i) check_families(o, 70);
+}
+
+// The CPU twin rounds each product of two scales instead of fusing it: near, not equal.
+TEST(the_expected_sums_are_those_of_the_cpu_twin) {
+  const int64_t m = 40, n = 48;
+  if (no_gpu()) return;
+  Operands o(m, n, 1000, 8, Values::kRandom);
+  std::vector<uint16_t> scales(static_cast<size_t>(n * o.groups));
+  for (int64_t i = 0; i < n * o.groups; ++i) {
+    const Half half = flexq_ft::from_float<Half>(o.row_scales[static_cast<size_t>(i)]);
+    std::memcpy(&scales[static_cast<size_t>(i % o.groups * n + i / o.groups)], &half, 2);
+  }
+  std::vector<float> twin(o.product.size());
+  flexq_kernels::gemm_w6ax(twin.data(), {o.host_codes.data(), o.token_scales.data()},
+                           {o.host_packed.data(), scales.data()}, nullptr, {m, n, o.k, 8});
+  float largest = 0, worst = 0;
+  for (size_t i = 0; i < twin.size(); ++i) {
+    largest = std::max(largest, std::fabs(twin[i]));
+    worst = std::max(worst, std::fabs(twin[i] - o.product[i]));
+  }
+  EXPECT(worst <= 1e-5f * largest);
+}
+
+TEST(repeats_are_bit_equal) {
+  if (no_gpu()) return;
+  const GemmProblem p{513, 576, 1000, 8};
+  if (!gpu::wgmma_why_not(p, gpu::current_device()).empty()) return;
+  Operands o(p.m, p.n, p.k, 8, Values::kRandom);
+  for (const auto& config : gpu::wgmma_configs(p, gpu::current_device())) {
+    std::vector<unsigned char> first, again;
+    Memory y(static_cast<size_t>(p.m * p.n) * 4);
+    for (int i = 0; i < (g_small ? 2 : 20); ++i) {
+      y.poison();
+      gpu::wgmma_gemm({y.at(), FloatType::kFp32}, o.activations(), o.weight(), p, config,
+                      {stream().handle, i % 2 == 1});
+      EXPECT(y.fetch(i == 0 ? first : again));
+      if (i > 0 && first != again) {
+        flexq_test::report_failure(__FILE__, __LINE__, label("repeat", "wgmma", p, config));
+        break;
+      }
+    }
+  }
+}
+
+TEST(what_is_not_taken) {
+  const GemmProblem good{512, 4096, 4096, 8};
+  gpu::Device hopper;
+  hopper.major = 9;
+  hopper.multiprocessors = 132;
+  EXPECT_EQ(gpu::wgmma_why_not(good, hopper), "");
+  gpu::Device other = hopper;
+  other.major = 8;
+  other.minor = 9;
+  EXPECT(gpu::wgmma_why_not(good, other).find("9.0") != std::string::npos);
+  EXPECT(gpu::wgmma_configs(good, other).empty());
+  GemmProblem floats = good;
+  floats.act_bits = 16;
+  EXPECT(gpu::wgmma_why_not(floats, hopper).find("16") != std::string::npos);
+  for (const auto& config : gpu::wgmma_configs(good, hopper)) {
+    std::ostringstream text;
+    text << config;
+    const auto parsed = gpu::parse_wgmma_config(text.str());
+    EXPECT(parsed.has_value() && *parsed == config);
+  }
+  EXPECT(!gpu::parse_wgmma_config("tokens=100 cluster=2").has_value());
+  if (no_gpu() || !gpu::wgmma_why_not(good, gpu::current_device()).empty()) return;
+  Operands o(33, 16, 128, 8, Values::kRandom);
+  gpu::Activations fragments = o.activations();
+  fragments.order = gpu::CodeOrder::kFragment;
+  Memory y(33 * 16 * 4);
+  EXPECT_THROW(gpu::wgmma_gemm({y.at(), FloatType::kFp32}, fragments, o.weight(), {33, 16, 128, 8},
+                               {}, {stream().handle}),
+               std::invalid_argument, "natural");
+}
