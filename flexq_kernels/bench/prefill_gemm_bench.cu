@@ -25,6 +25,7 @@
 
 #include "flexq_kernels/gpu/dependent_launch.cuh"
 #include "flexq_kernels/gpu/int6.cuh"
+#include "flexq_kernels/gpu/mma_gemm.h"
 #include "flexq_kernels/gpu/wgmma_gemm.h"
 #include "ft/kernels/cublaslt_gemm.h"
 
@@ -305,6 +306,13 @@ class Bench {
       name << "wgmma " << config;
       out.push_back({name.str(), [=](const auto& y, const auto& x, const auto& w) {
                        gpu::wgmma_gemm(y, x, w, problem, config, how);
+                     }});
+    }
+    for (const auto& config : gpu::mma_configs(problem, gpu::current_device())) {
+      std::ostringstream name;
+      name << "mma " << config;
+      out.push_back({name.str(), [=](const auto& y, const auto& x, const auto& w) {
+                       gpu::mma_gemm(y, x, w, problem, config, how);
                      }});
     }
     return out;

@@ -32,6 +32,17 @@ struct Family<WgmmaConfig> {
   static constexpr auto group_sums = wgmma_group_sums;
 };
 
+template <>
+struct Family<MmaConfig> {
+  static constexpr const char* kName = "mma";
+  static constexpr CodeOrder kOrder = CodeOrder::kNatural;
+  static constexpr auto why_not = mma_why_not;
+  static constexpr auto configs = mma_configs;
+  static constexpr auto parse = parse_mma_config;
+  static constexpr auto gemm = mma_gemm;
+  static constexpr auto group_sums = mma_group_sums;
+};
+
 template <typename Config>
 void add_family(std::vector<Candidate>& out, std::vector<Refusal>* refusals,
                 const GemmProblem& problem, const Device& device) {
@@ -78,7 +89,8 @@ std::string config_text(const Candidate& candidate) {
 std::optional<Candidate> parse_candidate(const std::string& family, const std::string& config) {
   std::optional<Candidate> out;
   (void)(parse_family<StreamConfig>(out, family, config) ||
-         parse_family<WgmmaConfig>(out, family, config));
+         parse_family<WgmmaConfig>(out, family, config) ||
+         parse_family<MmaConfig>(out, family, config));
   return out;
 }
 
@@ -91,6 +103,7 @@ std::vector<Candidate> candidates(const GemmProblem& problem, const Device& devi
   std::vector<Candidate> out;
   add_family<StreamConfig>(out, refusals, problem, device);
   add_family<WgmmaConfig>(out, refusals, problem, device);
+  add_family<MmaConfig>(out, refusals, problem, device);
   return out;
 }
 

@@ -8,11 +8,13 @@
 #include <cstdio>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <random>
 #include <sstream>
 #include <string>
 #include <vector>
 
+#include "flexq_kernels/gpu/mma_gemm.h"
 #include "flexq_kernels/gpu/wgmma_gemm.h"
 #include "flexq_kernels/pack.h"
 #include "ft/core/buffer.h"
@@ -238,6 +240,9 @@ struct Family {
 constexpr Family<gpu::WgmmaConfig> kWgmma = {"wgmma", gpu::wgmma_why_not, gpu::wgmma_configs,
                                              gpu::wgmma_gemm, gpu::wgmma_group_sums};
 
+constexpr Family<gpu::MmaConfig> kMma = {"mma", gpu::mma_why_not, gpu::mma_configs, gpu::mma_gemm,
+                                         gpu::mma_group_sums};
+
 template <typename T>
 T round_to(float value) {
   if constexpr (std::is_same_v<T, float>) {
@@ -371,6 +376,65 @@ void check_family(const Family<Config>& family, Operands& o, int64_t m, bool wit
 
 void check_families(Operands& o, int64_t m, bool with_sums = true) {
   check_family(kWgmma, o, m, with_sums);
+  check_family(kMma, o, m, with_sums);
+}
+
+template <typename Config>
+void check_repeats(const Family<Config>& family, Operands& o) {
+  const GemmProblem p{o.m, o.n, o.k, 8};
+  if (!family.why_not(p, gpu::current_device()).empty()) return;
+  for (const Config& config : family.configs(p, gpu::current_device())) {
+    std::vector<unsigned char> first, again;
+    Memory y(static_cast<size_t>(p.m * p.n) * 4);
+    for (int i = 0; i < (g_small ? 2 : 20); ++i) {
+      y.poison();
+      family.gemm({y.at(), FloatType::kFp32}, o.activations(), o.weight(), p, config,
+                  {stream().handle, i % 2 == 1});
+      EXPECT(y.fetch(i == 0 ? first : again));
+      if (i > 0 && first != again) {
+        flexq_test::report_failure(__FILE__, __LINE__, label("repeat of", family.name, p, config));
+        break;
+      }
+    }
+  }
+}
+
+// Whatever the GPU: what each family says of one that it is not for.
+template <typename Config>
+void check_refusals(const Family<Config>& family, int least,
+                    std::optional<Config> (*parsed)(const std::string&)) {
+  const GemmProblem good{512, 4096, 4096, 8};
+  gpu::Device device;
+  device.major = 9;
+  device.multiprocessors = 132;
+  device.shared_per_block = 227 * 1024;
+  device.shared_per_multiprocessor = 228 * 1024;
+  EXPECT_EQ(family.why_not(good, device), "");
+  EXPECT(!family.configs(good, device).empty());
+  for (const Config& config : family.configs(good, device)) {
+    std::ostringstream text;
+    text << config;
+    const auto again = parsed(text.str());
+    EXPECT(again.has_value() && *again == config);
+  }
+  EXPECT(!parsed("tokens=100").has_value());
+  gpu::Device older = device;
+  older.major = (least - 1) / 10;
+  older.minor = (least - 1) % 10;
+  EXPECT(family.why_not(good, older).find("capability") != std::string::npos);
+  EXPECT(family.configs(good, older).empty());
+  GemmProblem floats = good;
+  floats.act_bits = 16;
+  EXPECT(family.why_not(floats, device).find("16") != std::string::npos);
+  if (no_gpu() || !family.why_not(good, gpu::current_device()).empty()) return;
+  Operands o(33, 16, 128, 8, Values::kRandom);
+  gpu::Activations fragments = o.activations();
+  fragments.order = gpu::CodeOrder::kFragment;
+  const GemmProblem p{33, 16, 128, 8};
+  Memory y(33 * 16 * 4);
+  EXPECT_THROW(family.gemm({y.at(), FloatType::kFp32}, fragments, o.weight(), p,
+                           family.configs(p, gpu::current_device())[0], {stream().handle, false}),
+               std::invalid_argument, "natural");
 }
 
 }  // namespace
@@ -439,52 +503,22 @@ TEST(the_expected_sums_are_those_of_the_cpu_twin) {
 
 TEST(repeats_are_bit_equal) {
   if (no_gpu()) return;
-  const GemmProblem p{513, 576, 1000, 8};
-  if (!gpu::wgmma_why_not(p, gpu::current_device()).empty()) return;
-  Operands o(p.m, p.n, p.k, 8, Values::kRandom);
-  for (const auto& config : gpu::wgmma_configs(p, gpu::current_device())) {
-    std::vector<unsigned char> first, again;
-    Memory y(static_cast<size_t>(p.m * p.n) * 4);
-    for (int i = 0; i < (g_small ? 2 : 20); ++i) {
-      y.poison();
-      gpu::wgmma_gemm({y.at(), FloatType::kFp32}, o.activations(), o.weight(), p, config,
-                      {stream().handle, i % 2 == 1});
-      EXPECT(y.fetch(i == 0 ? first : again));
-      if (i > 0 && first != again) {
-        flexq_test::report_failure(__FILE__, __LINE__, label("repeat", "wgmma", p, config));
-        break;
-      }
-    }
-  }
+  Operands o(513, 576, 1000, 8, Values::kRandom);
+  check_repeats(kWgmma, o);
+  check_repeats(kMma, o);
 }
 
 TEST(what_is_not_taken) {
-  const GemmProblem good{512, 4096, 4096, 8};
-  gpu::Device hopper;
-  hopper.major = 9;
-  hopper.multiprocessors = 132;
-  EXPECT_EQ(gpu::wgmma_why_not(good, hopper), "");
-  gpu::Device other = hopper;
-  other.major = 8;
-  other.minor = 9;
-  EXPECT(gpu::wgmma_why_not(good, other).find("9.0") != std::string::npos);
-  EXPECT(gpu::wgmma_configs(good, other).empty());
-  GemmProblem floats = good;
-  floats.act_bits = 16;
-  EXPECT(gpu::wgmma_why_not(floats, hopper).find("16") != std::string::npos);
-  for (const auto& config : gpu::wgmma_configs(good, hopper)) {
-    std::ostringstream text;
-    text << config;
-    const auto parsed = gpu::parse_wgmma_config(text.str());
-    EXPECT(parsed.has_value() && *parsed == config);
-  }
-  EXPECT(!gpu::parse_wgmma_config("tokens=100 cluster=2").has_value());
-  if (no_gpu() || !gpu::wgmma_why_not(good, gpu::current_device()).empty()) return;
-  Operands o(33, 16, 128, 8, Values::kRandom);
-  gpu::Activations fragments = o.activations();
-  fragments.order = gpu::CodeOrder::kFragment;
-  Memory y(33 * 16 * 4);
-  EXPECT_THROW(gpu::wgmma_gemm({y.at(), FloatType::kFp32}, fragments, o.weight(), {33, 16, 128, 8},
-                               {}, {stream().handle}),
-               std::invalid_argument, "natural");
+  check_refusals(kWgmma, 90, gpu::parse_wgmma_config);
+  check_refusals(kMma, 80, gpu::parse_mma_config);
+}
+
+TEST(mma_configs_fit_small_gpus) {
+  gpu::Device ada;
+  ada.major = 8;
+  ada.minor = 9;
+  ada.multiprocessors = 128;
+  ada.shared_per_block = 99 * 1024;
+  ada.shared_per_multiprocessor = 100 * 1024;
+  EXPECT_EQ(gpu::mma_configs({512, 4096, 4096, 8}, ada).size(), size_t{3});
 }

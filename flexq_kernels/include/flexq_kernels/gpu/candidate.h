@@ -8,12 +8,13 @@
 
 #include "flexq_kernels/gpu/device.h"
 #include "flexq_kernels/gpu/gemm.h"
+#include "flexq_kernels/gpu/mma_gemm.h"
 #include "flexq_kernels/gpu/stream_gemm.h"
 #include "flexq_kernels/gpu/wgmma_gemm.h"
 
 namespace flexq_kernels::gpu {
 
-using Candidate = std::variant<StreamConfig, WgmmaConfig>;
+using Candidate = std::variant<StreamConfig, WgmmaConfig, MmaConfig>;
 
 // Of a family in the order of Candidate: "stream", "wgmma" or "mma".
 const char* family_name(const Candidate& candidate);
