@@ -59,7 +59,7 @@ struct Quantizer {
   // Where in its row the code of a column lies.
   __device__ __forceinline__ int at(int column) const {
     if (!fragments) return column;
-    const int word = flexq_kernels::gpu::fragment_word(column % flexq_kernels::kGroupSize / 4);
+    const int word = flexq_kernels::fragment_word(column % flexq_kernels::kGroupSize / 4);
     return column - column % flexq_kernels::kGroupSize + 4 * word + column % 4;
   }
   // Eight codes from a column on that is a multiple of eight; `aligned` rows.

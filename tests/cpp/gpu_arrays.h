@@ -7,6 +7,7 @@
 #include <random>
 #include <vector>
 
+#include "flexq_kernels/activation_order.h"
 #include "ft/core/buffer.h"
 #include "ft/core/cuda.h"
 #include "ft/kernels/product.h"
@@ -160,8 +161,8 @@ class ByGroup {
     const std::vector<uint8_t> code_bytes = codes_.fetch(), scale_bytes = scales_.fetch();
     for (int64_t token = 0; token < tokens_; ++token) {
       for (int64_t i = 0; i < groups_ * 128; ++i) {
-        const int64_t word = i % 128 / 4, s = word / 8, h = word / 4 % 2, t = word % 4;
-        const int64_t at = i / 128 * 128 + (8 * t + 2 * s + h) * 4 + i % 4;
+        const int word = flexq_kernels::fragment_word(static_cast<int>(i % 128 / 4));
+        const int64_t at = i / 128 * 128 + word * 4 + i % 4;
         EXPECT_EQ(
             int{static_cast<int8_t>(code_bytes[static_cast<size_t>(token * groups_ * 128 + at)])},
             int{codes[token * groups_ * 128 + i]});
