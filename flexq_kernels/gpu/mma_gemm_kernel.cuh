@@ -45,8 +45,7 @@ struct MmaShared {
   static_assert(kBytes >= 2 * kStoreBytes, "the result's blocks take the ring's place");
 };
 
-// ---- Copies
-// --------------------------------------------------------------------------------------
+// ---- Copies ----
 
 // Zeros where the source is not there.
 template <int kBytes>
@@ -128,8 +127,7 @@ struct MmaCopies {
   }
 };
 
-// ---- Products
-// ------------------------------------------------------------------------------------
+// ---- Products ----
 
 // Of 8 tokens all 128 k: word i is the 32-bit B operand of k 16i + 4t … of token g.
 __device__ __forceinline__ void load_tokens(uint32_t (&b)[8], const unsigned char* codes,

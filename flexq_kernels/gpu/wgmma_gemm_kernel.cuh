@@ -9,137 +9,23 @@
 //
 // A warp unpacks its row tile once per group, and multiplies 64 tokens (a chunk) at a time into one
 // of two sets of int32 sums. The chunk in front is turned into floats and added up while the tensor
-// core works on the next:
+// core works on the next (here three chunks; the sets change their roles from group to group):
 //
-//   tensor core   | g, chunk 0 | g, chunk 1 | g, chunk 2 | g, chunk 3 | g + 1, chunk 0 | …
-//   sums in set   | 0          | 1          | 0          | 1          | 0              |
-//   warp                       | promote 0  | promote 1  | promote 2, | promote 3,     |
-//                                                          unpack g+1   give stage g back
+//   tensor core   | g, chunk 0 | g, chunk 1 | g, chunk 2            | g + 1, chunk 0 | …
+//   sums in set   | 0          | 1          | 0                     | 1              |
+//   warp                       | promote 0  | promote 1, load g + 1 | promote 2,     |
+//                                                       then unpack   give stage g back
 #pragma once
 
 #include <utility>
 
-#include "flexq_kernels/gpu/dependent_launch.cuh"
-#include "flexq_kernels/gpu/hopper.cuh"
 #include "flexq_kernels/gpu/int6.cuh"
-#include "flexq_kernels/gpu/store_tile.cuh"
-#include "flexq_kernels/gpu/wgmma_gemm_params.h"
+#include "flexq_kernels/gpu/wgmma_gemm_copy.cuh"
 
 namespace flexq_kernels::gpu {
 
 constexpr int kWgmmaThreads = 3 * 128;
-constexpr int kWgmmaChunk = 64;                // tokens of one wgmma
-constexpr int kWgmmaSharedBytes = 227 * 1024;  // of a block of sm_90
-
-// Shared memory, in this order; every part of a stage starts at a multiple of 128 bytes, the codes
-// of the tokens at a multiple of 1024 (the swizzle's period).
-template <int kTokens>
-struct WgmmaShared {
-  static constexpr int kCodes = kTokens * kGroupSize;
-  static constexpr int kWeight = kWgmmaRows / kTileRows * kTileBytes;
-  static constexpr int kWeightScales = kWgmmaRows * 2;
-  static constexpr int kScales = kTokens * 4;
-  static constexpr int kStage = kCodes + kWeight + kWeightScales + kScales;
-  static constexpr int kFixed = 1024 + 2 * kStoreBytes + 256;  // alignment, staging, barriers
-  static constexpr int kMost = (kWgmmaSharedBytes - kFixed) / kStage;
-  static constexpr int kStages = kMost < 8 ? kMost : 8;
-  static constexpr int kBytes = kFixed + kStages * kStage;
-
-  static constexpr int kWeightAt = kStages * kCodes;
-  static constexpr int kWeightScalesAt = kWeightAt + kStages * kWeight;
-  static constexpr int kScalesAt = kWeightScalesAt + kStages * kWeightScales;
-  static constexpr int kStagingAt = kScalesAt + kStages * kScales;
-  static constexpr int kFullAt = kStagingAt + 2 * kStoreBytes;
-  static constexpr int kEmptyAt = kFullAt + 8 * kStages;
-  static_assert(kCodes % 1024 == 0 && kStages >= 3 && 16 * kStages <= 256);
-};
-
-// A place in the ring, and the parity of the phase that it is in.
-template <int kStages>
-struct RingPlace {
-  uint32_t stage = 0;
-  uint32_t parity = 0;
-
-  __device__ __forceinline__ void advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
-
-// ---- Warpgroup 0
-// ---------------------------------------------------------------------------------
-
-// The steps that a block takes: all groups of all of its tiles.
-struct WgmmaStep {
-  int tile, group;
-  int rows, tokens;  // where the tile begins
-
-  template <int kTokens, int kCluster>
-  __device__ __forceinline__ void begin(const WgmmaParams& p, int rank) {
-    const auto at = p.tiles.at(tile);
-    rows = (at.row_block * kCluster + rank) * kWgmmaRows;
-    tokens = at.token_tile * kTokens;
-    group = 0;
-  }
-};
-
-template <int kTokens, int kCluster>
-__device__ __forceinline__ void copy_operands(const WgmmaParams& p, uint32_t shared) {
-  using Shared = WgmmaShared<kTokens>;
-  const int rank = kCluster == 1 ? 0 : static_cast<int>(cluster_rank());
-  const int clusters = static_cast<int>(gridDim.x) / kCluster, count = p.tiles.count();
-
-  const auto copy_weight = [&](const WgmmaStep& step, uint32_t stage) {
-    const uint32_t full = shared + Shared::kFullAt + 8 * stage;
-    mbarrier_arrive_expecting(full, Shared::kStage);
-    copy_tensor(shared + Shared::kWeightAt + stage * Shared::kWeight, p.weight_codes, full, 0,
-                step.group, step.rows / kTileRows);
-    copy_tensor(shared + Shared::kWeightScalesAt + stage * Shared::kWeightScales, p.weight_scales,
-                full, 0, step.group, step.rows / kTileRows);
-  };
-  const auto copy_tokens = [&](const WgmmaStep& step, uint32_t stage) {
-    const uint32_t full = shared + Shared::kFullAt + 8 * stage;
-    copy_tensor(shared + Shared::kScalesAt + stage * Shared::kScales, p.scales, full, step.tokens,
-                step.group);
-    const uint32_t to = shared + stage * Shared::kCodes;
-    if constexpr (kCluster == 1) {
-      copy_tensor(to, p.codes, full, step.group * kGroupSize, step.tokens);
-    } else {
-      constexpr int kPart = kTokens / kCluster;
-      multicast_tensor(to + rank * kPart * kGroupSize, p.codes, full, step.group * kGroupSize,
-                       step.tokens + rank * kPart, (1 << kCluster) - 1);
-    }
-  };
-  const auto next = [&](WgmmaStep& step) {
-    if (++step.group < p.groups) return;
-    step.tile += clusters;
-    step.begin<kTokens, kCluster>(p, rank);
-  };
-
-  WgmmaStep step;
-  step.tile = static_cast<int>(blockIdx.x) / kCluster;
-  step.begin<kTokens, kCluster>(p, rank);
-  WgmmaStep ahead = step;  // weights depend on no kernel in front: a ring full of them may come now
-  for (uint32_t i = 0; i < Shared::kStages && ahead.tile < count; ++i, next(ahead)) {
-    copy_weight(ahead, i);
-  }
-  pdl_wait();
-  RingPlace<Shared::kStages> place;
-  for (bool fresh = true; step.tile < count; next(step)) {
-    if (!fresh) {
-      mbarrier_wait(shared + Shared::kEmptyAt + 8 * place.stage, place.parity ^ 1);
-      copy_weight(step, place.stage);
-    }
-    copy_tokens(step, place.stage);
-    place.advance();
-    fresh = fresh && place.stage != 0;
-  }
-}
-
-// ---- Warpgroups 1 and 2
-// --------------------------------------------------------------------------
+constexpr int kWgmmaChunk = 64;  // tokens of one wgmma
 
 // What a thread of a multiplying warpgroup keeps of itself.
 struct WgmmaLane {
@@ -274,58 +160,67 @@ struct WgmmaMultiplier {
     }
   }
 
-  template <int kParity, bool kMore, int... kChunk>
-  __device__ __forceinline__ void chunks(const Place& at, const Place& next,
-                                         const float (&quarter)[2], const float* scales,
-                                         uint32_t codes, int number,
-                                         std::integer_sequence<int, kChunk...>) {
-    (chunk<kParity, kMore, kChunk>(at, next, quarter, scales, codes, number), ...);
-  }
+  // What the chunks of a group have in common.
+  struct Group {
+    int number;
+    Place next;
+    uint32_t codes;       // descriptor
+    float quarter[2];     // of the scales of the lane's rows
+    const float* scales;  // of the lane's tokens
+  };
+
+  // Starts what comes after a chunk, the next group's first if kMore; then promotes the chunk.
   template <int kParity, bool kMore, int kChunk>
-  __device__ __forceinline__ void chunk(const Place& at, const Place& next,
-                                        const float (&quarter)[2], const float* scales,
-                                        uint32_t codes, int number) {
+  __device__ __forceinline__ void chunk(const Group& of) {
     constexpr int kSet = (kParity * kChunks + kChunk) % 2;
     if constexpr (kChunk + 1 < kChunks) {
-      multiply_chunk<1 - kSet>(a, codes + (kChunk + 1) * kDescriptorRows64, p.groups < 0);
+      multiply_chunk<1 - kSet>(a, of.codes + (kChunk + 1) * kDescriptorRows64, p.groups < 0);
       wgmma_wait<1>();
     } else {
       uint32_t words[12];
-      if (kMore) wait_and_load(words, next);
+      if (kMore) wait_and_load(words, of.next);
       wgmma_wait<0>();
       if (kMore) {
         unpack_words(a, words);
-        multiply_chunk<1 - kSet>(a, descriptor(next), p.groups < 0);
+        multiply_chunk<1 - kSet>(a, descriptor(of.next), p.groups < 0);
       }
     }
     float sums[32];
     read_sums<kSet>(sums);
     if constexpr (kDump) {
-      dump_chunk(p, sums, rows + me.row + me.g, tokens + kChunk * kWgmmaChunk + 2 * me.t, number);
+      dump_chunk(p, sums, rows + me.row + me.g, tokens + kChunk * kWgmmaChunk + 2 * me.t,
+                 of.number);
     } else {
-      promote_chunk(y[kChunk], sums, quarter, scales + kChunk * kWgmmaChunk);
+      promote_chunk(y[kChunk], sums, of.quarter, of.scales + kChunk * kWgmmaChunk);
     }
   }
 
-  // A group whose first chunk is under way, and the first chunk of the next if there is one.
+  template <int kParity, bool kMore, int... kChunk>
+  __device__ __forceinline__ void chunks(const Group& of, std::integer_sequence<int, kChunk...>) {
+    (chunk<kParity, kMore, kChunk>(of), ...);
+  }
+
+  // A group whose first chunk is under way. The assembler keeps track of sums under way only where
+  // the groups of a loop's turn are all there in its code, the last one apart (kMore).
   template <int kParity, bool kMore>
   __device__ __forceinline__ void group(int number, Place& at) {
-    Place next = at;
-    next.advance();
-    const __half* const row_scales =
+    const auto* const row_scales =
         reinterpret_cast<const __half*>(memory + Shared::kWeightScalesAt +
                                         at.stage * Shared::kWeightScales) +
         me.row + me.g;
-    const float quarter[2] = {0.25f * __half2float(row_scales[0]),
-                              0.25f * __half2float(row_scales[8])};
-    const float* const scales =
+    Group of;
+    of.number = number;
+    of.next = at;
+    of.next.advance();
+    of.codes = descriptor(at);
+    of.quarter[0] = 0.25f * __half2float(row_scales[0]);
+    of.quarter[1] = 0.25f * __half2float(row_scales[8]);
+    of.scales =
         reinterpret_cast<const float*>(memory + Shared::kScalesAt + at.stage * Shared::kScales) +
         2 * me.t;
-    const uint32_t codes = descriptor(at);
-    chunks<kParity, kMore>(at, next, quarter, scales, codes, number,
-                           std::make_integer_sequence<int, kChunks>());
+    chunks<kParity, kMore>(of, std::make_integer_sequence<int, kChunks>());
     release(at);
-    at = next;
+    at = of.next;
   }
 
   __device__ __forceinline__ void tile(Place& at) {

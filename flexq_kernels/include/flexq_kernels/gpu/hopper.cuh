@@ -13,7 +13,7 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
-// --- Clusters -----------------------------------------------------------------------------------
+// ---- Clusters ----
 
 // Of a kernel: so many blocks form a cluster. A library that is compiled for older GPUs too has the
 // kernel's name, without its body, there.
@@ -35,7 +35,7 @@ __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
 }
 
-// --- mbarriers ("Parallel Synchronization … mbarrier") ------------------------------------------
+// ---- mbarriers ("Parallel Synchronization … mbarrier") ----
 // A phase ends when all its arrivals and all its announced bytes have come. Parity p waits for the
 // end of phase p, p + 2, …; the first phase is 0, so that waiting for parity 1 of a fresh barrier
 // returns at once.
@@ -82,7 +82,7 @@ __device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity)
       : "memory");
 }
 
-// --- Tensor copies, global to shared memory ("cp.async.bulk.tensor") ----------------------------
+// ---- Tensor copies, global to shared memory ("cp.async.bulk.tensor") ----
 // By one thread. What lies outside the tensor arrives as zeros and counts as bytes.
 
 __device__ __forceinline__ void prefetch_tensor_map(const CUtensorMap& map) {
@@ -117,7 +117,7 @@ __device__ __forceinline__ void multicast_tensor(uint32_t to, const CUtensorMap&
       : "memory");
 }
 
-// --- Registers per thread, changed by a whole warpgroup -----------------------------------------
+// ---- Registers per thread, changed by a whole warpgroup ----
 
 template <int kCount>
 __device__ __forceinline__ void keep_registers() {
@@ -134,7 +134,7 @@ __device__ __forceinline__ void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-// --- wgmma ("Asynchronous Warpgroup Level Matrix Instructions") ---------------------------------
+// ---- wgmma ("Asynchronous Warpgroup Level Matrix Instructions") ----
 
 // Descriptor of a K-major operand in shared memory whose rows are 128 bytes, written by a tensor
 // copy with the 128-byte swizzle: eight rows, 1024 bytes, to the next core matrix, and a place that
