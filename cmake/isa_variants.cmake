@@ -20,7 +20,7 @@ function(flexq_isa_variants target)
     target_compile_options(${objects} PRIVATE ${flags_${isa}} -O3 ${quiet})
     target_link_libraries(${objects} PRIVATE flexq_build_options)
     target_include_directories(
-      ${objects} PRIVATE ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/flexq_kernels/include)
+      ${objects} PRIVATE ${FLEXQ_ROOT} ${FLEXQ_ROOT}/flexq_kernels/include)
     target_sources(${target} PRIVATE $<TARGET_OBJECTS:${objects}>)
   endforeach()
 endfunction()
