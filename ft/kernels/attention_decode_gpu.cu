@@ -128,7 +128,7 @@ __device__ __forceinline__ void combine_quantize(const AttentionOut<T>& out, int
     *reinterpret_cast<uint32_t*>(codes + q.at(group * q.group + i * 4)) =
         pack_codes(x, inverse, q.limit);
   }
-  if (threadIdx.x == 0) q.store_scale(token, group, bits);
+  if (threadIdx.x == 0) q.store_scale(token, group, group_scale(bits, q.limit));
 }
 
 // Blocks: (columns [width x, width (x + 1)) of the token, token). A width is a group where there

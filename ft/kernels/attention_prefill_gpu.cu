@@ -42,7 +42,7 @@ __device__ __forceinline__ void write_prefill_rows(const T* rows, const PrefillT
       const float inverse = group_inverse(bits, q.limit);
       q.store(q.row(token), head * head_dim + column, pack_codes(low, inverse, q.limit),
               pack_codes(high, inverse, q.limit));
-      if (column == 0) q.store_scale(token, head, bits);
+      if (column == 0) q.store_scale(token, head, group_scale(bits, q.limit));
     }
   }
 }

@@ -71,9 +71,8 @@ struct Quantizer {
     *reinterpret_cast<uint32_t*>(to + at(column)) = low;
     *reinterpret_cast<uint32_t*>(to + at(column + 4)) = high;
   }
-  __device__ __forceinline__ void store_scale(int64_t token, int group_index, int bits) const {
-    scales[token * scale_token + static_cast<int64_t>(group_index) * scale_group] =
-        group_scale(bits, limit);
+  __device__ __forceinline__ void store_scale(int64_t token, int group_index, float scale) const {
+    scales[token * scale_token + static_cast<int64_t>(group_index) * scale_group] = scale;
   }
 };
 
@@ -118,9 +117,11 @@ __device__ __forceinline__ void quantize_in_lanes(const Quantizer& q, int64_t to
     for (int lanes = 16; lanes > 0; lanes /= 2) {
       if (lanes * kVector < q.group) bits = max(bits, __shfl_xor_sync(0xffffffffu, bits, lanes));
     }
-    store_codes(q, token, column, kVectors > 0 || q.aligned, x, group_inverse(bits, q.limit));
+    // Both divisions before the stores: neither waits for the other.
+    const float inverse = group_inverse(bits, q.limit), scale = group_scale(bits, q.limit);
+    store_codes(q, token, column, kVectors > 0 || q.aligned, x, inverse);
     if ((column & (q.group - 1)) == 0 && column < q.columns) {
-      q.store_scale(token, column >> (__ffs(q.group) - 1), bits);
+      q.store_scale(token, column >> (__ffs(q.group) - 1), scale);
     }
   });
 }
@@ -138,7 +139,7 @@ __device__ __forceinline__ void quantize_whole_row(const Quantizer& q, int64_t t
   row.each([&](const Vector<T>& x, int column) {
     store_codes(q, token, column, kVectors > 0 || q.aligned, x, inverse);
   });
-  if (threadIdx.x == 0) q.store_scale(token, 0, bits);
+  if (threadIdx.x == 0) q.store_scale(token, 0, group_scale(bits, q.limit));
 }
 
 // Groups of any size, value by value.
@@ -163,7 +164,7 @@ __device__ __forceinline__ void quantize_odd_groups(const Quantizer& q, int64_t 
     }
   });
   for (int g = static_cast<int>(threadIdx.x); g < q.groups; g += row_threads()) {
-    q.store_scale(token, g, maxima[g]);
+    q.store_scale(token, g, group_scale(maxima[g], q.limit));
   }
 }
 

@@ -28,7 +28,11 @@ __device__ __forceinline__ float group_scale(int bits, int limit) {
 
 __device__ __forceinline__ int quantized(float x, float inverse, int limit) {
   if (inverse == 0.0f) return 0;  // x may be NaN
-  return min(max(__float2int_rn(__fmul_rn(x, inverse)), -limit - 1), limit);
+  // |x * inverse| is hardly above the limit. A float of that size plus 1.5 * 2^23 is rounded to the
+  // nearest integer, half to even, as rint does it, at four times the rate of a conversion.
+  constexpr int kBias = 0x4b400000;
+  const float biased = __fadd_rn(__fmul_rn(x, inverse), __int_as_float(kBias));
+  return min(max(__float_as_int(biased) - kBias, -limit - 1), limit);
 }
 
 }  // namespace flexq_kernels::gpu
