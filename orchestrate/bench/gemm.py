@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flexq_ft.errors import ConfigError
+from flexq_ft.orchestrate.bench import peers
 
 OURS = ("stream", "wgmma", "mma", "btc")
 THEIRS = ("cublaslt-int8", "cublaslt-fp16", "cublas-nn")
@@ -118,13 +119,19 @@ def measure(
     replays: int,
     sustained_s: float,
     observe: Callable[[dict[str, Any]], None],
+    against: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """A row for each shape and m, in that order; observe(row) after each.
 
-    read_bandwidth: bytes per second, of this run. Raises DeviceError without a GPU.
+    read_bandwidth: bytes per second, of this run. against: of peers.PEERS; those that are not
+    installed are refused in each row. Raises DeviceError without a GPU.
     """
     from flexq_ft import _native
 
+    shapes = list(shapes)
+    found, absent = peers.find(against)
+    for name in found:
+        peers.PEERS[name].prepare(list(dict.fromkeys((s.n, s.k) for s in shapes)), ms)
     rows = []
     for m in ms:
         for shape in shapes:
@@ -137,8 +144,17 @@ def measure(
                 replays=replays,
                 sustained_s=sustained_s,
             )
-            times: list[dict[str, Any]] = [{**time} for time in got["times"]]
-            row = {**got, "model": shape.model, **derived(shape, m, times, read_bandwidth)}
+            theirs, refused = peers.measure(
+                found, m=m, n=shape.n, k=shape.k, replays=replays, sustained_s=sustained_s
+            )
+            times: list[dict[str, Any]] = [*({**time} for time in got["times"]), *theirs]
+            row = {
+                **got,
+                "times": times,
+                "refused": [*got["refused"], *absent, *refused],
+                "model": shape.model,
+                **derived(shape, m, times, read_bandwidth),
+            }
             rows.append(row)
             observe(row)
     return rows
@@ -166,6 +182,7 @@ def derived(
     ours = [by_name[name] for name in OURS if name in by_name and name != "btc"]
     best = min(ours, key=time_of, default=None)
     us = None if best is None else time_of(best)
+    peer = min((by_name[name] for name in peer_names(times)), key=time_of, default=None)
 
     def over(name: str) -> float | None:
         return time_of(by_name[name]) / us if us and name in by_name else None
@@ -183,7 +200,16 @@ def derived(
         "over_fp16": over("cublaslt-fp16"),
         "over_nn": over("cublas-nn"),
         "over_btc": over("btc"),
+        "peer": None if peer is None else peer["implementation"],
+        "over_peer": None if peer is None else over(peer["implementation"]),
+        "over_peers": {name: over(name) for name in peer_names(times)},
     }
+
+
+def peer_names(times: Iterable[dict[str, Any]]) -> list[str]:
+    """Of the implementations that other packages have."""
+    names = dict.fromkeys(time["implementation"] for time in times)
+    return [name for name in names if name not in (*OURS, *THEIRS)]
 
 
 def time_of(time: dict[str, Any]) -> float:

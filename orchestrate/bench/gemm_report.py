@@ -12,7 +12,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from flexq_ft.errors import ConfigError
-from flexq_ft.orchestrate.bench.gemm import OURS, THEIRS, geometric_mean, time_of
+from flexq_ft.orchestrate.bench import peers
+from flexq_ft.orchestrate.bench.gemm import OURS, THEIRS, geometric_mean, peer_names, time_of
 
 COLUMNS = (
     "model", "N x K", "M", "kernel", "us", "p10-p90", "full edges", "floor", "TB/s", "of read",
@@ -29,7 +30,12 @@ LEGEND = (
     "max(1.05 x floor, floor + 1.3 us)",
     "INT8, FP16: cuBLASLt's time over ours, its best algorithm in the same run; NN: cublasGemmEx "
     "as in FlexQ's paper; BTC: FlexQ's bit planes, ours",
-    "* activations of 8 bits, else 6; quantising them is not in any time",
+    "* activations of 8 bits, else 6; quantising them is not in our times, nor in those of the "
+    "libraries",
+)
+PEER_LEGEND = (
+    "peer: the time of the fastest peer over ours; peers: installed packages, each with the kernel "
+    "that it chooses, checked, their weights not in the cache, in the same run"
 )
 
 
@@ -37,7 +43,15 @@ def _fixed(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def _peers_of(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return peer_names(time for row in rows for time in row["times"])
+
+
+def _columns(of_peers: Sequence[str]) -> list[str]:
+    return [*COLUMNS, "peer", *of_peers] if of_peers else [*COLUMNS]
+
+
+def _cells(row: dict[str, Any], of_peers: Sequence[str]) -> list[str]:
     best = next((t for t in row["times"] if t["implementation"] == row["best"]), None)
     star = "*" if row["act_bits"] == 8 else ""
     share = row["share_of_bandwidth"]
@@ -55,6 +69,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
         _fixed(row["tops"], 0),
         _fixed(row["over_target"], 3),
         *(_fixed(row[name], 2) for name in _RATIOS[1:]),
+        *([_fixed(row["over_peer"], 2)] if of_peers else []),
+        *(_fixed(row["over_peers"].get(name), 2) for name in of_peers),
     ]
 
 
@@ -63,10 +79,11 @@ def screen_table(rows: Sequence[dict[str, Any]], *, title: str) -> Table:
     table = Table(
         title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
     )
-    for name in COLUMNS:
+    of_peers = _peers_of(rows)
+    for name in _columns(of_peers):
         table.add_column(name, justify="left" if name in _TEXTS else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*_cells(row))
+        table.add_row(*_cells(row, of_peers))
     return table
 
 
@@ -75,17 +92,22 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[str]:
     lines = []
     for m in dict.fromkeys(row["m"] for row in rows):
         mine = [row for row in rows if row["m"] == m]
+        ratios = [
+            ("of the target", max, 3, [row["over_target"] for row in mine]),
+            ("x cuBLASLt INT8", min, 3, [row["over_int8"] for row in mine]),
+            ("x cuBLASLt FP16", min, 3, [row["over_fp16"] for row in mine]),
+            ("x the fastest peer", min, 3, [row["over_peer"] for row in mine]),
+            *(
+                (f"x {name}", min, 3, [row["over_peers"].get(name) for row in mine])
+                for name in _peers_of(mine)
+            ),
+            ("TOPS", min, 0, [row["tops"] for row in mine]),
+        ]
         parts = []
-        for name, what, worst in (
-            ("over_target", "of the target", max),
-            ("over_int8", "x cuBLASLt INT8", min),
-            ("over_fp16", "x cuBLASLt FP16", min),
-            ("tops", "TOPS", min),
-        ):
-            values = [row[name] for row in mine if row[name]]
+        for what, worst, digits, of_rows in ratios:
+            values = [value for value in of_rows if value]
             mean = geometric_mean(values)
             if mean is not None:
-                digits = 0 if name == "tops" else 3
                 parts.append(f"{mean:.{digits}f} {what} (worst {worst(values):.{digits}f})")
         lines.append(f"M = {m}, {len(mine)} shapes, geometric mean: " + ", ".join(parts))
     return lines
@@ -116,16 +138,48 @@ def markdown(
 ) -> str:
     """The whole report."""
     lines = [f"# {title}", ""]
-    lines.append("| " + " | ".join(COLUMNS) + " |")
-    lines.append("|" + "|".join(" :-- " if c in _TEXTS else " --: " for c in COLUMNS) + "|")
-    lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
-    lines += ["", *(f"- {line}" for line in (*summary(rows), *LEGEND, *state))]
+    of_peers = _peers_of(rows)
+    columns = _columns(of_peers)
+    lines.append("| " + " | ".join(columns) + " |")
+    lines.append("|" + "|".join(" :-- " if c in _TEXTS else " --: " for c in columns) + "|")
+    lines += ["| " + " | ".join(_cells(row, of_peers)) + " |" for row in rows]
+    notes = [*summary(rows), *LEGEND, *legend_of_peers(rows), *state]
+    lines += ["", *(f"- {line}" for line in notes)]
+    if of_peers:
+        lines += ["", "Peers, us:", "", *_peer_lines(rows, of_peers)]
     if quantizers:
         lines += ["", "Activation quantisers, us:", "", *quantizer_lines(quantizers)]
     refused = list(dict.fromkeys(line for row in rows for line in row["refused"]))
     if refused:
         lines += ["", "Not measured:", "", *(f"- {line}" for line in refused)]
     return "\n".join(lines) + "\n"
+
+
+def legend_of_peers(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What their columns mean, and what is inside their times; nothing without peers."""
+    of_peers = _peers_of(rows)
+    return [PEER_LEGEND, *peers.legend(of_peers)] if of_peers else []
+
+
+def _peer_lines(rows: Sequence[dict[str, Any]], of_peers: Sequence[str]) -> list[str]:
+    lines = [
+        "| N x K | M | peer | kernel | us | p10-p90 | |",
+        "| --: | --: | :-- | :-- " + "| --: " * 2 + "| :-- |",
+    ]
+    for row in rows:
+        for time in row["times"]:
+            if time["implementation"] in of_peers:
+                cells = (
+                    f"{row['n']}x{row['k']}",
+                    row["m"],
+                    time["implementation"],
+                    time["config"],
+                    f"{time_of(time):.2f}",
+                    f"{time['p10']:.2f}-{time['p90']:.2f}",
+                    time["note"],
+                )
+                lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return lines
 
 
 def to_csv(rows: Sequence[dict[str, Any]]) -> str:
@@ -155,7 +209,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     ms = list(dict.fromkeys(row["m"] for row in rows))
     names = [
         n
-        for n in (*OURS, *THEIRS)
+        for n in (*OURS, *THEIRS, *_peers_of(rows))
         if any(n == t["implementation"] for r in rows for t in r["times"])
     ]
     figure = Figure(

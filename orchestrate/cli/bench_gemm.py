@@ -1,4 +1,4 @@
-"""`flexq-ft bench gemm`: the W6Ax products alone, beside cuBLASLt and FlexQ's own method."""
+"""`flexq-ft bench gemm`: the W6Ax products alone, beside cuBLASLt, FlexQ's own method and peers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import rich_click as click
 
 from flexq_ft.errors import ConfigError, DeviceError
-from flexq_ft.orchestrate.bench import gemm, gemm_report
+from flexq_ft.orchestrate.bench import gemm, gemm_report, peers
 from flexq_ft.orchestrate.cli.console import console, table_options, write_atomically
 from flexq_ft.orchestrate.cli.options import INT_LIST
 
@@ -18,6 +18,7 @@ EPILOG = """\
 Examples:
   flexq-ft bench gemm --m 1,4,8 --save decode.md --plot decode.png
   flexq-ft bench gemm --shapes llama3,4096x14336:a8 --m 512,2048 --sustained 1
+  flexq-ft bench gemm --against humming   # after pip install humming-kernels
 
 Every kernel is checked against a plain one before it is timed. Weights lie in
 so many copies that none is in the cache when it is read again.
@@ -49,6 +50,13 @@ so many copies that none is in the cache when it is read again.
     panel="Products",
     help="Of stream, wgmma, mma, btc, cublaslt-int8, cublaslt-fp16, cublas-nn.",
     show_default="all",
+)
+@click.option(
+    "--against",
+    multiple=True,
+    metavar="LIST",
+    panel="Products",
+    help="Also kernels of installed packages: humming.",
 )
 @click.option(
     "--quantizers",
@@ -89,6 +97,7 @@ def command(
     shapes: str,
     ms: list[int],
     implementations: str,
+    against: tuple[str, ...],
     quantizers: bool,
     replays: int,
     sustained: float,
@@ -103,6 +112,11 @@ def command(
         if name not in (*gemm.OURS, *gemm.THEIRS):
             known = ", ".join((*gemm.OURS, *gemm.THEIRS))
             raise ConfigError(f"--impl has '{name}'; known are {known}.")
+    rivals = list(dict.fromkeys(name.strip() for text in against for name in text.split(",")))
+    for name in rivals:
+        if name not in peers.PEERS:
+            known = ", ".join(peers.PEERS)
+            raise ConfigError(f"--against has '{name}'; known are {known}.")
     if any(m < 1 for m in ms):
         raise ConfigError(f"--m has {min(ms)}; tokens are at least 1.")
     weights = gemm.parse_shapes(shapes)
@@ -112,6 +126,11 @@ def command(
     gpu = str(gpus[0]["name"])
     bandwidth = _native.measure_read_bandwidth(device="cuda", gpu=0)
     console.info(f"{gpu}: {bandwidth / 1e12:.3f} TB/s read")
+    found, absent = peers.find(rivals)
+    for line in absent:
+        console.warn(f"not measured: {line}")
+    if found:
+        console.info(f"against {', '.join(found)}; what has to be compiled for it comes first")
     total = len(weights) * len(ms)
     done = 0
 
@@ -131,11 +150,14 @@ def command(
         replays=replays,
         sustained_s=sustained,
         observe=observe,
+        against=rivals,
     )
     title = f"W6Ax products on {gpu}"
+    versions = {name: version for name in rivals if (version := peers.version(name))}
     state = [f"{gpu}, {bandwidth / 1e12:.3f} TB/s read in this run"]
+    state += [f"{name} {version}" for name, version in versions.items()]
     console.show(gemm_report.screen_table(rows, title=title))
-    for line in gemm_report.summary(rows):
+    for line in (*gemm_report.summary(rows), *gemm_report.legend_of_peers(rows)):
         console.out(line)
     quantizing = gemm.measure_quantizers(weights, ms) if quantizers else []
     for line in gemm_report.quantizer_lines(quantizing):
@@ -146,7 +168,12 @@ def command(
         gemm_report.plot(rows, plot)
     console.emit(
         SCHEMA,
-        config={"gpu": gpu, "read_bandwidth": bandwidth, "sustained_s": sustained},
+        config={
+            "gpu": gpu,
+            "read_bandwidth": bandwidth,
+            "sustained_s": sustained,
+            "peers": versions,
+        },
         results={"products": rows, "quantizers": quantizing},
         markdown=gemm_report.markdown(rows, quantizing, title=title, state=state),
         csv=gemm_report.to_csv(rows),
