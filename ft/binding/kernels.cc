@@ -176,6 +176,16 @@ py::array unpack_int6(const py::array& input, int64_t n, int64_t k) {
   return codes;
 }
 
+py::array tile_scales(const py::array& input) {
+  const py::array scales = take(input, "scales", "float16", {-1, -1});
+  const int64_t groups = scales.shape(0), n = scales.shape(1);
+  py::array tiled(py::dtype("float16"), {fk::row_tiles(n), groups, int64_t{fk::kTileRows}});
+  run([&] {
+    fk::tile_scales(data<uint16_t>(tiled), data<uint16_t>(scales), n, groups * fk::kGroupSize);
+  });
+  return tiled;
+}
+
 py::array group_sums(const py::array& a_codes, const py::array& weight, int64_t n, int64_t k) {
   const py::array packed = take(weight, "packed", "uint8", {packed_bytes(n, k)});
   const int64_t groups = fk::group_count(k);
@@ -259,12 +269,14 @@ void bind_kernels(py::module_& module) {
   m.def("packed_bytes", &packed_bytes, py::arg("n"), py::arg("k"));
   m.def("pack_int6", &pack_int6, py::arg("codes"));
   m.def("unpack_int6", &unpack_int6, py::arg("packed"), py::arg("n"), py::arg("k"));
+  m.def("tile_scales", &tile_scales, py::arg("scales"));
   m.def("group_sums", &group_sums, py::arg("a_codes"), py::arg("packed"), py::arg("n"),
         py::arg("k"));
   m.def("gemm_w6ax", &gemm_w6ax, py::arg("a_codes"), py::arg("a_scales"), py::arg("packed"),
         py::arg("scales"), py::arg("n"), py::arg("k"), py::arg("bias") = py::none());
   m.def("gemm_w6a16", &gemm_w6a16, py::arg("x"), py::arg("packed"), py::arg("scales"), py::arg("n"),
         py::arg("k"), py::arg("bias") = py::none());
+  bind_linear(m);
 }
 
 }  // namespace flexq_ft

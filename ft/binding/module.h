@@ -17,6 +17,9 @@ void bind_model_folder(pybind11::module_& module);
 void bind_ops(pybind11::module_& module);
 void bind_readers(pybind11::module_& module);
 
+// What bind_kernels() calls.
+void bind_linear(pybind11::module_& kernels);
+
 // What bind_ops() calls.
 void bind_attention_ops(pybind11::module_& ops);
 void bind_columns(pybind11::module_& ops);

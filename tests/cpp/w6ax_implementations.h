@@ -34,22 +34,22 @@ inline Implementation plain_implementation() {
           gpu::plain_group_sums};
 }
 
-// The planes of a problem's operands, made anew for each call.
+// The planes of a problem's operands, made anew for each call. Not by dependent launches: the
+// product reads its weight before it waits for the kernel in front.
 struct BtcOperands {
   DeviceArray<uint32_t> weight, activations;
   flexq_kernels::gpu::BtcWeight w;
   flexq_kernels::gpu::BtcActivations x;
 
   BtcOperands(const Implementation::Activations& from, const Implementation::Weight& codes,
-              const flexq_kernels::GemmProblem& p, void* stream)
+              const flexq_kernels::GemmProblem& p)
       : weight(flexq_kernels::packed_bytes(p.n, p.k) / 4),
         activations(flexq_kernels::gpu::btc_activation_bytes(p.m, p.k, p.act_bits) / 4),
         w{weight.data(), codes.scales},
         x{activations.data(), from.scales, from.scale_stride} {
-    // A full edge between the two: a product in a programmatic launch reads its weight early.
-    const flexq_kernels::gpu::Launch full{stream, false};
-    flexq_kernels::gpu::btc_pack_weight(weight.data(), codes.codes, p.n, p.k, full);
-    flexq_kernels::gpu::btc_pack_activations(activations.data(), from, p.m, p.k, p.act_bits, full);
+    flexq_kernels::gpu::btc_pack_weight(weight.data(), codes.codes, p.n, p.k, plain_launch());
+    flexq_kernels::gpu::btc_pack_activations(activations.data(), from, p.m, p.k, p.act_bits,
+                                             plain_launch());
   }
 };
 
@@ -58,13 +58,13 @@ inline Implementation btc_implementation() {
   Implementation btc{"btc", gpu::CodeOrder::kFragment, gpu::btc_why_not, nullptr, nullptr};
   btc.gemm = [](const gpu::Output& y, const gpu::Activations& x, const gpu::Weight& w,
                 const flexq_kernels::GemmProblem& problem, const gpu::Launch& launch) {
-    const BtcOperands operands(x, w, problem, launch.stream);
+    const BtcOperands operands(x, w, problem);
     gpu::btc_gemm(y, operands.x, operands.w, problem, launch);
     synchronize("btc_gemm");
   };
   btc.group_sums = [](int32_t* sums, const gpu::Activations& x, const gpu::Weight& w,
                       const flexq_kernels::GemmProblem& problem, const gpu::Launch& launch) {
-    const BtcOperands operands(x, w, problem, launch.stream);
+    const BtcOperands operands(x, w, problem);
     gpu::btc_group_sums(sums, operands.x, operands.w, problem, launch);
     synchronize("btc_group_sums");
   };

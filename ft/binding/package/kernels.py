@@ -1,31 +1,44 @@
-"""FlexQ's kernels on NumPy arrays: quantise, pack, multiply. `docs/numerics.md` has the arithmetic.
+"""FlexQ's kernels: quantise, pack, multiply. `docs/numerics.md` has the arithmetic.
 
-Matrices are in Hugging Face order, weights `[N, K]` and activations `[M, K]`; G = ceil(K / 128).
-Arrays are converted to C order where needed, never to another dtype: a wrong dtype or shape is a
-`ConfigError` that names both. Work is divided among OpenMP's threads; the GIL is released.
+`pack` and `linear` are a whole layer, on NumPy arrays and on PyTorch tensors of the CPU or a GPU:
+
+    packed = kernels.pack(layer.weight)
+    y = kernels.linear(x, packed, act_bits=8, bias=layer.bias)
+
+The other functions are its parts, on NumPy arrays. Matrices are in Hugging Face order, weights
+`[N, K]` and activations `[M, K]`; G = ceil(K / 128). NumPy arrays are converted to C order where
+needed, never to another dtype: a wrong dtype or shape is a `ConfigError` that names both. Work of
+the CPU is divided among OpenMP's threads; the GIL is released.
 """
 
 from __future__ import annotations
 
+import sys
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flexq_ft._native import kernels as _kernels
+from flexq_ft.errors import ConfigError
 
 __all__ = [
+    "PackedWeight",
     "active_isa",
     "gemm_w6a16",
     "gemm_w6ax",
     "group_sums",
     "isas",
+    "linear",
+    "pack",
     "pack_int6",
     "packed_bytes",
     "quantize_activations",
     "quantize_weight_int6",
     "quantize_weight_int8",
     "set_isa",
+    "tile_scales",
     "unpack_int6",
 ]
 
@@ -95,6 +108,14 @@ def unpack_int6(packed: NDArray[np.uint8], *, n: int, k: int) -> NDArray[np.int8
     return _kernels.unpack_int6(packed, n, k)
 
 
+def tile_scales(scales: NDArray[np.float16]) -> NDArray[np.float16]:
+    """Scales `[G, N]`, as on disk, in the form of the GPU's kernels: `[ceil(N / 16), G, 16]`.
+
+    Rows past N are zeros.
+    """
+    return _kernels.tile_scales(scales)
+
+
 def group_sums(
     a_codes: NDArray[np.int8], packed: NDArray[np.uint8], *, n: int, k: int
 ) -> NDArray[np.int32]:
@@ -137,3 +158,94 @@ def gemm_w6a16(
     x: `[M, k]` float32, float16 or bfloat16; the rest as in `gemm_w6ax`.
     """
     return _kernels.gemm_w6a16(x, packed, scales, n, k, bias)
+
+
+@dataclass(frozen=True, eq=False)
+class PackedWeight:
+    """A weight of a linear layer as `linear` takes it, on the device of its arrays.
+
+    codes: uint8 `[packed_bytes(n, k)]`. scales: float16, `[G, n]`, or on a GPU
+    `[ceil(n / 16), G, 16]` (`tile_scales`).
+    """
+
+    codes: Any
+    scales: Any
+    n: int
+    k: int
+
+
+def pack(weight: Any) -> PackedWeight:
+    """Quantises and packs a weight `[N, K]`; the result lies where the weight lies.
+
+    weight: float32 NumPy array, or PyTorch tensor of any float type and device (quantised in
+    float32, on the CPU). Raises WeightError as `quantize_weight_int6`.
+    """
+    if isinstance(weight, np.ndarray):
+        codes, scales = quantize_weight_int6(weight)
+        n, k = weight.shape
+        return PackedWeight(pack_int6(codes), np.ascontiguousarray(scales.T), n, k)
+    torch = _torch_of(weight, "weight")
+    packed = pack(weight.detach().to("cpu", torch.float32).numpy())
+    scales = tile_scales(packed.scales) if weight.is_cuda else packed.scales
+    return PackedWeight(
+        torch.from_numpy(packed.codes).to(weight.device),
+        torch.from_numpy(scales).to(weight.device),
+        packed.n,
+        packed.k,
+    )
+
+
+def linear(x: Any, packed: PackedWeight, *, act_bits: int, bias: Any | None = None) -> Any:
+    """y `[..., N]` = x `[..., K]` quantised to `act_bits` (6 or 8), times the weight, + bias.
+
+    x: float32, float16 or bfloat16, a NumPy array (bfloat16 of ml_dtypes) or a PyTorch tensor;
+    packed and bias, float32 `[N]`, are of the same library and on the same device. y has the dtype
+    of x, rounded once. On a GPU the work is put on PyTorch's current stream, and x must be
+    contiguous and begin on a 16-byte boundary. A row with a value that is not finite is NaN. There
+    is no gradient.
+    """
+    if isinstance(x, np.ndarray):
+        return _linear_numpy(x, packed, act_bits, bias)
+    torch = _torch_of(x, "x")
+    rows = x.detach().reshape(-1, x.shape[-1])
+    y = torch.empty((rows.shape[0], packed.n), dtype=x.dtype, device=x.device)
+    workspace, stream = None, 0
+    if x.is_cuda:
+        size = _kernels.linear_workspace_bytes(rows.shape[0], packed.k)
+        workspace = torch.empty(size, dtype=torch.uint8, device=x.device)
+        stream = torch.cuda.current_stream(x.device).cuda_stream
+    _kernels.linear(
+        y,
+        rows,
+        packed.codes,
+        packed.scales,
+        packed.n,
+        packed.k,
+        act_bits=act_bits,
+        bias=None if bias is None else bias.detach(),
+        workspace=workspace,
+        stream=stream,
+    )
+    return y.reshape(*x.shape[:-1], packed.n)
+
+
+def _linear_numpy(
+    x: NDArray[Any], packed: PackedWeight, act_bits: int, bias: NDArray[np.float32] | None
+) -> NDArray[Any]:
+    rows = x.reshape(-1, x.shape[-1])
+    if rows.shape[1] != packed.k:
+        raise ConfigError(f"x has shape {list(x.shape)}, expected [..., {packed.k}]")
+    codes, scales = quantize_activations(rows, act_bits=act_bits)
+    y = gemm_w6ax(codes, scales, packed.codes, packed.scales, n=packed.n, k=packed.k, bias=bias)
+    with np.errstate(over="ignore"):  # past float16 is infinity, as in PyTorch
+        return y.astype(x.dtype).reshape(*x.shape[:-1], packed.n)
+
+
+def _torch_of(array: Any, name: str) -> Any:
+    """The PyTorch that made this tensor; it is never imported for the first time here."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(array, torch.Tensor):
+        raise ConfigError(
+            f"{name} is a {type(array).__name__}, expected a NumPy array or a PyTorch tensor"
+        )
+    return torch

@@ -33,7 +33,8 @@ struct BtcActivations {
   int64_t scale_stride = 0;
 };
 
-// planes [packed_bytes(n, k)] <- codes as on disk; may be the same memory.
+// planes [packed_bytes(n, k)] <- codes as on disk; may be the same memory. A product that follows
+// as a dependent launch would read them too early: put another kernel in between.
 void btc_pack_weight(uint32_t* planes, const uint8_t* codes, int64_t n, int64_t k,
                      const Launch& launch);
 

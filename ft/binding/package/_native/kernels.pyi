@@ -21,6 +21,7 @@ def quantize_activations(
 def packed_bytes(n: int, k: int) -> int: ...
 def pack_int6(codes: NDArray[np.int8]) -> NDArray[np.uint8]: ...
 def unpack_int6(packed: NDArray[np.uint8], n: int, k: int) -> NDArray[np.int8]: ...
+def tile_scales(scales: NDArray[np.float16]) -> NDArray[np.float16]: ...
 def group_sums(
     a_codes: NDArray[np.int8], packed: NDArray[np.uint8], n: int, k: int
 ) -> NDArray[np.int32]: ...
@@ -41,3 +42,19 @@ def gemm_w6a16(
     k: int,
     bias: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]: ...
+
+# Arrays with __dlpack__, of the CPU or of one GPU.
+def linear(
+    y: Any,
+    x: Any,
+    codes: Any,
+    scales: Any,
+    n: int,
+    k: int,
+    *,
+    act_bits: int,
+    bias: Any | None = None,
+    workspace: Any | None = None,
+    stream: int = 0,
+) -> None: ...
+def linear_workspace_bytes(m: int, k: int) -> int: ...

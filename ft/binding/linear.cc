@@ -1,0 +1,113 @@
+// flexq_ft._native.kernels: the quantised linear layer on tensors of other libraries; the face for
+// users is flexq_ft.kernels.linear.
+#include <optional>
+#include <stdexcept>
+#include <vector>
+
+#include "flexq_kernels/pack.h"
+#include "flexq_kernels/quantize.h"
+#include "ft/binding/borrowed_array.h"
+#include "ft/binding/linear.h"
+#include "ft/binding/module.h"
+#include "ft/core/dtype.h"
+#include "ft/core/error.h"
+
+namespace py = pybind11;
+
+namespace flexq_ft {
+
+namespace fk = ::flexq_kernels;
+
+int64_t linear_workspace_bytes(int64_t m, int64_t k) {
+  const int64_t groups = fk::group_count(k);
+  return m * groups * fk::kGroupSize + groups * fk::gpu::scale_stride_of(m) * 4;
+}
+
+namespace {
+
+fk::FloatType float_type(const BorrowedArray& x) {
+  if (x.dtype() == "float32") return fk::FloatType::kFp32;
+  if (x.dtype() == "float16") return fk::FloatType::kFp16;
+  if (x.dtype() == "bfloat16") return fk::FloatType::kBf16;
+  throw Error(ErrorKind::kConfig, "x is " + x.text() + ", expected float32, float16 or bfloat16");
+}
+
+template <typename T>
+void round_to(void* to, const std::vector<float>& from) {
+  for (size_t i = 0; i < from.size(); ++i) static_cast<T*>(to)[i] = from_float<T>(from[i]);
+}
+
+void linear(const py::object& y_object, const py::object& x_object, const py::object& codes_object,
+            const py::object& scales_object, int64_t n, int64_t k, int act_bits,
+            const py::object& bias_object, const py::object& workspace_object, uintptr_t stream) {
+  const BorrowedArray x(x_object, "x"), y(y_object, "y");
+  const BorrowedArray codes(codes_object, "codes"), scales(scales_object, "scales");
+  std::optional<BorrowedArray> bias, workspace;
+  if (!bias_object.is_none()) bias.emplace(bias_object, "bias");
+  if (!workspace_object.is_none()) workspace.emplace(workspace_object, "workspace");
+
+  LinearCall call;
+  call.y.type = float_type(x);
+  x.expect(x.dtype(), {-1, k}, x);
+  call.problem = {x.extent(0), n, k, act_bits};
+  if (call.problem.m == 0) return;
+  y.expect(x.dtype(), {call.problem.m, n}, x);
+  codes.expect("uint8", {fk::packed_bytes(n, k)}, x);
+  const int64_t groups = fk::group_count(k);
+  if (x.on_gpu()) {
+    scales.expect("float16", {fk::row_tiles(n), groups, fk::kTileRows}, x);
+    if (!workspace) throw Error(ErrorKind::kConfig, "on a GPU linear needs a workspace");
+    workspace->expect("uint8", {linear_workspace_bytes(call.problem.m, k)}, x);
+    call.workspace = workspace->data();
+  } else {
+    scales.expect("float16", {groups, n}, x);
+  }
+  if (bias) bias->expect("float32", {n}, x);
+  call.y.values = y.data();
+  call.y.bias = bias ? bias->data<float>() : nullptr;
+  call.x = x.data();
+  call.codes = codes.data<uint8_t>();
+  call.scales = scales.data<uint16_t>();
+  call.stream = reinterpret_cast<void*>(stream);
+
+  const py::gil_scoped_release release;
+  try {
+    x.on_gpu() ? linear_gpu(call, x.device_index()) : linear_cpu(call);
+  } catch (const std::invalid_argument& error) {
+    throw Error(ErrorKind::kConfig, error.what());
+  }
+}
+
+}  // namespace
+
+void linear_cpu(const LinearCall& call) {
+  const fk::GemmProblem& problem = call.problem;
+  const int64_t groups = fk::group_count(problem.k);
+  std::vector<int8_t> codes(static_cast<size_t>(problem.m * groups * fk::kGroupSize));
+  std::vector<float> scales(static_cast<size_t>(problem.m * groups));
+  fk::quantize_activations(codes.data(), scales.data(), call.x, call.y.type, problem.m, problem.k,
+                           fk::kGroupSize, problem.act_bits);
+  const fk::QuantizedActivations x{codes.data(), scales.data()};
+  const fk::PackedWeight w{call.codes, call.scales};
+  if (call.y.type == fk::FloatType::kFp32) {
+    fk::gemm_w6ax(static_cast<float*>(call.y.values), x, w, call.y.bias, problem);
+    return;
+  }
+  std::vector<float> product(static_cast<size_t>(problem.m * problem.n));
+  fk::gemm_w6ax(product.data(), x, w, call.y.bias, problem);
+  if (call.y.type == fk::FloatType::kFp16) {
+    round_to<Half>(call.y.values, product);
+  } else {
+    round_to<BFloat16>(call.y.values, product);
+  }
+}
+
+void bind_linear(py::module_& kernels) {
+  kernels.def("linear", &linear, py::arg("y"), py::arg("x"), py::arg("codes"), py::arg("scales"),
+              py::arg("n"), py::arg("k"), py::kw_only(), py::arg("act_bits"),
+              py::arg("bias") = py::none(), py::arg("workspace") = py::none(),
+              py::arg("stream") = 0);
+  kernels.def("linear_workspace_bytes", &linear_workspace_bytes, py::arg("m"), py::arg("k"));
+}
+
+}  // namespace flexq_ft

@@ -1,0 +1,48 @@
+// The linear layer on a GPU: quantise, multiply, both on the caller's stream.
+#include "flexq_kernels/gpu/quantize.h"
+#include "flexq_kernels/gpu/w6ax_gemm.h"
+#include "ft/binding/linear.h"
+#include "ft/core/cuda.h"
+
+namespace flexq_ft {
+
+namespace fk = ::flexq_kernels;
+
+namespace {
+
+// Makes a device current, and afterwards the one that was.
+class OnDevice {
+ public:
+  explicit OnDevice(int device) : before_(cuda::current_device()), device_(device) {
+    if (device_ != before_) cuda::use_device(device_);
+  }
+  ~OnDevice() {
+    if (device_ == before_) return;
+    try {
+      cuda::use_device(before_);
+    } catch (...) {  // the device is lost, which the call itself has reported or the next one will
+    }
+  }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+ private:
+  int before_, device_;
+};
+
+}  // namespace
+
+void linear_gpu(const LinearCall& call, int device) {
+  const OnDevice on(device);
+  const fk::GemmProblem& problem = call.problem;
+  auto* codes = static_cast<int8_t*>(call.workspace);
+  auto* scales =
+      reinterpret_cast<float*>(codes + problem.m * fk::group_count(problem.k) * fk::kGroupSize);
+  const fk::gpu::ActivationBuffers x{codes, scales, fk::gpu::scale_stride_of(problem.m),
+                                     fk::gpu::w6ax_code_order(problem)};
+  fk::gpu::quantize_activations(x, call.x, call.y.type, problem.m, problem.k, problem.act_bits,
+                                {call.stream, false});
+  fk::gpu::gemm_w6ax_gpu(call.y, x.view(), {call.codes, call.scales}, problem, {call.stream, true});
+}
+
+}  // namespace flexq_ft

@@ -1,0 +1,170 @@
+"""A whole layer, `pack` and `linear`: NumPy, PyTorch on the CPU and on a GPU agree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+
+from flexq_ft import _native, kernels
+from flexq_ft.errors import ConfigError, WeightError
+from tests.reference import gemm as reference
+from tests.reference import quantization
+
+gpu_only = pytest.mark.skipif(
+    not (_native.gpus() and torch.cuda.is_available()), reason="no GPU, or PyTorch without CUDA"
+)
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+SHAPES = [(1, 1), (17, 192), (100, 1000), (576, 4096)]
+
+
+def operands(rng: np.random.Generator, m: int, n: int, k: int) -> tuple[Any, Any, Any]:
+    x = rng.standard_normal((m, k)).astype(np.float32)
+    w = rng.standard_normal((n, k)).astype(np.float32)
+    return x, w, rng.standard_normal(n).astype(np.float32)
+
+
+def expected(x: Any, w: Any, bias: Any, act_bits: int) -> Any:
+    w_codes, w_scales = quantization.weight_int6(w)
+    a_codes, a_scales = quantization.activations(x, act_bits=act_bits)
+    return reference.w6ax(reference.group_sums(a_codes, w_codes), a_scales, w_scales, bias)
+
+
+def as_numpy(tensor: torch.Tensor) -> Any:
+    if tensor.dtype != torch.bfloat16:
+        return tensor.numpy()
+    return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+
+
+@pytest.mark.parametrize("act_bits", [6, 8])
+@pytest.mark.parametrize(("n", "k"), SHAPES)
+def test_numpy_is_the_oracle(n: int, k: int, act_bits: int, rng: np.random.Generator) -> None:
+    x, w, bias = operands(rng, 5, n, k)
+    y = kernels.linear(x, kernels.pack(w), act_bits=act_bits, bias=bias)
+    assert y.tobytes() == expected(x, w, bias, act_bits).tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("act_bits", [6, 8])
+@pytest.mark.parametrize(("n", "k"), SHAPES)
+def test_a_tensor_of_the_cpu_gives_the_same_bits(
+    n: int, k: int, act_bits: int, dtype: torch.dtype, rng: np.random.Generator
+) -> None:
+    values, w, bias = operands(rng, 6, n, k)
+    x = torch.from_numpy(values).to(dtype)
+    y = kernels.linear(
+        x.reshape(2, 3, k),
+        kernels.pack(torch.from_numpy(w)),
+        act_bits=act_bits,
+        bias=torch.from_numpy(bias),
+    )
+    assert y.dtype == dtype
+    assert y.shape == (2, 3, n)
+    want = kernels.linear(as_numpy(x), kernels.pack(w), act_bits=act_bits, bias=bias)
+    assert as_numpy(y).tobytes() == want.tobytes()
+
+
+def test_a_layer_of_pytorch_is_packed_as_it_is(rng: np.random.Generator) -> None:
+    """Parameters want gradients; 16-bit weights are quantised from their values."""
+    layer = torch.nn.Linear(192, 17).to(torch.bfloat16)
+    packed = kernels.pack(layer.weight)
+    assert (packed.n, packed.k) == (17, 192)
+    want = kernels.pack(layer.weight.detach().float().numpy())
+    assert packed.codes.numpy().tobytes() == want.codes.tobytes()
+    assert packed.scales.numpy().tobytes() == want.scales.tobytes()
+    x = torch.from_numpy(rng.standard_normal((3, 192)).astype(np.float32))
+    y = kernels.linear(x, packed, act_bits=8, bias=layer.bias.float())
+    error = (y - torch.nn.functional.linear(x, layer.weight.float(), layer.bias.float())).norm()
+    assert error < 0.05 * y.norm()
+
+
+def test_no_tokens_and_not_finite_tokens(rng: np.random.Generator) -> None:
+    x, w, _ = operands(rng, 3, 17, 192)
+    packed = kernels.pack(torch.from_numpy(w))
+    assert kernels.linear(torch.empty(0, 192), packed, act_bits=8).shape == (0, 17)
+    x[1, 5] = np.inf
+    y = kernels.linear(torch.from_numpy(x), packed, act_bits=8)
+    assert torch.isnan(y).all(dim=1).tolist() == [False, True, False]
+
+
+def test_an_output_past_float16_is_infinite() -> None:
+    x = np.full((1, 128), 6e4, np.float16)
+    w = np.ones((1, 128), np.float32)
+    assert np.isinf(kernels.linear(x, kernels.pack(w), act_bits=8)).all()
+    y = kernels.linear(torch.from_numpy(x), kernels.pack(torch.from_numpy(w)), act_bits=8)
+    assert torch.isinf(y).all()
+
+
+def test_tiled_scales(rng: np.random.Generator) -> None:
+    scales = rng.standard_normal((3, 37)).astype(np.float16)
+    tiled = kernels.tile_scales(scales)
+    assert tiled.shape == (3, 3, 16)
+    rows = tiled.transpose(0, 2, 1).reshape(48, 3)
+    assert np.array_equal(rows[:37], scales.T)
+    assert not rows[37:].any()
+
+
+def test_what_does_not_fit_is_refused_by_name(rng: np.random.Generator) -> None:
+    values, w, _ = operands(rng, 4, 17, 192)
+    packed, on_numpy = kernels.pack(torch.from_numpy(w)), kernels.pack(w)
+    x = torch.from_numpy(values)
+    with pytest.raises(
+        ConfigError, match=r"x is float32\[4, 191\] on cpu, expected float32\[\*, 192"
+    ):
+        kernels.linear(x[:, 1:].contiguous(), packed, act_bits=8)
+    with pytest.raises(ConfigError, match=r"x is .* with strides \[192, 1\]") as caught:
+        kernels.linear(x[:, :191], packed, act_bits=8)
+    assert "x.contiguous()" in caught.value.hint
+    with pytest.raises(ConfigError, match=r"bias is float16\[17\] on cpu, expected float32\[17\]"):
+        kernels.linear(x, packed, act_bits=8, bias=torch.zeros(17, dtype=torch.float16))
+    with pytest.raises(ConfigError, match="x is float64"):
+        kernels.linear(x.double(), packed, act_bits=8)
+    with pytest.raises(ConfigError, match="to 7 bits: only 6 and 8"):
+        kernels.linear(x, packed, act_bits=7)
+    with pytest.raises(ConfigError, match=r"x has shape \[4, 191\], expected \[..., 192\]"):
+        kernels.linear(values[:, 1:], on_numpy, act_bits=8)
+    with pytest.raises(ConfigError, match="x is a list, expected a NumPy array or a PyTorch"):
+        kernels.linear(values.tolist(), packed, act_bits=8)
+    with pytest.raises(ConfigError, match="codes is a str, expected an array with __dlpack__"):
+        kernels.linear(x, kernels.PackedWeight("codes", packed.scales, 17, 192), act_bits=8)
+    w[3, 7] = np.nan
+    with pytest.raises(WeightError, match="row 3, column 7"):
+        kernels.pack(torch.from_numpy(w))
+
+
+@gpu_only
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("act_bits", [6, 8])
+@pytest.mark.parametrize(("n", "k"), SHAPES)
+def test_a_gpu_gives_what_the_cpu_gives(
+    n: int, k: int, act_bits: int, dtype: torch.dtype, rng: np.random.Generator
+) -> None:
+    """Codes and sums are the same; the order of the groups' sum, and so the last bits, are not."""
+    for m in (1, 3, 16, 65):
+        values, w, bias = operands(rng, m, n, k)
+        x, weight, b = torch.from_numpy(values).to(dtype), torch.from_numpy(w), torch.tensor(bias)
+        want = kernels.linear(x, kernels.pack(weight), act_bits=act_bits, bias=b).float()
+        packed = kernels.pack(weight.cuda())
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            y = kernels.linear(x.cuda(), packed, act_bits=act_bits, bias=b.cuda())
+        stream.synchronize()
+        assert y.is_cuda
+        assert y.dtype == dtype
+        limit = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}[dtype]
+        assert (y.cpu().float() - want).abs().max() <= limit * want.abs().max()
+
+
+@gpu_only
+def test_arrays_of_two_devices_are_refused(rng: np.random.Generator) -> None:
+    values, w, _ = operands(rng, 4, 17, 192)
+    packed = kernels.pack(torch.from_numpy(w))
+    with pytest.raises(ConfigError, match=r"codes is uint8.* on cpu, but x is .* on cuda:0"):
+        kernels.linear(torch.from_numpy(values).cuda(), packed, act_bits=8)
+    x = torch.from_numpy(values).cuda().reshape(-1)[1 : 1 + 192].reshape(1, 192)
+    with pytest.raises(ConfigError, match="16-byte boundary"):
+        kernels.linear(x, kernels.pack(torch.from_numpy(w).cuda()), act_bits=8)
