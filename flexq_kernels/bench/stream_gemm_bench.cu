@@ -3,13 +3,12 @@
 //   flexq_stream_gemm_bench [--quick] [--all] [--m 1,8] [--shape NxK] [--config TEXT]
 //
 //   --quick   the default config of each problem only     --all      a line for every config
-//   --m       numbers of tokens (1,4,8,16,32,64)          --shape    one shape instead of all
-//   --config  that config instead of the candidates ("kernel=bulk tiles=6 split=1 stages=8
-//   limit=4")
+//   --m       numbers of tokens (1,8,16,32,64)            --shape    one shape instead of all
+//   --config  that config instead of the candidates ("kernel=direct tiles=1 stages=2 ahead=4")
 //
-// A measurement is the replay of a CUDA graph: a kernel writes x, then 40 or more GEMMs (1 ms or
-// more), whose weights rotate over more than 400 MB, so that the L2 cache is cold for them; x is
-// warm. Time is that of the replay divided by the GEMMs: median, p10 and p90 of 21. "full" is the
+// A measurement is the replay of a CUDA graph: a kernel writes x, then 20 or more GEMMs (0.6 ms
+// or more), whose weights rotate over more than 400 MB, so that the L2 cache is cold for them; x is
+// warm. Time is that of the replay divided by the GEMMs: median, p10 and p90 of 15. "full" is the
 // same without programmatic launches. Before it is timed, every config is compared with a plain
 // product on rows of the whole height. Codes, scales and activations are random. The floor is the
 // weight's bytes (codes and scales, once) at 3.05 TB/s, the target max(1.05 floor, floor + 1.3 us);
@@ -23,6 +22,7 @@
 #include <cstring>
 #include <functional>
 #include <map>
+#include <set>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -35,10 +35,10 @@ namespace flexq_kernels::gpu {
 
 namespace {
 
-constexpr int kReplays = 21, kWarmUps = 3;
+constexpr int kReplays = 15, kWarmUps = 2;
 constexpr double kFloorTbps = 3.05;
 constexpr double kColdBytes = 400e6;
-constexpr double kGraphUs = 1000;
+constexpr double kGraphUs = 600;
 
 struct Shape {
   int64_t n, k;
@@ -75,7 +75,7 @@ struct Result {
 class Bench {
  public:
   bool quick = false, all = false;
-  std::vector<int64_t> tokens = {1, 4, 8, 16, 32, 64};
+  std::vector<int64_t> tokens = {1, 8, 16, 32, 64};
   std::vector<Shape> shapes{std::begin(kShapes), std::end(kShapes)};
   std::vector<StreamConfig> only;
 
@@ -86,6 +86,7 @@ class Bench {
   void measure_stream();
   void run_shape(const Shape& shape);
   void run_problem(const GemmProblem& problem);
+  void print(const GemmProblem& problem, const std::vector<Result>& results, const Result& usual);
   bool takes(const GemmProblem& problem, const StreamConfig& config);
   bool right(const GemmProblem& problem, const StreamConfig& config);
   Times measure(const GemmProblem& problem, const StreamConfig& config, bool programmatic);
@@ -108,12 +109,24 @@ class Bench {
   unsigned* wrong_ = nullptr;
   double stream_tbps_ = 0;
   std::map<int64_t, std::vector<double>> ratios_, floors_, seconds_;  // by tokens
+  // Of every config, by tokens: time by target, and how often it was the best.
+  std::map<std::pair<int64_t, std::string>, std::pair<std::vector<double>, int>> configs_;
 };
 
 double weight_bytes(const GemmProblem& p) {
   return static_cast<double>(p.n) * static_cast<double>(p.k) * 6.125 / 8;
 }
 double floor_us(const GemmProblem& p) { return weight_bytes(p) / kFloorTbps / 1e6; }
+double geomean(const std::vector<double>& values) {
+  double sum = 0;
+  for (const double v : values) sum += std::log(v);
+  return std::exp(sum / static_cast<double>(values.size()));
+}
+std::string text_of(const StreamConfig& config) {
+  std::ostringstream text;
+  text << config;
+  return text.str();
+}
 double target_us(const GemmProblem& p) { return std::max(1.05 * floor_us(p), floor_us(p) + 1.3); }
 
 void Bench::allocate() {
@@ -238,7 +251,7 @@ bool Bench::right(const GemmProblem& p, const StreamConfig& config) {
 
 Times Bench::measure(const GemmProblem& p, const StreamConfig& config, bool programmatic) {
   const int rotation = buffers(p);
-  const int least = std::max(40, static_cast<int>(kGraphUs / floor_us(p)));
+  const int least = std::max(20, static_cast<int>(kGraphUs / floor_us(p)));
   const int launches = (least + rotation - 1) / rotation * rotation;
   Output y;
   y.values = y_;
@@ -254,35 +267,45 @@ Times Bench::measure(const GemmProblem& p, const StreamConfig& config, bool prog
 void Bench::run_problem(const GemmProblem& p) {
   std::vector<StreamConfig> configs = only.empty() ? stream_configs(p, current_device()) : only;
   if (quick) configs.resize(1);
-  Result best, usual;
+  std::vector<Result> results;
   for (const StreamConfig& config : configs) {
     if (!takes(p, config) || !right(p, config)) continue;
-    const Result result{config, measure(p, config, true)};
-    if (config == configs[0]) usual = result;
-    if (best.times.median == 0 || result.times.median < best.times.median) best = result;
+    results.push_back({config, measure(p, config, true)});
+    const Times& times = results.back().times;
+    configs_[{p.m, text_of(config)}].first.push_back(times.median / target_us(p));
     if (!all) continue;
-    std::ostringstream text;
-    text << config;
-    std::printf("    %5d x %-5d m=%-2d %-52s %7.2f us (%.2f-%.2f)\n", static_cast<int>(p.n),
-                static_cast<int>(p.k), static_cast<int>(p.m), text.str().c_str(),
-                result.times.median, result.times.p10, result.times.p90);
+    std::printf("    %5d x %-5d m=%-2d %-40s %7.2f us (%.2f-%.2f)\n", static_cast<int>(p.n),
+                static_cast<int>(p.k), static_cast<int>(p.m), text_of(config).c_str(), times.median,
+                times.p10, times.p90);
   }
-  if (best.times.median == 0) return;
-  const double us = best.times.median, tbps = weight_bytes(p) / us / 1e6;
-  const double full = measure(p, best.config, false).median;
-  std::ostringstream text;
-  text << best.config;
-  std::printf(
-      "%5d x %-5d m=%-2d %7.2f us (%.2f-%.2f) %.3f TB/s %5.1f%%  target %6.2f: %.3f  "
-      "floor x %.3f  default %+.1f%%  full %7.2f  %s\n",
-      static_cast<int>(p.n), static_cast<int>(p.k), static_cast<int>(p.m), us, best.times.p10,
-      best.times.p90, tbps, 100 * tbps / stream_tbps_, target_us(p), us / target_us(p),
-      us / floor_us(p), usual.times.median == 0 ? NAN : 100 * (usual.times.median / us - 1), full,
-      text.str().c_str());
-  std::fflush(stdout);
+  if (results.empty()) return;
+  const Result usual = results[0];
+  std::sort(results.begin(), results.end(),
+            [](const Result& a, const Result& b) { return a.times.median < b.times.median; });
+  ++configs_[{p.m, text_of(results[0].config)}].second;
+  print(p, results, usual);
+  const double us = results[0].times.median;
   ratios_[p.m].push_back(us / target_us(p));
   floors_[p.m].push_back(us / floor_us(p));
   seconds_[p.m].push_back(us);
+}
+
+// results: the fastest first.
+void Bench::print(const GemmProblem& p, const std::vector<Result>& results, const Result& usual) {
+  const double us = results[0].times.median, tbps = weight_bytes(p) / us / 1e6;
+  std::printf(
+      "%5d x %-5d m=%-2d %7.2f us (%.2f-%.2f) %5.1f%% target x %.3f floor x %.3f default %+.1f%% "
+      "full %.2f",
+      static_cast<int>(p.n), static_cast<int>(p.k), static_cast<int>(p.m), us, results[0].times.p10,
+      results[0].times.p90, 100 * tbps / stream_tbps_, us / target_us(p), us / floor_us(p),
+      100 * (usual.times.median / us - 1), measure(p, results[0].config, false).median);
+  std::set<StreamKernel> seen;
+  for (const Result& result : results) {
+    if (!seen.insert(result.config.kernel).second) continue;
+    std::printf(" | %.2f %s", result.times.median, text_of(result.config).c_str() + 7);
+  }
+  std::printf("\n");
+  std::fflush(stdout);
 }
 
 void Bench::run_shape(const Shape& shape) {
@@ -294,11 +317,11 @@ void Bench::run_shape(const Shape& shape) {
 }
 
 void Bench::summarize() const {
-  const auto geomean = [](const std::vector<double>& values) {
-    double sum = 0;
-    for (const double v : values) sum += std::log(v);
-    return std::exp(sum / static_cast<double>(values.size()));
-  };
+  for (const auto& [which, result] : configs_) {
+    std::printf("m=%-2d %-40s of target: geometric mean %.3f, worst %.3f, the best of %d shapes\n",
+                static_cast<int>(which.first), which.second.c_str(), geomean(result.first),
+                *std::max_element(result.first.begin(), result.first.end()), result.second);
+  }
   for (const auto& [m, ratios] : ratios_) {
     std::printf("m=%-2d  of target: geometric mean %.3f, worst %.3f   of floor: %.3f, worst %.3f",
                 static_cast<int>(m), geomean(ratios),

@@ -10,29 +10,23 @@ namespace flexq_kernels::gpu {
 
 namespace {
 
-constexpr int kMaxStages = 64;
-
 struct Candidate {
   int max_tokens;
   StreamConfig config;
 };
 
-// For each number of tokens the first is the guess. Stages: what two blocks of a multiprocessor
-// have room for, so that two rings overlap in a chain of programmatic launches; with 8 row tiles,
-// or 6 of 64 tokens, a block has a multiprocessor's registers for itself. Limits: about 50 KB under
-// way.
-constexpr StreamKernel kBulk = StreamKernel::kBulk, kAsync = StreamKernel::kAsync;
+// For each number of tokens the first is the guess.
+constexpr StreamKernel kDirect = StreamKernel::kDirect, kAsync = StreamKernel::kAsync;
 constexpr Candidate kCandidates[] = {
-    {8, {kBulk, 6, 1, 7, 4}},    {8, {kBulk, 6, 1, 7, 3}},   {8, {kBulk, 6, 1, 7, 6}},
-    {8, {kBulk, 6, 1, 7, 0}},    {8, {kBulk, 6, 2, 14, 8}},  {8, {kAsync, 6, 1, 6, 0}},
-    {16, {kBulk, 4, 1, 7, 4}},   {16, {kBulk, 4, 1, 7, 0}},  {16, {kBulk, 6, 2, 14, 8}},
-    {16, {kBulk, 6, 2, 14, 12}}, {16, {kAsync, 3, 1, 6, 0}}, {32, {kBulk, 4, 2, 12, 8}},
-    {32, {kBulk, 4, 2, 12, 0}},  {32, {kBulk, 8, 2, 28, 8}}, {32, {kAsync, 4, 1, 5, 0}},
-    {64, {kBulk, 4, 4, 24, 16}}, {64, {kBulk, 4, 4, 24, 0}}, {64, {kBulk, 8, 4, 56, 16}},
-    {64, {kBulk, 6, 2, 28, 8}},  {64, {kAsync, 2, 1, 4, 0}},
+    {8, {kDirect, 1, 2, 0}},  {8, {kDirect, 1, 2, 4}},  {8, {kDirect, 1, 1, 0}},
+    {8, {kDirect, 1, 1, 5}},  {8, {kDirect, 1, 3, 0}},  {8, {kDirect, 1, 3, 5}},
+    {8, {kAsync, 1, 3, 0}},   {8, {kAsync, 1, 3, 3}},   {8, {kAsync, 1, 4, 0}},
+    {8, {kAsync, 2, 3, 0}},   {16, {kDirect, 1, 2, 0}}, {16, {kDirect, 1, 2, 4}},
+    {16, {kDirect, 1, 1, 0}}, {16, {kAsync, 1, 4, 0}},  {16, {kAsync, 2, 3, 0}},
+    {16, {kAsync, 2, 3, 3}},  {32, {kAsync, 1, 3, 0}},  {64, {kAsync, 1, 4, 0}},
 };
 
-const char* name_of(StreamKernel kernel) { return kernel == kBulk ? "bulk" : "async"; }
+const char* name_of(StreamKernel kernel) { return kernel == kDirect ? "direct" : "async"; }
 
 void check_operands(const Activations& x, const Weight& w, const GemmProblem& problem) {
   const auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
@@ -66,18 +60,10 @@ void launch_stream(const Output& y, int32_t* sums, const Activations& x, const W
   args.n = static_cast<int>(problem.n);
   args.groups = static_cast<int>(group_count(problem.k));
   args.row_tiles = static_cast<int>(row_tiles(problem.n));
-  args.stages = config.stages;
-  args.limit = config.limit == 0 ? config.stages : config.limit;
+  args.ahead = config.ahead;
   args.sums = sums;
-  // A warp takes a stage while it still has the one before: two must be allowed to be under way.
-  FLEXQ_CHECK(config.stages >= 3 && config.stages <= kMaxStages && config.limit != 1 &&
-                  config.limit >= 0 && config.limit <= config.stages,
-              config, ": needs 3 to ", kMaxStages, " stages and a limit of 0 or of 2 up to those");
-  FLEXQ_CHECK(config.kernel == kAsync || current_device().capability() >= 90, config,
-              ": bulk copies need compute capability 9.0, this GPU has ",
-              current_device().capability(), " / 10");
-  const bool launched = config.kernel == kBulk ? launch_stream_bulk(args, config, launch)
-                                               : launch_stream_async(args, config, launch);
+  FLEXQ_CHECK(config.ahead >= 0, config, ": less than no groups ahead");
+  const bool launched = launch_stream_narrow(args, config, launch);
   FLEXQ_CHECK(launched, problem, ": no kernel for ", config);
 }
 
@@ -92,24 +78,21 @@ bool check_problem(const GemmProblem& problem) {
 }  // namespace
 
 bool operator==(const StreamConfig& a, const StreamConfig& b) {
-  return a.kernel == b.kernel && a.tiles == b.tiles && a.split == b.split && a.stages == b.stages &&
-         a.limit == b.limit;
+  return a.kernel == b.kernel && a.tiles == b.tiles && a.stages == b.stages && a.ahead == b.ahead;
 }
 
 std::ostream& operator<<(std::ostream& out, const StreamConfig& config) {
   return out << "kernel=" << name_of(config.kernel) << " tiles=" << config.tiles
-             << " split=" << config.split << " stages=" << config.stages
-             << " limit=" << config.limit;
+             << " stages=" << config.stages << " ahead=" << config.ahead;
 }
 
 std::optional<StreamConfig> parse_stream_config(const std::string& text) {
   StreamConfig config;
   char kernel[8] = "";
-  const int fields =
-      std::sscanf(text.c_str(), "kernel=%7[a-z] tiles=%d split=%d stages=%d limit=%d", kernel,
-                  &config.tiles, &config.split, &config.stages, &config.limit);
-  config.kernel = std::string(kernel) == "async" ? kAsync : kBulk;
-  if (fields != 5 || detail::join(config) != text) return std::nullopt;
+  const int fields = std::sscanf(text.c_str(), "kernel=%7[a-z] tiles=%d stages=%d ahead=%d", kernel,
+                                 &config.tiles, &config.stages, &config.ahead);
+  config.kernel = std::string(kernel) == "async" ? kAsync : kDirect;
+  if (fields != 4 || detail::join(config) != text) return std::nullopt;
   return config;
 }
 
@@ -133,7 +116,6 @@ std::vector<StreamConfig> stream_configs(const GemmProblem& problem, const Devic
   const int64_t tokens = problem.m <= 8 ? 8 : problem.m <= 16 ? 16 : problem.m <= 32 ? 32 : 64;
   for (const Candidate& candidate : kCandidates) {
     if (candidate.max_tokens != tokens) continue;
-    if (candidate.config.kernel == kBulk && device.capability() < 90) continue;
     configs.push_back(candidate.config);
   }
   return configs;

@@ -1,18 +1,18 @@
 // The end of a pass of the stream family: chains of groups are added and become elements of the
 // output.
 //
-// Each warp has the sums of one chain for 8 * kTokenTiles tokens. They meet in shared memory, a few
-// row tiles at a time, in the block that made them:
+// Each warp has the sums of one chain. They meet in shared memory, a row tile at a time:
 //
-//   partial [8 / kSplit chains][kAtOnce row tiles][tokens][16 rows + 4]
+//   partial [8 chains][tokens][16 rows + 4]
 //
-// (tokens 2t apart in the writing lanes are 8 t banks apart: no conflicts), and every thread of the
-// cluster takes some elements and adds their eight chains in order, those of other blocks read over
-// the cluster's network.
+// (tokens 2t apart in the writing lanes are 8 t banks apart: no conflicts), and every thread takes
+// some elements and adds their eight chains in order.
 #pragma once
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+
+#include <algorithm>
 
 #include "flexq_kernels/gpu/dependent_launch.cuh"
 #include "flexq_kernels/gpu/stream_gemm_args.h"
@@ -21,11 +21,13 @@
 
 namespace flexq_kernels::gpu {
 
-// For a block there is room beside that of the kernel in front only if both want the same, the
-// largest, share of a multiprocessor's memory as shared memory.
-inline void prefer_shared_memory(const void* kernel) {
-  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                  cudaSharedmemCarveoutMaxShared),
+// So much of a multiprocessor's memory as shared memory that `blocks` blocks fit; the rest is L1,
+// where x is.
+inline void prefer_shared_memory(const void* kernel, int blocks, size_t shared_bytes) {
+  const size_t wanted = static_cast<size_t>(blocks) * (shared_bytes + 1024);
+  const size_t all = current_device().shared_per_multiprocessor;
+  const auto percent = static_cast<int>(std::min<size_t>(100, (100 * wanted + all - 1) / all));
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, percent),
              "shared memory of a kernel");
 }
 
@@ -80,93 +82,75 @@ __device__ __forceinline__ void close_element(const StreamArgs& args, const Stre
 
 // ---- the sums of a pass ----
 
-template <int kTokenTiles, int kSplit, int kTiles, int kAtOnce>
-struct StreamFinish {
-  static constexpr int kTokens = kTokenTile * kTokenTiles * kSplit;
+template <int kTokenTiles, int kTiles>
+class StreamFinish {
+ public:
+  static constexpr int kTokens = kTokenTile * kTokenTiles;
   static constexpr int kRowStride = kTileRows + 4;
-  static constexpr int kChains = kStreamChains / kSplit;  // of this block
-  static constexpr int kChainFloats = kAtOnce * kTokens * kRowStride;
-  static constexpr size_t kPartialBytes = sizeof(float) * kChains * kChainFloats;
-  static constexpr int kThreads = kStreamWarps * 32 * kSplit;  // of the cluster
-  static constexpr int kElements = kAtOnce * kTileRows * kTokens;
-  static constexpr int kPerThread = (kElements + kThreads - 1) / kThreads;
+  static constexpr int kChainFloats = kTokens * kRowStride;
+  static constexpr size_t kPartialBytes = sizeof(float) * kStreamChains * kChainFloats;
 
-  const StreamArgs& args;
-  float* partial;
-  int warp, lane, rank;
+  // partial: in shared memory.
+  __device__ __forceinline__ StreamFinish(const StreamArgs& args, float* partial, int warp,
+                                          int lane)
+      : args_(args), partial_(partial), warp_(warp), lane_(lane) {}
 
-  __device__ __forceinline__ int index(int r, int token, int row) const {
-    return (r * kTokens + token) * kRowStride + row;
+  // Of `count` row tiles from the first on; the sums of chain `warp`.
+  __device__ __forceinline__ void run(const float (&sum)[kTiles][kTokenTiles][4], int first_tile,
+                                      int count) {
+#pragma unroll
+    for (int r = 0; r < kTiles; ++r) {
+      if (r >= count) break;
+      StreamElement element[kPerThread];
+#pragma unroll
+      for (int j = 0; j < kPerThread; ++j) {
+        const int e = first_element() + j * kThreads;
+        element[j] = open_element(args_, (first_tile + r) * kTileRows + e % kTileRows,
+                                  e / kTileRows, e < kElements);
+      }
+      if (used_) __syncthreads();  // all have read the sums before
+      used_ = true;
+      write(sum[r]);
+      __syncthreads();
+#pragma unroll
+      for (int j = 0; j < kPerThread; ++j) {
+        if (element[j].at >= 0) {
+          close_element(args_, element[j], add_chains(first_element() + j * kThreads));
+        }
+      }
+    }
   }
 
-  __device__ __forceinline__ void write(const float (&sum)[kTokenTiles][4], int r) const {
-    float* mine = partial + warp % kChains * kChainFloats;
-    const int token = warp / kChains * kTokenTile * kTokenTiles + lane % 4 * 2;
+ private:
+  static constexpr int kThreads = kStreamChains * 32;
+  static constexpr int kElements = kTileRows * kTokens;
+  static constexpr int kPerThread = (kElements + kThreads - 1) / kThreads;
+
+  __device__ __forceinline__ int first_element() const { return warp_ * 32 + lane_; }
+
+  __device__ __forceinline__ void write(const float (&sum)[kTokenTiles][4]) const {
+    float* mine = partial_ + warp_ * kChainFloats + lane_ % 4 * 2 * kRowStride + lane_ / 4;
 #pragma unroll
     for (int c = 0; c < kTokenTiles; ++c) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        mine[index(r, token + 8 * c + i % 2, lane / 4 + 8 * (i / 2))] = sum[c][i];
+        mine[(8 * c + i % 2) * kRowStride + 8 * (i / 2)] = sum[c][i];
       }
     }
   }
 
-  __device__ __forceinline__ float add_chains(int at) const {
-    float total = 0.0f;
-    if constexpr (kSplit == 1) {
-      total = partial[at];
+  __device__ __forceinline__ float add_chains(int element) const {
+    const float* from = partial_ + element / kTileRows * kRowStride + element % kTileRows;
+    float total = from[0];
 #pragma unroll
-      for (int chain = 1; chain < kStreamChains; ++chain) {
-        total += partial[chain * kChainFloats + at];
-      }
-    } else {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-      float part[kStreamChains];
-#pragma unroll
-      for (int chain = 0; chain < kStreamChains; ++chain) {
-        const float* from = partial + chain % kChains * kChainFloats + at;
-        part[chain] = load_remote(cluster_address(shared_address(from), chain / kChains));
-      }
-      total = part[0];
-#pragma unroll
-      for (int chain = 1; chain < kStreamChains; ++chain) total += part[chain];
-#endif
-    }
+    for (int chain = 1; chain < kStreamChains; ++chain) total += from[chain * kChainFloats];
     return total;
   }
 
-  // Of `count` row tiles from the first. meet.before() returns when `partial` may be written,
-  // meet.between() when all of the cluster have written, meet.after() says that this warp has read.
-  template <typename Meet>
-  __device__ __forceinline__ void run(const float (&sum)[kTiles][kTokenTiles][4], int first_tile,
-                                      int count, Meet& meet) const {
-    const int thread = (rank * kStreamWarps + warp) * 32 + lane;
-#pragma unroll 1
-    for (int first = 0; first < count; first += kAtOnce) {
-      StreamElement element[kPerThread];
-      int at[kPerThread];
-#pragma unroll
-      for (int j = 0; j < kPerThread; ++j) {
-        const int e = thread + j * kThreads;
-        const int row = e % kTileRows, r = e / kTileRows % kAtOnce;
-        const int token = e / kTileRows / kAtOnce;
-        at[j] = index(r, token, row);
-        element[j] = open_element(args, (first_tile + first + r) * kTileRows + row, token,
-                                  e < kElements && first + r < count);
-      }
-      meet.before();
-#pragma unroll
-      for (int r = 0; r < kTiles; ++r) {  // registers are chosen at compile time
-        if (r >= first && r < first + kAtOnce && r < count) write(sum[r], r - first);
-      }
-      meet.between();
-#pragma unroll
-      for (int j = 0; j < kPerThread; ++j) {
-        if (element[j].at >= 0) close_element(args, element[j], add_chains(at[j]));
-      }
-      meet.after();
-    }
-  }
+  const StreamArgs& args_;
+  float* partial_;
+  int warp_, lane_;
+  bool used_ = false;
 };
 
 // ---- the entry that dumps group sums ----
@@ -174,13 +158,13 @@ struct StreamFinish {
 template <int kTokenTiles>
 __device__ __forceinline__ void store_group_sums(const StreamArgs& args,
                                                  const int32_t (&sum)[kTokenTiles][4], int tile,
-                                                 int first_token, int group, int lane) {
+                                                 int group, int lane) {
 #pragma unroll
   for (int c = 0; c < kTokenTiles; ++c) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int row = tile * kTileRows + lane / 4 + 8 * (i / 2);
-      const int token = first_token + 8 * c + lane % 4 * 2 + i % 2;
+      const int token = 8 * c + lane % 4 * 2 + i % 2;
       if (row >= args.n || token >= args.m) continue;
       args.sums[(int64_t{token} * args.n + row) * args.groups + group] = group_sum(sum[c][i]);
     }

@@ -1,9 +1,9 @@
 // W6Ax GEMM for a decode step: 1 to 64 tokens, the weight read once. Time is that of its bytes.
 //
 // Activations in CodeOrder::kFragment. A row of the output is summed in an order that k alone
-// decides, whatever m, the device and the config: group g belongs to chain g % 8, a chain adds its
-// groups in order, and the eight chains are added in order. So a token has the same bits alone and
-// in a batch, and all configs of both kernels agree.
+// decides, whatever m, the device and the config: k is cut into eight chains of neighbouring
+// groups, a chain adds its groups in order, and the eight chains are added in order. So a token has
+// the same bits alone and in a batch, and all configs of both kernels agree.
 #pragma once
 
 #include <cstdint>
@@ -20,22 +20,21 @@ namespace flexq_kernels::gpu {
 constexpr int64_t kStreamMaxTokens = 64;
 
 enum class StreamKernel : uint8_t {
-  kBulk,   // sm_90: one lane of a block copies weights in bulk, ahead of the others
-  kAsync,  // sm_80 and later: every warp copies its own
+  kDirect,  // weights go from memory to registers
+  kAsync,   // through a ring of every warp in shared memory
 };
 
 struct StreamConfig {
-  StreamKernel kernel = StreamKernel::kBulk;
-  int tiles = 0;   // of 16 rows that a block works on at once, at most
-  int split = 1;   // blocks of a cluster that share k and, their warps, the tokens
-  int stages = 0;  // of the ring of weights in shared memory
-  int limit = 0;   // stages under way at once; 0: all
+  StreamKernel kernel = StreamKernel::kDirect;
+  int tiles = 0;   // of 16 rows that a block has
+  int stages = 0;  // that a warp has in its ring or in registers
+  int ahead = 0;   // groups after those that L2 is asked for before x is there
 };
 
 bool operator==(const StreamConfig& a, const StreamConfig& b);
 std::ostream& operator<<(std::ostream& out, const StreamConfig& config);
 
-// What << prints: "kernel=bulk tiles=6 split=1 stages=7 limit=4"; none if it is anything else.
+// What << prints: "kernel=direct tiles=1 stages=2 ahead=4"; none if it is anything else.
 std::optional<StreamConfig> parse_stream_config(const std::string& text);
 
 // Why the family does not take a problem; empty if it does.

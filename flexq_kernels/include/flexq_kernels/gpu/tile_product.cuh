@@ -63,112 +63,76 @@ struct TokenFragment {
   float2 scales[kTokenTiles];  // of tokens 2t, 2t + 1
 };
 
-// Reads a lane's fragments of the tokens `first` … of x, into registers or, ahead of their use,
-// into a slot of shared memory that is the warp's own. Tokens past m are zeros, and not read.
-//
-//   slot   [kTokenTiles][2][32 lanes] 16 bytes of codes, then [kTokenTiles][4] scales of 2 tokens
+// Reads a lane's fragments of x, group by group. Of tokens past m it reads the last one's, and what
+// becomes of them is not stored.
 //
 // Ordinary loads: the kernel in front may have written x while this one ran, so it is not data that
 // the read-only path may keep.
 template <int kTokenTiles>
 class TokenReader {
  public:
-  static constexpr int kCodeBytes = kTokenTiles * 1024;
-  static constexpr int kSlotBytes = kCodeBytes + kTokenTiles * 32;
-
-  __device__ __forceinline__ TokenReader(const Activations& x, int m, int groups, int first,
+  __device__ __forceinline__ TokenReader(const Activations& x, int m, int groups, int first_group,
                                          int lane)
-      : lane_(lane),
-        left_(m - first - lane / 4),
-        scales_left_(m - first - lane % 4 * 2),
-        tile_bytes_(groups * kGroupSize * kTokenTile),
-        scale_stride_(static_cast<int>(x.scale_stride)),
-        codes_(x.codes + int64_t{first + lane / 4} * groups * kGroupSize + lane % 4 * 32),
-        scales_(x.scales + first + lane % 4 * 2) {}
+      : codes_(x.codes), scales_(x.scales), scale_step_(static_cast<int>(x.scale_stride)) {
+#pragma unroll
+    for (int c = 0; c < kTokenTiles; ++c) {
+      codes_at_[c] = (min(c * kTokenTile + lane / 4, m - 1) * groups + first_group) * kGroupSize +
+                     lane % 4 * 32;
+      // Of an odd m the second is a value between m and the stride.
+      scales_at_[c] =
+          min(c * kTokenTile + lane % 4 * 2, (m - 1) / 2 * 2) + first_group * scale_step_;
+    }
+  }
 
-  __device__ __forceinline__ TokenFragment<kTokenTiles> load(int group) const {
+  __device__ __forceinline__ TokenFragment<kTokenTiles> load() const {
     TokenFragment<kTokenTiles> x;
 #pragma unroll
     for (int c = 0; c < kTokenTiles; ++c) {
-      const bool valid = c * kTokenTile < left_;
-      x.codes[c][0] = load_if(codes(group, c), valid);
-      x.codes[c][1] = load_if(codes(group, c) + 16, valid);
-      x.scales[c] = load_if(scales(group, c), c * kTokenTile < scales_left_);
+      x.codes[c][0] = load_words(codes_ + codes_at_[c]);
+      x.codes[c][1] = load_words(codes_ + codes_at_[c] + 16);
+      x.scales[c] = load_pair(scales_ + scales_at_[c]);
     }
     return x;
   }
 
-  // By cp.async; the caller commits and waits, and lets the warp meet before load_slot().
-  __device__ __forceinline__ void copy(uint32_t slot, int group) const {
+  // To the next group, if there is one.
+  __device__ __forceinline__ void advance(bool more) {
 #pragma unroll
     for (int c = 0; c < kTokenTiles; ++c) {
-      const int bytes = c * kTokenTile < left_ ? 16 : 0;
-      const uint32_t to = slot + c * 1024 + lane_ * 16;
-      copy_if(to, codes(group, c), bytes);
-      copy_if(to + 512, codes(group, c) + 16, bytes);
-      if (lane_ < 4) {
-        const uint32_t scales_to = slot + kCodeBytes + c * 32 + lane_ * 8;
-        asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(scales_to),
-                     "l"(scales(group, c)), "r"(c * kTokenTile < scales_left_ ? 8 : 0)
-                     : "memory");
-      }
+      codes_at_[c] += more ? kGroupSize : 0;
+      scales_at_[c] += more ? scale_step_ : 0;
     }
-  }
-
-  __device__ __forceinline__ TokenFragment<kTokenTiles> load_slot(uint32_t slot) const {
-    TokenFragment<kTokenTiles> x;
-#pragma unroll
-    for (int c = 0; c < kTokenTiles; ++c) {
-      x.codes[c][0] = load_shared_words(slot + c * 1024 + lane_ * 16);
-      x.codes[c][1] = load_shared_words(slot + c * 1024 + lane_ * 16 + 512);
-      asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
-                   : "=f"(x.scales[c].x), "=f"(x.scales[c].y)
-                   : "r"(slot + kCodeBytes + c * 32 + lane_ % 4 * 8));
-    }
-    return x;
   }
 
  private:
-  __device__ __forceinline__ const int8_t* codes(int group, int c) const {
-    return codes_ + (int64_t{c} * tile_bytes_ + int64_t{group} * kGroupSize);
-  }
-  // Of an odd m the second is a value between m and the stride, and counts for no token.
-  __device__ __forceinline__ const float* scales(int group, int c) const {
-    return scales_ + (int64_t{group} * scale_stride_ + c * kTokenTile);
-  }
-
-  static __device__ __forceinline__ void copy_if(uint32_t to, const int8_t* from, int bytes) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes)
-                 : "memory");
-  }
-
-  static __device__ __forceinline__ uint4 load_if(const int8_t* from, bool valid) {
+  static __device__ __forceinline__ uint4 load_words(const int8_t* from) {
     uint4 v;
-    asm volatile(
-        "{\n .reg .pred p;\n setp.ne.s32 p, %5, 0;\n"
-        " mov.u32 %0, 0;\n mov.u32 %1, 0;\n mov.u32 %2, 0;\n mov.u32 %3, 0;\n"
-        " @p ld.global.v4.u32 {%0,%1,%2,%3}, [%4];\n}"
-        : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w)
-        : "l"(from), "r"(static_cast<int>(valid)));
+    asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(from));
     return v;
   }
 
-  static __device__ __forceinline__ float2 load_if(const float* from, bool valid) {
+  static __device__ __forceinline__ float2 load_pair(const float* from) {
     float2 v;
-    asm volatile(
-        "{\n .reg .pred p;\n setp.ne.s32 p, %3, 0;\n mov.f32 %0, 0f00000000;\n"
-        " mov.f32 %1, 0f00000000;\n @p ld.global.v2.f32 {%0,%1}, [%2];\n}"
-        : "=&f"(v.x), "=&f"(v.y)
-        : "l"(from), "r"(static_cast<int>(valid)));
+    asm volatile("ld.global.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "l"(from));
     return v;
   }
 
-  int lane_;
-  int left_, scales_left_;  // tokens from the lane's first on
-  int tile_bytes_, scale_stride_;
   const int8_t* codes_;
   const float* scales_;
+  int scale_step_;
+  uint32_t codes_at_[kTokenTiles], scales_at_[kTokenTiles];  // of the lane's tokens
 };
+
+// d = start + a * b (mma_int8): the first step of a sum, whose start costs no instruction.
+__device__ __forceinline__ void first_mma_int8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                               uint32_t b1, int32_t start) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
+      "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
+      : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(start));
+}
 
 // Biased group sums (int6.cuh): [c][i] of row g + 8 (i / 2) and token 8c + 2t + i % 2.
 template <int kTokenTiles>
@@ -176,16 +140,9 @@ __device__ __forceinline__ void multiply_tile(int32_t (&sum)[kTokenTiles][4], co
                                               const TokenFragment<kTokenTiles>& x) {
   // Of a single token tile every other step adds to a second sum, or each mma would wait for the
   // one before.
-  constexpr int kChains = kTokenTiles == 1 ? 2 : 1;
-  int32_t partial[kChains][kTokenTiles][4];
-#pragma unroll
-  for (int c = 0; c < kTokenTiles; ++c) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      partial[0][c][i] = kSumBias;
-      if constexpr (kChains == 2) partial[1][c][i] = 0;
-    }
-  }
+  constexpr int kParts = kTokenTiles == 1 ? 2 : 1;
+  constexpr int32_t kStart = kParts == 2 ? 0 : kSumBias;
+  int32_t part[kParts][kTokenTiles][4];
 #pragma unroll
   for (int s = 0; s < kStepsPerGroup; ++s) {
     uint32_t a[4];
@@ -193,15 +150,20 @@ __device__ __forceinline__ void multiply_tile(int32_t (&sum)[kTokenTiles][4], co
 #pragma unroll
     for (int c = 0; c < kTokenTiles; ++c) {
       const uint4& b = x.codes[c][s / 2];
-      mma_int8(partial[s % kChains][c], a, s % 2 == 0 ? b.x : b.z, s % 2 == 0 ? b.y : b.w);
+      const uint32_t b0 = s % 2 == 0 ? b.x : b.z, b1 = s % 2 == 0 ? b.y : b.w;
+      if (s < kParts) {
+        first_mma_int8(part[s][c], a, b0, b1, kStart);
+      } else {
+        mma_int8(part[s % kParts][c], a, b0, b1);
+      }
     }
   }
 #pragma unroll
   for (int c = 0; c < kTokenTiles; ++c) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      sum[c][i] = partial[0][c][i];
-      if constexpr (kChains == 2) sum[c][i] += partial[1][c][i];
+      sum[c][i] = part[0][c][i];
+      if constexpr (kParts == 2) sum[c][i] += part[1][c][i] + kSumBias;
     }
   }
 }
