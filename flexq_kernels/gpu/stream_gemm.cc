@@ -23,7 +23,8 @@ constexpr Candidate kCandidates[] = {
     {8, {kAsync, 1, 3, 0}},   {8, {kAsync, 1, 3, 3}},   {8, {kAsync, 1, 4, 0}},
     {8, {kAsync, 2, 3, 0}},   {16, {kDirect, 1, 2, 0}}, {16, {kDirect, 1, 2, 4}},
     {16, {kDirect, 1, 1, 0}}, {16, {kAsync, 1, 4, 0}},  {16, {kAsync, 2, 3, 0}},
-    {16, {kAsync, 2, 3, 3}},  {32, {kAsync, 1, 3, 0}},  {64, {kAsync, 1, 4, 0}},
+    {16, {kAsync, 2, 3, 3}},  {32, {kAsync, 1, 3, 0}},  {32, {kAsync, 2, 3, 0}},
+    {32, {kAsync, 4, 2, 0}},  {64, {kAsync, 1, 4, 0}},  {64, {kAsync, 2, 3, 0}},
 };
 
 const char* name_of(StreamKernel kernel) { return kernel == kDirect ? "direct" : "async"; }

@@ -129,7 +129,7 @@ bool launch_if(const StreamArgs& args, const StreamConfig& config, const Launch&
   constexpr size_t kShared =
       Finish::kPartialBytes +
       size_t{kStreamChains} * NarrowStages<kKernel, kTiles, kStages>::kWarpBytes;
-  static_assert(kShared <= 99 * 1024);  // the most that sm_86 and sm_89 have
+  if (kShared > current_device().shared_per_block) return false;
   const int blocks = (args.row_tiles + kTiles - 1) / kTiles;
   const auto launch_one = [&](auto* kernel) {
     prefer_shared_memory(reinterpret_cast<const void*>(kernel), kResident, kShared);
@@ -161,6 +161,9 @@ bool launch_stream_narrow(const StreamArgs& args, const StreamConfig& config,
          launch_if<kAsync, 2, 1, 4, 3>(args, config, launch) ||
          launch_if<kAsync, 2, 2, 3, 2>(args, config, launch) ||
          launch_if<kAsync, 4, 1, 3, 2>(args, config, launch) ||
+         launch_if<kAsync, 4, 2, 3, 2>(args, config, launch) ||
+         launch_if<kAsync, 4, 4, 2, 1>(args, config, launch) ||
+         launch_if<kAsync, 8, 2, 3, 1>(args, config, launch) ||
          launch_if<kAsync, 8, 1, 4, 1>(args, config, launch);
 }
 
