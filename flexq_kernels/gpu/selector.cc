@@ -1,6 +1,7 @@
 #include "flexq_kernels/gpu/selector.h"
 
 #include <algorithm>
+#include <memory>
 #include <sstream>
 #include <stdexcept>
 
@@ -121,6 +122,16 @@ std::string Selector::explain(const GemmProblem& problem) const {
     out << "  not " << refusal.family << ": " << refusal.reason << '\n';
   }
   return out.str();
+}
+
+const Selector& device_selector() {
+  static std::mutex mutex;
+  static std::map<std::string, std::unique_ptr<Selector>> selectors;
+  const Device& device = current_device();
+  const std::lock_guard<std::mutex> lock(mutex);
+  std::unique_ptr<Selector>& mine = selectors[device.name];
+  if (!mine) mine = std::make_unique<Selector>(device, built_in_choices(device.name));
+  return *mine;
 }
 
 }  // namespace flexq_kernels::gpu

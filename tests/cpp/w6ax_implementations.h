@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "flexq_kernels/gpu/btc_gemm.h"
+#include "flexq_kernels/gpu/candidate.h"
 #include "flexq_kernels/gpu/device.h"
 #include "flexq_kernels/gpu/plain_gemm.h"
 #include "tests/cpp/device_array.h"
@@ -71,7 +72,50 @@ inline Implementation btc_implementation() {
   return btc;
 }
 
+// A family of candidates: each problem by one of its configs, another for every size.
+inline Implementation family_implementation(const std::string& name,
+                                            flexq_kernels::gpu::CodeOrder order) {
+  namespace gpu = flexq_kernels::gpu;
+  using Problem = flexq_kernels::GemmProblem;
+  const auto configs = [name](const Problem& problem, std::vector<gpu::Refusal>* refusals) {
+    std::vector<gpu::Candidate> mine;
+    for (const auto& one : gpu::candidates(problem, gpu::current_device(), refusals)) {
+      if (gpu::family_name(one) == name) mine.push_back(one);
+    }
+    return mine;
+  };
+  const auto pick = [configs](const Problem& problem) {
+    const std::vector<gpu::Candidate> mine = configs(problem, nullptr);
+    return mine.at(static_cast<size_t>(problem.m + problem.n + problem.k) % mine.size());
+  };
+  Implementation family{name, order, nullptr, nullptr, nullptr};
+  family.why_not = [name, configs](const Problem& problem, const gpu::Device&) {
+    std::vector<gpu::Refusal> refusals;
+    configs(problem, &refusals);
+    for (const gpu::Refusal& refusal : refusals) {
+      if (refusal.family == name) return refusal.reason;
+    }
+    return std::string();
+  };
+  family.gemm = [pick](const gpu::Output& y, const gpu::Activations& x, const gpu::Weight& w,
+                       const Problem& problem, const gpu::Launch& launch) {
+    gpu::gemm_w6ax(y, x, w, problem, pick(problem), launch);
+    synchronize("gemm_w6ax");
+  };
+  family.group_sums = [pick](int32_t* sums, const gpu::Activations& x, const gpu::Weight& w,
+                             const Problem& problem, const gpu::Launch& launch) {
+    gpu::group_sums_w6ax(sums, x, w, problem, pick(problem), launch);
+    synchronize("group_sums_w6ax");
+  };
+  return family;
+}
+
 // All but plain, which the others are compared with.
-inline std::vector<Implementation> implementations() { return {btc_implementation()}; }
+inline std::vector<Implementation> implementations() {
+  using flexq_kernels::gpu::CodeOrder;
+  return {btc_implementation(), family_implementation("stream", CodeOrder::kFragment),
+          family_implementation("wgmma", CodeOrder::kNatural),
+          family_implementation("mma", CodeOrder::kNatural)};
+}
 
 }  // namespace flexq_test

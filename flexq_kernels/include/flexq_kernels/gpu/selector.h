@@ -67,4 +67,10 @@ class Selector {
   mutable std::map<std::tuple<int64_t, int64_t, int64_t>, Choice> chosen_;
 };
 
+// The text of the measured table for the GPU of that name (choices/), or empty.
+std::string built_in_choices(const std::string& gpu);
+
+// Of the current device, with its built-in table. One for each GPU of the process.
+const Selector& device_selector();
+
 }  // namespace flexq_kernels::gpu

@@ -1,0 +1,101 @@
+// Candidates, tables and the selector: which kernel does a problem, and what is said about it.
+// Needs the kernels to be compiled, and no GPU.
+#include <string>
+
+#include "flexq_kernels/gpu/selector.h"
+#include "tests/cpp/check.h"
+
+namespace {
+
+using namespace flexq_kernels;
+using namespace flexq_kernels::gpu;
+
+Device hopper() { return {"Test H100", 9, 0, 132, 232448, 233472, 50 << 20}; }
+Device ampere() { return {"Test A6000", 8, 6, 84, 101376, 102400, 6 << 20}; }
+
+const std::string kHead = "# flexq w6ax choices 1\n# gpu Test H100\n";
+
+std::string shown(const Candidate& candidate) {
+  return std::string(family_name(candidate)) + " " + config_text(candidate);
+}
+
+}  // namespace
+
+TEST(every_candidate_is_read_back_from_its_text) {
+  for (const Device& device : {hopper(), ampere()}) {
+    for (const int64_t m : {1, 8, 9, 16, 17, 33, 64, 65, 513, 4096}) {
+      for (const int act_bits : {6, 8}) {
+        const GemmProblem problem{m, 4096, 11008, act_bits};
+        const std::vector<Candidate> all = candidates(problem, device);
+        EXPECT(!all.empty());
+        for (const Candidate& one : all) {
+          const auto again = parse_candidate(family_name(one), config_text(one));
+          EXPECT(again.has_value());
+          if (again) EXPECT_EQ(shown(*again), shown(one));
+        }
+      }
+    }
+  }
+  EXPECT(!parse_candidate("stream", "tiles=many"));
+  EXPECT(!parse_candidate("magic", "tiles=1"));
+}
+
+TEST(families_that_do_not_take_a_problem_say_why) {
+  std::vector<Refusal> refusals;
+  candidates({4096, 4096, 4096, 6}, ampere(), &refusals);
+  bool wgmma = false, stream = false;
+  for (const Refusal& refusal : refusals) {
+    EXPECT(!refusal.reason.empty());
+    wgmma = wgmma || refusal.family == "wgmma";
+    stream = stream || refusal.family == "stream";
+  }
+  EXPECT(wgmma && stream);
+}
+
+TEST(a_table_is_read_and_written) {
+  ChoiceTable table("Test H100");
+  table.set(64, 128, 8, {"stream", "a=1 b=2", 5.25});
+  table.set(64, 128, 1, {"stream", "a=1", 4.5});
+  table.set(64, 256, 1, {"mma", "c", 7});
+  const ChoiceTable again = ChoiceTable::parse(table.text());
+  EXPECT_EQ(again.text(), table.text());
+  EXPECT_EQ(again.gpu(), std::string("Test H100"));
+  EXPECT_EQ(again.find(64, 128, 1)->config, std::string("a=1"));
+  EXPECT_EQ(again.find(64, 128, 2)->config, std::string("a=1 b=2"));    // up to the row's m
+  EXPECT_EQ(again.find(64, 128, 999)->config, std::string("a=1 b=2"));  // the last: all above
+  EXPECT_EQ(again.find(64, 256, 3)->family, std::string("mma"));
+  EXPECT(again.find(64, 512, 1) == nullptr);
+  EXPECT(again.find(32, 128, 1) == nullptr);
+}
+
+TEST(what_is_no_table_is_refused_with_its_line) {
+  for (const std::string text :
+       {"n\tk\n", "# flexq w6ax choices 1\n1\t2\t3\n", "# flexq w6ax choices 1\na\tb\tc\td\te\tf\n",
+        "# flexq w6ax choices 1\n99999999999999999999\t1\t1\td\te\t1\n"}) {
+    EXPECT_THROW(ChoiceTable::parse(text), std::invalid_argument);
+  }
+}
+
+TEST(the_selector_takes_the_table_and_else_the_default) {
+  const GemmProblem problem{8, 4096, 4096, 6};
+  const std::vector<Candidate> all = candidates(problem, hopper());
+  EXPECT(all.size() > 1);
+  const Selector without(hopper());
+  EXPECT_EQ(shown(without.choose(problem).candidate), shown(all.front()));
+  EXPECT_EQ(without.choose(problem).why, std::string("default"));
+
+  const std::string row = "4096\t4096\t8\t" + std::string(family_name(all.back())) + "\t" +
+                          config_text(all.back()) + "\t5.00\n";
+  const Selector with(hopper(), kHead + row);
+  EXPECT_EQ(shown(with.choose(problem).candidate), shown(all.back()));
+  EXPECT_EQ(with.choose(problem).why, std::string("table"));
+  EXPECT(with.explain(problem).find("(table)") != std::string::npos);
+
+  const Selector stale(hopper(), kHead + "4096\t4096\t8\tstream\tgone=1\t5.00\n");
+  EXPECT_EQ(shown(stale.choose(problem).candidate), shown(all.front()));
+  EXPECT(stale.choose(problem).why.find("gone=1") != std::string::npos);
+
+  const Selector other(ampere(), kHead + row);
+  EXPECT(other.note().find("not Test A6000") != std::string::npos);
+  EXPECT_EQ(other.choose(problem).why, std::string("default"));
+}
