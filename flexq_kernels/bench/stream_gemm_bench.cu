@@ -4,11 +4,11 @@
 //
 //   --quick   the default config of each problem only     --all      a line for every config
 //   --m       numbers of tokens (1,8,16,32,64)            --shape    one shape instead of all
-//   --config  that config instead of the candidates ("kernel=direct tiles=1 stages=2 ahead=4")
+//   --config  that config instead of the candidates ("kernel=direct tiles=1 stages=2 blocks=0")
 //
-// A measurement is the replay of a CUDA graph: a kernel writes x, then 20 or more GEMMs (0.6 ms
+// A measurement is the replay of a CUDA graph: a kernel writes x, then 40 or more GEMMs (1 ms
 // or more), whose weights rotate over more than 400 MB, so that the L2 cache is cold for them; x is
-// warm. Time is that of the replay divided by the GEMMs: median, p10 and p90 of 15. "full" is the
+// warm. Time is that of the replay divided by the GEMMs: median, p10 and p90 of 21. "full" is the
 // same without programmatic launches. Before it is timed, every config is compared with a plain
 // product on rows of the whole height. Codes, scales and activations are random. The floor is the
 // weight's bytes (codes and scales, once) at 3.05 TB/s, the target max(1.05 floor, floor + 1.3 us);
@@ -35,10 +35,10 @@ namespace flexq_kernels::gpu {
 
 namespace {
 
-constexpr int kReplays = 15, kWarmUps = 2;
+constexpr int kReplays = 21, kWarmUps = 3;
 constexpr double kFloorTbps = 3.05;
 constexpr double kColdBytes = 400e6;
-constexpr double kGraphUs = 600;
+constexpr double kGraphUs = 1000;
 
 struct Shape {
   int64_t n, k;
@@ -251,7 +251,7 @@ bool Bench::right(const GemmProblem& p, const StreamConfig& config) {
 
 Times Bench::measure(const GemmProblem& p, const StreamConfig& config, bool programmatic) {
   const int rotation = buffers(p);
-  const int least = std::max(20, static_cast<int>(kGraphUs / floor_us(p)));
+  const int least = std::max(40, static_cast<int>(kGraphUs / floor_us(p)));
   const int launches = (least + rotation - 1) / rotation * rotation;
   Output y;
   y.values = y_;

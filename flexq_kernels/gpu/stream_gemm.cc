@@ -16,18 +16,20 @@ struct Candidate {
 };
 
 // For each number of tokens the first is the guess.
-constexpr StreamKernel kDirect = StreamKernel::kDirect, kAsync = StreamKernel::kAsync;
+constexpr StreamKernel kDirect = StreamKernel::kDirect, kAsync = StreamKernel::kAsync,
+                       kWide = StreamKernel::kWide;
 constexpr Candidate kCandidates[] = {
-    {8, {kDirect, 1, 2, 0}},  {8, {kDirect, 1, 2, 4}},  {8, {kDirect, 1, 1, 0}},
-    {8, {kDirect, 1, 1, 5}},  {8, {kDirect, 1, 3, 0}},  {8, {kDirect, 1, 3, 5}},
-    {8, {kAsync, 1, 3, 0}},   {8, {kAsync, 1, 3, 3}},   {8, {kAsync, 1, 4, 0}},
-    {8, {kAsync, 2, 3, 0}},   {16, {kDirect, 1, 2, 0}}, {16, {kDirect, 1, 2, 4}},
-    {16, {kDirect, 1, 1, 0}}, {16, {kAsync, 1, 4, 0}},  {16, {kAsync, 2, 3, 0}},
-    {16, {kAsync, 2, 3, 3}},  {32, {kAsync, 1, 3, 0}},  {32, {kAsync, 2, 3, 0}},
-    {32, {kAsync, 4, 2, 0}},  {64, {kAsync, 1, 4, 0}},  {64, {kAsync, 2, 3, 0}},
+    {8, {kDirect, 1, 2, 0}},  {8, {kDirect, 1, 1, 0}}, {8, {kDirect, 1, 3, 0}},
+    {8, {kAsync, 1, 3, 0}},   {8, {kAsync, 2, 3, 0}},  {16, {kDirect, 1, 2, 0}},
+    {16, {kDirect, 1, 1, 0}}, {16, {kAsync, 2, 3, 0}}, {32, {kWide, 8, 5, 2}},
+    {32, {kWide, 8, 5, 1}},   {32, {kWide, 4, 4, 1}},  {32, {kWide, 4, 4, 2}},
+    {32, {kWide, 16, 5, 1}},  {32, {kAsync, 1, 3, 0}}, {32, {kAsync, 2, 3, 0}},
+    {64, {kWide, 16, 4, 1}},  {64, {kWide, 8, 5, 1}},  {64, {kWide, 4, 4, 1}},
 };
 
-const char* name_of(StreamKernel kernel) { return kernel == kDirect ? "direct" : "async"; }
+const char* name_of(StreamKernel kernel) {
+  return kernel == kDirect ? "direct" : kernel == kAsync ? "async" : "wide";
+}
 
 void check_operands(const Activations& x, const Weight& w, const GemmProblem& problem) {
   const auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
@@ -61,10 +63,9 @@ void launch_stream(const Output& y, int32_t* sums, const Activations& x, const W
   args.n = static_cast<int>(problem.n);
   args.groups = static_cast<int>(group_count(problem.k));
   args.row_tiles = static_cast<int>(row_tiles(problem.n));
-  args.ahead = config.ahead;
   args.sums = sums;
-  FLEXQ_CHECK(config.ahead >= 0, config, ": less than no groups ahead");
-  const bool launched = launch_stream_narrow(args, config, launch);
+  const bool launched = config.kernel == kWide ? launch_stream_wide(args, config, launch)
+                                               : launch_stream_narrow(args, config, launch);
   FLEXQ_CHECK(launched, problem, ": no kernel for ", config);
 }
 
@@ -79,20 +80,22 @@ bool check_problem(const GemmProblem& problem) {
 }  // namespace
 
 bool operator==(const StreamConfig& a, const StreamConfig& b) {
-  return a.kernel == b.kernel && a.tiles == b.tiles && a.stages == b.stages && a.ahead == b.ahead;
+  return a.kernel == b.kernel && a.tiles == b.tiles && a.stages == b.stages && a.blocks == b.blocks;
 }
 
 std::ostream& operator<<(std::ostream& out, const StreamConfig& config) {
   return out << "kernel=" << name_of(config.kernel) << " tiles=" << config.tiles
-             << " stages=" << config.stages << " ahead=" << config.ahead;
+             << " stages=" << config.stages << " blocks=" << config.blocks;
 }
 
 std::optional<StreamConfig> parse_stream_config(const std::string& text) {
   StreamConfig config;
   char kernel[8] = "";
-  const int fields = std::sscanf(text.c_str(), "kernel=%7[a-z] tiles=%d stages=%d ahead=%d", kernel,
-                                 &config.tiles, &config.stages, &config.ahead);
-  config.kernel = std::string(kernel) == "async" ? kAsync : kDirect;
+  const int fields = std::sscanf(text.c_str(), "kernel=%7[a-z] tiles=%d stages=%d blocks=%d",
+                                 kernel, &config.tiles, &config.stages, &config.blocks);
+  config.kernel = std::string(kernel) == "async"  ? kAsync
+                  : std::string(kernel) == "wide" ? kWide
+                                                  : kDirect;
   if (fields != 4 || detail::join(config) != text) return std::nullopt;
   return config;
 }

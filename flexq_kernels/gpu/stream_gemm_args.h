@@ -23,7 +23,6 @@ struct StreamArgs {
   int m = 0, n = 0;
   int groups = 0;
   int row_tiles = 0;
-  int ahead = 0;
   int32_t* sums = nullptr;  // of the entry that dumps them
 };
 
@@ -52,5 +51,6 @@ FLEXQ_HOST_DEVICE constexpr StreamRange stream_chain(int groups, int chain) {
 
 // The instance that a config names for so many tokens. False: there is none.
 bool launch_stream_narrow(const StreamArgs& args, const StreamConfig& config, const Launch& launch);
+bool launch_stream_wide(const StreamArgs& args, const StreamConfig& config, const Launch& launch);
 
 }  // namespace flexq_kernels::gpu

@@ -1,4 +1,4 @@
-// How weights come from memory: loads, copies into shared memory, hints to L2; one instruction each
+// How weights come from memory: loads, and copies into shared memory; one instruction each
 // (PTX ISA).
 #pragma once
 
@@ -34,16 +34,16 @@ __device__ __forceinline__ __half load_weight_scale(const void* from) {
   return __ushort_as_half(v);
 }
 
-__device__ __forceinline__ void prefetch_to_l2(const void* line) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(line));
-}
-
 // ---- cp.async: by every lane, 16 bytes each ----
 
 __device__ __forceinline__ void copy_async(uint32_t to, const void* from, uint64_t policy) {
   asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
                "l"(policy)
                : "memory");
+}
+
+__device__ __forceinline__ void copy_async(uint32_t to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
 
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;"); }

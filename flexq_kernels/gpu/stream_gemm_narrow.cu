@@ -8,8 +8,8 @@
 // The tokens of a group are loaded into registers for all row tiles, through L1, where the other
 // blocks of the multiprocessor find them.
 //
-// Before a block waits for the kernel in front it has asked for its first stages, and L2 for the
-// `ahead` groups that follow: weights never change. So with programmatic launches blocks of the
+// Before a block waits for the kernel in front it has asked for its first stages: weights never
+// change. So with programmatic launches blocks of the
 // next GEMM keep the memory busy while the last ones of this one end.
 #include "flexq_kernels/gpu/dependent_launch.cuh"
 #include "flexq_kernels/gpu/stream_gemm_finish.cuh"
@@ -44,7 +44,6 @@ class NarrowWarp {
   __device__ __forceinline__ void fill() {
 #pragma unroll
     for (int s = 0; s < Stages::kUnder; ++s) stages_.ask(s);
-    stages_.place().prefetch(args_.ahead, lane_);
   }
 
   __device__ __forceinline__ void multiply(Sums& y) {
@@ -85,7 +84,7 @@ class NarrowWarp {
       multiply_tile(sum, w, x);
       if constexpr (kSums) {
         if (first_tile_ + r < args_.row_tiles) {
-          store_group_sums(args_, sum, first_tile_ + r, group, lane_);
+          store_group_sums(args_, sum, first_tile_ + r, 0, group, lane_);
         }
       } else {
         add_scaled(y[r], sum, scales, x);
@@ -154,17 +153,12 @@ bool launch_stream_narrow(const StreamArgs& args, const StreamConfig& config,
          launch_if<kDirect, 1, 1, 2, 4>(args, config, launch) ||
          launch_if<kDirect, 1, 1, 3, 3>(args, config, launch) ||
          launch_if<kAsync, 1, 1, 3, 4>(args, config, launch) ||
-         launch_if<kAsync, 1, 1, 4, 4>(args, config, launch) ||
          launch_if<kAsync, 1, 2, 3, 2>(args, config, launch) ||
          launch_if<kDirect, 2, 1, 1, 3>(args, config, launch) ||
          launch_if<kDirect, 2, 1, 2, 2>(args, config, launch) ||
-         launch_if<kAsync, 2, 1, 4, 3>(args, config, launch) ||
          launch_if<kAsync, 2, 2, 3, 2>(args, config, launch) ||
          launch_if<kAsync, 4, 1, 3, 2>(args, config, launch) ||
-         launch_if<kAsync, 4, 2, 3, 2>(args, config, launch) ||
-         launch_if<kAsync, 4, 4, 2, 1>(args, config, launch) ||
-         launch_if<kAsync, 8, 2, 3, 1>(args, config, launch) ||
-         launch_if<kAsync, 8, 1, 4, 1>(args, config, launch);
+         launch_if<kAsync, 4, 2, 3, 2>(args, config, launch);
 }
 
 }  // namespace flexq_kernels::gpu

@@ -48,15 +48,6 @@ class StreamPlace {
     --left_;
   }
 
-  // Asks L2 for the codes of the next `groups`, a line of 128 bytes per lane.
-  __device__ __forceinline__ void prefetch(int groups, int lane) const {
-    const uint32_t bytes = min(groups, left_) * kTileBytes;
-    for (uint32_t i = lane * 128; i < bytes; i += 32 * 128) {
-#pragma unroll
-      for (int r = 0; r < kTiles; ++r) prefetch_to_l2(codes(r) + i);
-    }
-  }
-
  private:
   const uint8_t* codes_[kTiles];
   const uint8_t* scales_[kTiles];
@@ -73,8 +64,6 @@ class RegisterStages {
   __device__ __forceinline__ RegisterStages(const StreamArgs& args, int first_tile,
                                             const StreamRange& chain, uint32_t, int lane)
       : place_(args, first_tile, chain, lane, lane / 4 * 2), policy_(stream_once_policy()) {}
-
-  __device__ __forceinline__ const StreamPlace<kTiles>& place() const { return place_; }
 
   // The next group, if there is one; slot: of the stages, known at compile time.
   __device__ __forceinline__ void ask(int slot) {
@@ -116,8 +105,6 @@ class SharedStages {
         ring_(ring),
         lane_(lane),
         policy_(stream_once_policy()) {}
-
-  __device__ __forceinline__ const StreamPlace<kTiles>& place() const { return place_; }
 
   // After the last group an empty set of copies keeps the count.
   __device__ __forceinline__ void ask(int slot) {

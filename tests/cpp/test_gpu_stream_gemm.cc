@@ -392,8 +392,8 @@ TEST(configs_as_text) {
     EXPECT(!seen.empty());
   }
   for (const char* wrong :
-       {"", "kernel=direct", "kernel=direct tiles=1 stages=2 ahead=4 ",
-        "kernel=indirect tiles=1 stages=2 ahead=4", "kernel=direct tiles=01 stages=2 ahead=4"}) {
+       {"", "kernel=direct", "kernel=direct tiles=1 stages=2 blocks=0 ",
+        "kernel=indirect tiles=1 stages=2 blocks=0", "kernel=direct tiles=01 stages=2 blocks=0"}) {
     EXPECT(!parse_stream_config(wrong));
   }
 }
@@ -433,8 +433,5 @@ TEST(what_is_not_taken) {
   other = config;
   other.stages = 40;
   EXPECT_THROW(launch(x_gpu.get(), problem, other), std::invalid_argument, "stages=40");
-  other = config;
-  other.ahead = -1;
-  EXPECT_THROW(launch(x_gpu.get(), problem, other), std::invalid_argument, "ahead=-1");
   launch(x_gpu.get(), {0, 16, 128, 6}, config);  // nothing to do
 }

@@ -72,7 +72,7 @@ TEST(what_is_no_table_is_refused_with_its_line) {
   for (const std::string text :
        {"n\tk\n", "# flexq w6ax choices 1\n1\t2\t3\n", "# flexq w6ax choices 1\na\tb\tc\td\te\tf\n",
         "# flexq w6ax choices 1\n99999999999999999999\t1\t1\td\te\t1\n"}) {
-    EXPECT_THROW(ChoiceTable::parse(text), std::invalid_argument);
+    EXPECT_THROW(ChoiceTable::parse(text), std::invalid_argument, "table of W6Ax choices, line");
   }
 }
 

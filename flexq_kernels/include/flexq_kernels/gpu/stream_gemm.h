@@ -20,21 +20,22 @@ namespace flexq_kernels::gpu {
 constexpr int64_t kStreamMaxTokens = 64;
 
 enum class StreamKernel : uint8_t {
-  kDirect,  // weights go from memory to registers
-  kAsync,   // through a ring of every warp in shared memory
+  kDirect,  // small blocks, weights go from memory to registers
+  kAsync,   // the same through a ring of every warp in shared memory
+  kWide,    // large blocks, whose warps share weights and tokens in shared memory
 };
 
 struct StreamConfig {
   StreamKernel kernel = StreamKernel::kDirect;
-  int tiles = 0;   // of 16 rows that a block has
-  int stages = 0;  // that a warp has in its ring or in registers
-  int ahead = 0;   // groups after those that L2 is asked for before x is there
+  int tiles = 0;   // of 16 rows that a block has; kWide: at most
+  int stages = 0;  // of its ring, or in registers
+  int blocks = 0;  // kWide: per multiprocessor, that share the row tiles
 };
 
 bool operator==(const StreamConfig& a, const StreamConfig& b);
 std::ostream& operator<<(std::ostream& out, const StreamConfig& config);
 
-// What << prints: "kernel=direct tiles=1 stages=2 ahead=4"; none if it is anything else.
+// What << prints: "kernel=direct tiles=1 stages=2 blocks=0"; none if it is anything else.
 std::optional<StreamConfig> parse_stream_config(const std::string& text);
 
 // Why the family does not take a problem; empty if it does.

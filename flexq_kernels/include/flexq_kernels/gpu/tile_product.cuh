@@ -42,6 +42,18 @@ __device__ __forceinline__ uint4 load_shared_words(uint32_t from) {
   return v;
 }
 
+__device__ __forceinline__ float2 load_shared_pair(uint32_t from) {
+  float2 v;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(from));
+  return v;
+}
+
+__device__ __forceinline__ void store_shared_floats(uint32_t to, const float (&v)[4]) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to), "f"(v[0]), "f"(v[1]),
+               "f"(v[2]), "f"(v[3])
+               : "memory");
+}
+
 __device__ __forceinline__ TileWords load_tile(uint32_t tile, int lane) {
   const uint32_t words = tile + lane * 16;
   return {
