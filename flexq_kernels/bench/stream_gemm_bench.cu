@@ -4,7 +4,8 @@
 //
 //   --quick   the default config of each problem only     --all      a line for every config
 //   --m       numbers of tokens (1,8,16,32,64)            --shape    one shape instead of all
-//   --config  that config instead of the candidates ("kernel=direct tiles=1 stages=2 blocks=0")
+//   --config  that config instead of the candidates ("kernel=direct tiles=1 stages=2 split=1
+//   blocks=0")
 //
 // A measurement is the replay of a CUDA graph: a kernel writes x, then 40 or more GEMMs (1 ms
 // or more), whose weights rotate over more than 400 MB, so that the L2 cache is cold for them; x is

@@ -19,12 +19,14 @@ struct Candidate {
 constexpr StreamKernel kDirect = StreamKernel::kDirect, kAsync = StreamKernel::kAsync,
                        kWide = StreamKernel::kWide;
 constexpr Candidate kCandidates[] = {
-    {8, {kDirect, 1, 2, 0}},  {8, {kDirect, 1, 1, 0}}, {8, {kDirect, 1, 3, 0}},
-    {8, {kAsync, 1, 3, 0}},   {8, {kAsync, 2, 3, 0}},  {16, {kDirect, 1, 2, 0}},
-    {16, {kDirect, 1, 1, 0}}, {16, {kAsync, 2, 3, 0}}, {32, {kWide, 8, 5, 2}},
-    {32, {kWide, 8, 5, 1}},   {32, {kWide, 4, 4, 1}},  {32, {kWide, 4, 4, 2}},
-    {32, {kWide, 16, 5, 1}},  {32, {kAsync, 1, 3, 0}}, {32, {kAsync, 2, 3, 0}},
-    {64, {kWide, 16, 4, 1}},  {64, {kWide, 8, 5, 1}},  {64, {kWide, 4, 4, 1}},
+    {8, {kDirect, 1, 2, 1, 0}},  {8, {kDirect, 1, 1, 1, 0}}, {8, {kDirect, 1, 3, 1, 0}},
+    {8, {kAsync, 1, 3, 1, 0}},   {8, {kAsync, 2, 3, 1, 0}},  {16, {kDirect, 1, 2, 1, 0}},
+    {16, {kDirect, 1, 1, 1, 0}}, {16, {kAsync, 2, 3, 1, 0}}, {32, {kWide, 8, 4, 1, 2}},
+    {32, {kWide, 8, 4, 2, 2}},   {32, {kWide, 8, 4, 4, 2}},  {32, {kWide, 8, 4, 1, 1}},
+    {32, {kWide, 8, 4, 2, 1}},   {32, {kWide, 8, 4, 4, 1}},  {32, {kWide, 16, 5, 1, 1}},
+    {32, {kWide, 16, 5, 2, 1}},  {32, {kWide, 16, 5, 4, 1}}, {32, {kAsync, 1, 3, 1, 0}},
+    {32, {kAsync, 2, 3, 1, 0}},  {64, {kWide, 16, 3, 1, 1}}, {64, {kWide, 16, 3, 2, 1}},
+    {64, {kWide, 16, 3, 4, 1}},
 };
 
 const char* name_of(StreamKernel kernel) {
@@ -63,6 +65,7 @@ void launch_stream(const Output& y, int32_t* sums, const Activations& x, const W
   args.n = static_cast<int>(problem.n);
   args.groups = static_cast<int>(group_count(problem.k));
   args.row_tiles = static_cast<int>(row_tiles(problem.n));
+  args.split = config.split;
   args.sums = sums;
   const bool launched = config.kernel == kWide ? launch_stream_wide(args, config, launch)
                                                : launch_stream_narrow(args, config, launch);
@@ -80,23 +83,26 @@ bool check_problem(const GemmProblem& problem) {
 }  // namespace
 
 bool operator==(const StreamConfig& a, const StreamConfig& b) {
-  return a.kernel == b.kernel && a.tiles == b.tiles && a.stages == b.stages && a.blocks == b.blocks;
+  return a.kernel == b.kernel && a.tiles == b.tiles && a.stages == b.stages && a.split == b.split &&
+         a.blocks == b.blocks;
 }
 
 std::ostream& operator<<(std::ostream& out, const StreamConfig& config) {
   return out << "kernel=" << name_of(config.kernel) << " tiles=" << config.tiles
-             << " stages=" << config.stages << " blocks=" << config.blocks;
+             << " stages=" << config.stages << " split=" << config.split
+             << " blocks=" << config.blocks;
 }
 
 std::optional<StreamConfig> parse_stream_config(const std::string& text) {
   StreamConfig config;
   char kernel[8] = "";
-  const int fields = std::sscanf(text.c_str(), "kernel=%7[a-z] tiles=%d stages=%d blocks=%d",
-                                 kernel, &config.tiles, &config.stages, &config.blocks);
+  const int fields =
+      std::sscanf(text.c_str(), "kernel=%7[a-z] tiles=%d stages=%d split=%d blocks=%d", kernel,
+                  &config.tiles, &config.stages, &config.split, &config.blocks);
   config.kernel = std::string(kernel) == "async"  ? kAsync
                   : std::string(kernel) == "wide" ? kWide
                                                   : kDirect;
-  if (fields != 4 || detail::join(config) != text) return std::nullopt;
+  if (fields != 5 || detail::join(config) != text) return std::nullopt;
   return config;
 }
 
@@ -120,6 +126,7 @@ std::vector<StreamConfig> stream_configs(const GemmProblem& problem, const Devic
   const int64_t tokens = problem.m <= 8 ? 8 : problem.m <= 16 ? 16 : problem.m <= 32 ? 32 : 64;
   for (const Candidate& candidate : kCandidates) {
     if (candidate.max_tokens != tokens) continue;
+    if (candidate.config.split > 1 && device.capability() < 90) continue;
     configs.push_back(candidate.config);
   }
   return configs;

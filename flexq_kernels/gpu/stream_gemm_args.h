@@ -23,6 +23,7 @@ struct StreamArgs {
   int m = 0, n = 0;
   int groups = 0;
   int row_tiles = 0;
+  int split = 1;            // blocks of a cluster (kWide)
   int32_t* sums = nullptr;  // of the entry that dumps them
 };
 
@@ -47,6 +48,16 @@ class EvenSplit {
 // The groups of a chain, as even as can be: none for some where k has fewer than eight groups.
 FLEXQ_HOST_DEVICE constexpr StreamRange stream_chain(int groups, int chain) {
   return EvenSplit(groups, kStreamChains).part(chain);
+}
+
+// Clusters of a kWide config that have the row tiles in even shares: as many as a GPU runs at once,
+// or that many times more where a share would be more than a block's.
+inline int stream_wide_clusters(int row_tiles, const StreamConfig& config, const Device& device) {
+  // With clusters of four not every multiprocessor finds three others.
+  const int used = config.split < 4 ? device.multiprocessors : device.multiprocessors / 16 * 16;
+  const int at_once = used * config.blocks / config.split;
+  const int rounds = (row_tiles + at_once * config.tiles - 1) / (at_once * config.tiles);
+  return at_once * rounds < row_tiles ? at_once * rounds : row_tiles;
 }
 
 // The instance that a config names for so many tokens. False: there is none.

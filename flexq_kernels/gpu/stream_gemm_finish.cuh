@@ -6,7 +6,7 @@
 //   partial [8 chains][tokens][16 rows + 4]
 //
 // (tokens 2t apart in the writing lanes are 8 t banks apart: no conflicts), and every thread takes
-// some elements and adds their eight chains in order.
+// some elements and adds their eight chains.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -141,10 +141,14 @@ class StreamFinish {
 
   __device__ __forceinline__ float add_chains(int element) const {
     const float* from = partial_ + element / kTileRows * kRowStride + element % kTileRows;
-    float total = from[0];
+    float half[2];
 #pragma unroll
-    for (int chain = 1; chain < kStreamChains; ++chain) total += from[chain * kChainFloats];
-    return total;
+    for (int h = 0; h < 2; ++h) {
+      half[h] = from[4 * h * kChainFloats];
+#pragma unroll
+      for (int c = 1; c < 4; ++c) half[h] += from[(4 * h + c) * kChainFloats];
+    }
+    return half[0] + half[1];
   }
 
   const StreamArgs& args_;

@@ -124,7 +124,7 @@ template <StreamKernel kKernel, int kTokenTiles, int kTiles, int kStages, int kR
 bool launch_if(const StreamArgs& args, const StreamConfig& config, const Launch& launch) {
   using Finish = StreamFinish<kTokenTiles, kTiles>;
   if (config.kernel != kKernel || config.tiles != kTiles || config.stages != kStages) return false;
-  if (args.m > Finish::kTokens) return false;
+  if (config.split != 1 || config.blocks != 0 || args.m > Finish::kTokens) return false;
   constexpr size_t kShared =
       Finish::kPartialBytes +
       size_t{kStreamChains} * NarrowStages<kKernel, kTiles, kStages>::kWarpBytes;

@@ -391,9 +391,9 @@ TEST(configs_as_text) {
     }
     EXPECT(!seen.empty());
   }
-  for (const char* wrong :
-       {"", "kernel=direct", "kernel=direct tiles=1 stages=2 blocks=0 ",
-        "kernel=indirect tiles=1 stages=2 blocks=0", "kernel=direct tiles=01 stages=2 blocks=0"}) {
+  for (const char* wrong : {"", "kernel=direct", "kernel=direct tiles=1 stages=2 split=1 blocks=0 ",
+                            "kernel=indirect tiles=1 stages=2 split=1 blocks=0",
+                            "kernel=direct tiles=01 stages=2 split=1 blocks=0"}) {
     EXPECT(!parse_stream_config(wrong));
   }
 }

@@ -2,8 +2,8 @@
 //
 // Activations in CodeOrder::kFragment. A row of the output is summed in an order that k alone
 // decides, whatever m, the device and the config: k is cut into eight chains of neighbouring
-// groups, a chain adds its groups in order, and the eight chains are added in order. So a token has
-// the same bits alone and in a batch, and all configs of both kernels agree.
+// groups, a chain adds its groups in order; chains 0-3 are added in order, 4-7 too, then the two.
+// So a token has the same bits alone and in a batch, and all configs of all kernels agree.
 #pragma once
 
 #include <cstdint>
@@ -29,13 +29,14 @@ struct StreamConfig {
   StreamKernel kernel = StreamKernel::kDirect;
   int tiles = 0;   // of 16 rows that a block has; kWide: at most
   int stages = 0;  // of its ring, or in registers
-  int blocks = 0;  // kWide: per multiprocessor, that share the row tiles
+  int split = 1;   // kWide: blocks of a cluster that share row tiles, a part of k each
+  int blocks = 0;  // kWide: per multiprocessor
 };
 
 bool operator==(const StreamConfig& a, const StreamConfig& b);
 std::ostream& operator<<(std::ostream& out, const StreamConfig& config);
 
-// What << prints: "kernel=direct tiles=1 stages=2 blocks=0"; none if it is anything else.
+// What << prints: "kernel=direct tiles=1 stages=2 split=1 blocks=0"; none if it is anything else.
 std::optional<StreamConfig> parse_stream_config(const std::string& text);
 
 // Why the family does not take a problem; empty if it does.

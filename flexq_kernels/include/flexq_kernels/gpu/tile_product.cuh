@@ -48,6 +48,13 @@ __device__ __forceinline__ float2 load_shared_pair(uint32_t from) {
   return v;
 }
 
+__device__ __forceinline__ void load_shared_floats(float (&v)[4], uint32_t from) {
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v[0]), "=f"(v[1]), "=f"(v[2]), "=f"(v[3])
+               : "r"(from)
+               : "memory");
+}
+
 __device__ __forceinline__ void store_shared_floats(uint32_t to, const float (&v)[4]) {
   asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to), "f"(v[0]), "f"(v[1]),
                "f"(v[2]), "f"(v[3])
