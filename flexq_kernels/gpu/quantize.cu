@@ -4,7 +4,7 @@
 //                             words 2i, 2i + 1   of codes: neighbours in natural order,
 //                                                32 bytes apart in fragment order
 //
-// A row is spread over many blocks (eight groups each), because at a few tokens the kernel is all
+// A row is spread over many blocks (sixteen groups each), because at a few tokens the kernel is all
 // latency: one round trip to L2, four shuffles, a division, a store.
 #include "flexq_kernels/gpu/quantize.h"
 
@@ -24,7 +24,7 @@ namespace {
 
 constexpr int kLaneValues = 8;
 constexpr int kGroupLanes = kGroupSize / kLaneValues;
-constexpr int kBlockThreads = 128;
+constexpr int kBlockThreads = 256;
 constexpr int kBlockGroups = kBlockThreads / kGroupLanes;
 
 struct QuantizeArgs {
@@ -79,7 +79,7 @@ __device__ __forceinline__ uint32_t pack_codes(const float* values, float invers
   return word;
 }
 
-// blockIdx.x: the token; blockIdx.y: which eight of its groups.
+// blockIdx.x: the token; blockIdx.y: which sixteen of its groups.
 template <typename T>
 __global__ void __launch_bounds__(kBlockThreads)
     quantize_activations_kernel(const QuantizeArgs args) {
@@ -98,6 +98,7 @@ __global__ void __launch_bounds__(kBlockThreads)
   bits = group_max(bits);
   if (group >= groups) return;  // the last block of a token
   const float inverse = group_inverse(bits, args.limit);
+  const float scale = group_scale(bits, args.limit);
   const uint32_t low = pack_codes(values, inverse, args.limit);
   const uint32_t high = pack_codes(values + 4, inverse, args.limit);
   uint32_t* codes =
@@ -110,7 +111,7 @@ __global__ void __launch_bounds__(kBlockThreads)
   }
   if (lane != 0) return;
   float* scales = args.out.scales + group * args.out.scale_stride;
-  scales[token] = group_scale(bits, args.limit);
+  scales[token] = scale;
   if (token == args.m - 1) {
     for (int64_t i = token + 1; i % 4 != 0; ++i) scales[i] = 0.0f;
   }

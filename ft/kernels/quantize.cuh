@@ -106,24 +106,39 @@ __device__ __forceinline__ void store_codes(const Quantizer& q, int64_t token, i
   }
 }
 
-// `first`: the column where the block's part of the row begins.
+// `first`: the column where the block's part of the row begins. The vectors of a thread go through
+// each step side by side: shuffles and divisions are slow, and theirs do not wait for each other.
 template <int kVectors, typename T>
 __device__ __forceinline__ void quantize_in_lanes(const Quantizer& q, int64_t token, int first,
                                                   Row<T, kVectors>& row) {
-  row.each([&](const Vector<T>& x, int at) {
-    const int column = first + at;
-    int bits = max_magnitude(x);
+  constexpr int kBatch = kVectors > 0 ? kVectors : 1;
+  for (int i = 0; i < row.count(); i += kBatch) {
+    int bits[kBatch];
+    float inverse[kBatch], scale[kBatch];
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) bits[b] = max_magnitude(row[i + b]);
 #pragma unroll
     for (int lanes = 16; lanes > 0; lanes /= 2) {
-      if (lanes * kVector < q.group) bits = max(bits, __shfl_xor_sync(0xffffffffu, bits, lanes));
+      if (lanes * kVector >= q.group) continue;
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b) {
+        bits[b] = max(bits[b], __shfl_xor_sync(0xffffffffu, bits[b], lanes));
+      }
     }
-    // Both divisions before the stores: neither waits for the other.
-    const float inverse = group_inverse(bits, q.limit), scale = group_scale(bits, q.limit);
-    store_codes(q, token, column, kVectors > 0 || q.aligned, x, inverse);
-    if ((column & (q.group - 1)) == 0 && column < q.columns) {
-      q.store_scale(token, column >> (__ffs(q.group) - 1), scale);
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      inverse[b] = group_inverse(bits[b], q.limit);
+      scale[b] = group_scale(bits[b], q.limit);
     }
-  });
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      const int column = first + row_column(i + b);
+      store_codes(q, token, column, kVectors > 0 || q.aligned, row[i + b], inverse[b]);
+      if ((column & (q.group - 1)) == 0 && column < q.columns) {
+        q.store_scale(token, column >> (__ffs(q.group) - 1), scale[b]);
+      }
+    }
+  }
 }
 
 template <int kVectors, typename T>

@@ -23,7 +23,12 @@ __device__ __forceinline__ float group_inverse(int bits, int limit) {
 __device__ __forceinline__ float group_scale(int bits, int limit) {
   if (bits < kLeastGroupBits) return 0.0f;
   if (bits >= kInfinityBits) return __int_as_float(0x7fc00000);
-  return __fdiv_rn(__int_as_float(bits), static_cast<float>(limit));
+  // The quotient by a constant, correctly rounded: the remainder is exact, and no step is subnormal
+  // that matters. A division would be a long dependent chain with a branch.
+  const float a = __int_as_float(bits), divisor = static_cast<float>(limit);
+  const float inverse = limit == 31 ? 1.0f / 31.0f : 1.0f / 127.0f;
+  const float quotient = __fmul_rn(a, inverse);
+  return __fmaf_rn(__fmaf_rn(-quotient, divisor, a), inverse, quotient);
 }
 
 __device__ __forceinline__ int quantized(float x, float inverse, int limit) {
