@@ -3,8 +3,7 @@
 
 #include "flexq_kernels/gpu/dependent_launch.cuh"
 #include "flexq_kernels/gpu/hopper.cuh"
-#include "flexq_kernels/gpu/store_tile.cuh"
-#include "flexq_kernels/gpu/wgmma_gemm_params.h"
+#include "flexq_kernels/gpu/wgmma_gemm_store.cuh"
 
 namespace flexq_kernels::gpu {
 
@@ -19,7 +18,7 @@ struct WgmmaShared {
   static constexpr int kWeightScales = kWgmmaRows * 2;
   static constexpr int kScales = kTokens * 4;
   static constexpr int kStage = kCodes + kWeight + kWeightScales + kScales;
-  static constexpr int kFixed = 1024 + 2 * kStoreBytes + 256;  // alignment, staging, barriers
+  static constexpr int kFixed = 1024 + 8 * kStagingBytes + 256;  // alignment, staging, barriers
   static constexpr int kMost = (kWgmmaSharedBytes - kFixed) / kStage;
   static constexpr int kStages = kMost < 8 ? kMost : 8;
   static constexpr int kBytes = kFixed + kStages * kStage;
@@ -28,7 +27,7 @@ struct WgmmaShared {
   static constexpr int kWeightScalesAt = kWeightAt + kStages * kWeight;
   static constexpr int kScalesAt = kWeightScalesAt + kStages * kWeightScales;
   static constexpr int kStagingAt = kScalesAt + kStages * kScales;
-  static constexpr int kFullAt = kStagingAt + 2 * kStoreBytes;
+  static constexpr int kFullAt = kStagingAt + 8 * kStagingBytes;
   static constexpr int kEmptyAt = kFullAt + 8 * kStages;
   static_assert(kCodes % 1024 == 0 && kStages >= 3 && 16 * kStages <= 256);
 };
@@ -111,6 +110,13 @@ __device__ __forceinline__ void copy_operands(const WgmmaParams& p, uint32_t sha
     copy_tokens(step, place.stage);
     place.advance();
     fresh = fresh && place.stage != 0;
+  }
+  // Other blocks of the cluster write here, or arrive, no more once all that was copied was read.
+  if constexpr (kCluster > 1) {
+    for (uint32_t i = 0; i < Shared::kStages; ++i) {
+      mbarrier_wait(shared + Shared::kEmptyAt + 8 * place.stage, place.parity ^ 1);
+      place.advance();
+    }
   }
 }
 

@@ -7,52 +7,29 @@
 //   warpgroup 1   rows  0 …  63 x all tokens of the tile
 //   warpgroup 2   rows 64 … 127
 //
-// A warp unpacks its row tile once per group, and multiplies 64 tokens (a chunk) at a time into one
-// of two sets of int32 sums. The chunk in front is turned into floats and added up while the tensor
-// core works on the next (here three chunks; the sets change their roles from group to group):
+// A warp unpacks its row tile once per group, into one of two sets of A registers, and multiplies
+// 64 tokens (a chunk) at a time into one of two sets of int32 sums. While the tensor core works on
+// a chunk, the one in front is turned into floats and added up (here three chunks; the sets change
+// their roles from group to group, and tiles follow each other like groups):
 //
-//   tensor core   | g, chunk 0 | g, chunk 1 | g, chunk 2            | g + 1, chunk 0 | …
-//   sums in set   | 0          | 1          | 0                     | 1              |
-//   warp                       | promote 0  | promote 1, load g + 1 | promote 2,     |
-//                                                       then unpack   give stage g back
+//   tensor core   | g, chunk 0 | g, chunk 1            | g, chunk 2 | g + 1, chunk 0 | …
+//   sums in set   | 0          | 1                     | 0          | 1              |
+//   warp                       | promote 0, load g + 1 | promote 1, | give stage g   |
+//                                                        unpack       back, promote 2
 #pragma once
 
 #include <utility>
 
 #include "flexq_kernels/gpu/int6.cuh"
 #include "flexq_kernels/gpu/wgmma_gemm_copy.cuh"
+#include "flexq_kernels/gpu/wgmma_gemm_store.cuh"
 
 namespace flexq_kernels::gpu {
 
 constexpr int kWgmmaThreads = 3 * 128;
 constexpr int kWgmmaChunk = 64;  // tokens of one wgmma
 
-// What a thread of a multiplying warpgroup keeps of itself.
-struct WgmmaLane {
-  int row;    // of the block, of its warp's row tile
-  int lane;   // 0 … 31
-  int g, t;   // lane / 4, lane % 4
-  int group;  // warpgroup, 0 or 1
-};
-
-__device__ __forceinline__ void load_words(uint32_t (&words)[12], const uint8_t* tile, int lane) {
-#pragma unroll
-  for (int i = 0; i < 3; ++i) {
-    const uint4 chunk = *reinterpret_cast<const uint4*>(tile + 512 * i + 16 * lane);
-    words[4 * i] = chunk.x;
-    words[4 * i + 1] = chunk.y;
-    words[4 * i + 2] = chunk.z;
-    words[4 * i + 3] = chunk.w;
-  }
-}
-
-__device__ __forceinline__ void unpack_words(uint32_t (&a)[kStepsPerGroup][4],
-                                             const uint32_t (&words)[12]) {
-#pragma unroll
-  for (int s = 0; s < kStepsPerGroup; ++s) {
-    unpack_int6(a[s], words[3 * s], words[3 * s + 1], words[3 * s + 2]);
-  }
-}
+// ---- One chunk ----
 
 // `never` is false, and the compiler does not know: to it the sums live on, so that it reads the
 // old ones before they are overwritten instead of keeping a third set.
@@ -70,15 +47,13 @@ __device__ __forceinline__ void multiply_chunk(const uint32_t (&a)[kStepsPerGrou
 // y += scale of the row * sum / 4 * scale of the token. The sums began at 0, are exact in a float,
 // and the product with a quarter of the scale is rounded once, as WeightScale does it.
 __device__ __forceinline__ void promote_chunk(float (&y)[32], const float (&sums)[32],
-                                              const float (&quarter)[2], const float* scales) {
+                                              const float (&quarter)[2],
+                                              const float2 (&scales)[8]) {
 #pragma unroll
-  for (int j = 0; j < 8; ++j) {
-    const float2 scale = *reinterpret_cast<const float2*>(scales + 8 * j);
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const float product = __fmul_rn(sums[4 * j + e], quarter[e / 2]);
-      y[4 * j + e] = __fmaf_rn(product, e % 2 == 0 ? scale.x : scale.y, y[4 * j + e]);
-    }
+  for (int i = 0; i < 32; ++i) {
+    const float product = __fmul_rn(sums[i], quarter[i % 4 / 2]);
+    const float2 scale = scales[i / 4];
+    y[i] = __fmaf_rn(product, i % 2 == 0 ? scale.x : scale.y, y[i]);
   }
 }
 
@@ -93,34 +68,7 @@ __device__ __forceinline__ void dump_chunk(const WgmmaParams& p, const float (&s
   }
 }
 
-template <typename T, int kChunks>
-__device__ __forceinline__ void store_sums(const WgmmaParams& p, const float (&y)[kChunks][32],
-                                           unsigned char* staging, const WgmmaLane& me, int rows,
-                                           int tokens) {
-  T* const staged = reinterpret_cast<T*>(staging + me.group * kStoreBytes);
-  const int row = me.row % kStoreBlock + me.g;  // of the warpgroup
-  const int thread = me.row % kStoreBlock / kTileRows * 32 + me.lane;
-  float bias[2] = {0, 0};
-  if (p.y.bias != nullptr) {
-    for (int i = 0; i < 2; ++i) {
-      const int n = rows + me.group * kStoreBlock + row + 8 * i;
-      if (n < p.y.n) bias[i] = p.y.bias[n];
-    }
-  }
-#pragma unroll
-  for (int c = 0; c < kChunks; ++c) {
-    named_barrier(1 + me.group, 128);  // the block in front was read
-#pragma unroll
-    for (int i = 0; i < 32; ++i) {
-      const float value = p.y.bias == nullptr ? y[c][i] : y[c][i] + bias[i % 4 / 2];
-      const int token = i / 4 * 8 + 2 * me.t + i % 2;
-      staged[token * kStorePitch<T> + row + i % 4 / 2 * 8] = rounded<T>(value);
-    }
-    named_barrier(1 + me.group, 128);
-    store_block<T, 128>(staged, p.y, tokens + c * kWgmmaChunk, rows + me.group * kStoreBlock,
-                        thread);
-  }
-}
+// ---- All tiles of a block ----
 
 template <int kTokens, int kCluster, bool kDump>
 struct WgmmaMultiplier {
@@ -128,144 +76,181 @@ struct WgmmaMultiplier {
   using Place = RingPlace<Shared::kStages>;
   static constexpr int kChunks = kTokens / kWgmmaChunk;
 
+  // A group as it comes out of the ring.
+  struct Group {
+    Place at;
+    uint32_t codes;    // descriptor of the tokens' codes
+    float quarter[2];  // of the scales of the lane's rows
+  };
+
   const WgmmaParams& p;
   unsigned char* memory;
   uint32_t shared;
-  WgmmaLane me;
+  int row;           // of the block, of the warp's row tile
+  int lane;          // 4g + t: rows g and g + 8 of the row tile; tokens 2t, 2t + 1 of every eight
   int rows, tokens;  // where the tile begins
-  uint32_t a[kStepsPerGroup][4];
+  int group;         // of the tile
+  int left;          // groups of all of the block's tiles, this one included
+  uint32_t a[2][kStepsPerGroup][4];
   float y[kChunks][32];
 
-  // Of the tokens' codes of a stage. All lanes have the same; the shuffle tells the compiler, which
-  // then keeps it in a uniform register, as wgmma wants it.
+  // All lanes have the same; the shuffle tells the compiler, which then keeps it in a uniform
+  // register, as wgmma wants it.
   __device__ __forceinline__ uint32_t descriptor(const Place& at) const {
     return __shfl_sync(~0u, descriptor_address(shared + at.stage * Shared::kCodes), 0);
   }
 
-  __device__ __forceinline__ void wait_and_load(uint32_t (&words)[12], const Place& at) const {
-    mbarrier_wait(shared + Shared::kFullAt + 8 * at.stage, at.parity);
-    load_words(
-        words,
-        memory + Shared::kWeightAt + at.stage * Shared::kWeight + me.row / kTileRows * kTileBytes,
-        me.lane);
+  __device__ __forceinline__ void load(Group& of, uint32_t (&words)[kTileWords / 32]) const {
+    const unsigned char* const tile =
+        memory + Shared::kWeightAt + of.at.stage * Shared::kWeight + row / kTileRows * kTileBytes;
+#pragma unroll
+    for (int i = 0; i < 3; ++i) {
+      const uint4 four = *reinterpret_cast<const uint4*>(tile + 512 * i + 16 * lane);
+      words[4 * i] = four.x;
+      words[4 * i + 1] = four.y;
+      words[4 * i + 2] = four.z;
+      words[4 * i + 3] = four.w;
+    }
+    const auto* const scales = reinterpret_cast<const __half*>(memory + Shared::kWeightScalesAt +
+                                                               of.at.stage * Shared::kWeightScales);
+    of.quarter[0] = 0.25f * __half2float(scales[row + lane / 4]);
+    of.quarter[1] = 0.25f * __half2float(scales[row + lane / 4 + 8]);
+  }
+
+  template <int kParity>
+  __device__ __forceinline__ void unpack(const uint32_t (&words)[kTileWords / 32]) {
+#pragma unroll
+    for (int s = 0; s < kStepsPerGroup; ++s) {
+      unpack_int6(a[kParity][s], words[3 * s], words[3 * s + 1], words[3 * s + 2]);
+    }
   }
 
   __device__ __forceinline__ void release(const Place& at) const {
     const uint32_t empty = shared + Shared::kEmptyAt + 8 * at.stage;
     __syncwarp();
     if constexpr (kCluster == 1) {
-      if (me.lane == 0) mbarrier_arrive(empty);
+      if (lane == 0) mbarrier_arrive(empty);
     } else {
-      if (me.lane < kCluster) mbarrier_arrive_at(empty, me.lane);
+      if (lane < kCluster) mbarrier_arrive_at(empty, lane);
     }
   }
 
-  // What the chunks of a group have in common.
-  struct Group {
-    int number;
-    Place next;
-    uint32_t codes;       // descriptor
-    float quarter[2];     // of the scales of the lane's rows
-    const float* scales;  // of the lane's tokens
-  };
+  __device__ __forceinline__ void wait_full(const Place& at) const {
+    mbarrier_wait(shared + Shared::kFullAt + 8 * at.stage, at.parity);
+  }
 
-  // Starts what comes after a chunk, the next group's first if kMore; then promotes the chunk.
-  template <int kParity, bool kMore, int kChunk>
-  __device__ __forceinline__ void chunk(const Group& of) {
+  // Starts what comes after a chunk, the next group's first after the last; then promotes it.
+  template <int kParity, int kChunk>
+  __device__ __forceinline__ void chunk(const Group& now, Group& next) {
     constexpr int kSet = (kParity * kChunks + kChunk) % 2;
-    if constexpr (kChunk + 1 < kChunks) {
-      multiply_chunk<1 - kSet>(a, of.codes + (kChunk + 1) * kDescriptorRows64, p.groups < 0);
-      wgmma_wait<1>();
+    constexpr bool kLast = kChunk + 1 == kChunks;
+    constexpr bool kLoads = kChunk == (kChunks == 1 ? 0 : kChunks - 2);
+    uint32_t words[kTileWords / 32];
+    if constexpr (kLoads && kLast) {
+      if (left > 1) wait_full(next.at);
+      load(next, words);
+      unpack<1 - kParity>(words);
+    }
+    if constexpr (kLast) {
+      multiply_chunk<1 - kSet>(a[1 - kParity], next.codes, p.groups < 0);
     } else {
-      uint32_t words[12];
-      if (kMore) wait_and_load(words, of.next);
-      wgmma_wait<0>();
-      if (kMore) {
-        unpack_words(a, words);
-        multiply_chunk<1 - kSet>(a, descriptor(of.next), p.groups < 0);
-      }
+      multiply_chunk<1 - kSet>(a[kParity], now.codes + (kChunk + 1) * kDescriptorRows64,
+                               p.groups < 0);
+    }
+    float2 scales[8];
+    const auto* const from = reinterpret_cast<const float2*>(
+        memory + Shared::kScalesAt + now.at.stage * Shared::kScales + kChunk * kWgmmaChunk * 4 +
+        lane % 4 * 8);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) scales[j] = from[4 * j];
+    wgmma_wait<1>();
+    if constexpr (kLast) release(now.at);
+    if constexpr (kLoads && !kLast) {
+      if (left > 1) wait_full(next.at);
     }
     float sums[32];
     read_sums<kSet>(sums);
     if constexpr (kDump) {
-      dump_chunk(p, sums, rows + me.row + me.g, tokens + kChunk * kWgmmaChunk + 2 * me.t,
-                 of.number);
+      dump_chunk(p, sums, rows + row + lane / 4, tokens + kChunk * kWgmmaChunk + lane % 4 * 2,
+                 group);
     } else {
-      promote_chunk(y[kChunk], sums, of.quarter, of.scales + kChunk * kWgmmaChunk);
+      promote_chunk(y[kChunk], sums, now.quarter, scales);
+    }
+    if constexpr (kLoads && !kLast) {
+      load(next, words);
+      unpack<1 - kParity>(words);
     }
   }
 
-  template <int kParity, bool kMore, int... kChunk>
-  __device__ __forceinline__ void chunks(const Group& of, std::integer_sequence<int, kChunk...>) {
-    (chunk<kParity, kMore, kChunk>(of), ...);
+  template <int kParity, int... kChunk>
+  __device__ __forceinline__ void chunks(const Group& now, Group& next,
+                                         std::integer_sequence<int, kChunk...>) {
+    (chunk<kParity, kChunk>(now, next), ...);
   }
 
-  // A group whose first chunk is under way. The assembler keeps track of sums under way only where
-  // the groups of a loop's turn are all there in its code, the last one apart (kMore).
-  template <int kParity, bool kMore>
-  __device__ __forceinline__ void group(int number, Place& at) {
-    const auto* const row_scales =
-        reinterpret_cast<const __half*>(memory + Shared::kWeightScalesAt +
-                                        at.stage * Shared::kWeightScales) +
-        me.row + me.g;
-    Group of;
-    of.number = number;
-    of.next = at;
-    of.next.advance();
-    of.codes = descriptor(at);
-    of.quarter[0] = 0.25f * __half2float(row_scales[0]);
-    of.quarter[1] = 0.25f * __half2float(row_scales[8]);
-    of.scales =
-        reinterpret_cast<const float*>(memory + Shared::kScalesAt + at.stage * Shared::kScales) +
-        2 * me.t;
-    chunks<kParity, kMore>(of, std::make_integer_sequence<int, kChunks>());
-    release(at);
-    at = of.next;
+  // A group whose first chunk is under way. After the last of all, the first chunk of whatever lies
+  // in the ring is multiplied, and not used: the loop needs no other code for its end.
+  template <int kParity>
+  __device__ __forceinline__ void step(Group& now) {
+    Group next;
+    next.at = now.at;
+    next.at.advance();
+    next.codes = descriptor(next.at);
+    chunks<kParity>(now, next, std::make_integer_sequence<int, kChunks>());
+    now = next;
+    ++group;
+    --left;
   }
 
-  __device__ __forceinline__ void tile(Place& at) {
+  __device__ __forceinline__ void begin(int tile, int rank) {
+    const auto where = p.tiles.at(tile);
+    rows = (where.row_block * kCluster + rank) * kWgmmaRows;
+    tokens = where.token_tile * kTokens;
+    group = 0;
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
 #pragma unroll
       for (int i = 0; i < 32; ++i) y[c][i] = 0;
     }
-    uint32_t words[12];
-    wait_and_load(words, at);
-    unpack_words(a, words);
-    multiply_chunk<0>(a, descriptor(at), p.groups < 0);
-    int g = 0;
-#pragma unroll 1
-    for (; g + 2 < p.groups; g += 2) {
-      group<0, true>(g, at);
-      group<1, true>(g + 1, at);
-    }
-    if (g + 2 == p.groups) {
-      group<0, true>(g, at);
-      group<1, false>(g + 1, at);
-    } else {
-      group<0, false>(g, at);
-    }
+  }
+
+  // Where the tile is complete: stores it, and begins the block's next one, if there is one.
+  __device__ __forceinline__ void end_tile(int& tile, int rank) {
+    if (group < p.groups) return;
     if constexpr (!kDump) {
-      unsigned char* const staging = memory + Shared::kStagingAt;
-      if (p.type == FloatType::kFp32) {
-        store_sums<float>(p, y, staging, me, rows, tokens);
-      } else if (p.type == FloatType::kFp16) {
-        store_sums<__half>(p, y, staging, me, rows, tokens);
-      } else {
-        store_sums<__nv_bfloat16>(p, y, staging, me, rows, tokens);
-      }
+      unsigned char* const staging = memory + Shared::kStagingAt + row / kTileRows * kStagingBytes;
+      store_rows<kChunks>(p, y, staging, lane, rows + row, tokens);
     }
+    tile += static_cast<int>(gridDim.x) / kCluster;
+    if (left > 0) begin(tile, rank);
   }
 
   __device__ __forceinline__ void run() {
     const int rank = kCluster == 1 ? 0 : static_cast<int>(cluster_rank());
-    const int clusters = static_cast<int>(gridDim.x) / kCluster, count = p.tiles.count();
-    Place at;
-    for (int i = static_cast<int>(blockIdx.x) / kCluster; i < count; i += clusters) {
-      const auto where = p.tiles.at(i);
-      rows = (where.row_block * kCluster + rank) * kWgmmaRows;
-      tokens = where.token_tile * kTokens;
-      tile(at);
+    const int clusters = static_cast<int>(gridDim.x) / kCluster;
+    int tile = static_cast<int>(blockIdx.x) / kCluster;
+    left = (p.tiles.count() - tile + clusters - 1) / clusters * p.groups;
+    begin(tile, rank);
+    Group now;
+    now.codes = descriptor(now.at);
+    uint32_t words[kTileWords / 32];
+    wait_full(now.at);
+    load(now, words);
+    unpack<0>(words);
+    multiply_chunk<0>(a[0], now.codes, p.groups < 0);
+    while (true) {
+      step<0>(now);
+      end_tile(tile, rank);
+      if (left == 0) break;
+      step<1>(now);
+      end_tile(tile, rank);
+      if (left == 0) break;
+    }
+    // Never so, but without a way on the assembler waits for each wgmma of the loop (C7514).
+    if (p.groups < 0) {
+      step<0>(now);
+    } else {
+      wgmma_wait<0>();
     }
   }
 };
@@ -297,18 +282,11 @@ __global__ void FLEXQ_CLUSTER(kCluster) __launch_bounds__(kWgmmaThreads, 1)
   } else {
     take_registers<240>();
     pdl_wait();
-    const int warp = static_cast<int>(threadIdx.x) / 32 - 4, lane = threadIdx.x % 32;
+    const int warp = static_cast<int>(threadIdx.x) / 32 - 4;
     WgmmaMultiplier<kTokens, kCluster, kDump> multiplier{
-        p,
-        memory + (shared - shared_address(memory)),
-        shared,
-        {16 * warp, lane, lane / 4, lane % 4, warp / 4}};
+        p, memory + (shared - shared_address(memory)), shared, 16 * warp,
+        static_cast<int>(threadIdx.x) % 32};
     multiplier.run();
-  }
-  // No block of a cluster may end while another still writes to its shared memory.
-  if constexpr (kCluster > 1) {
-    __syncwarp();
-    cluster_sync();
   }
 #endif
 }

@@ -1,5 +1,6 @@
 // W6Ax GEMM of many tokens: every config of the wgmma and mma families against group sums of the
-// CPU, to the last bit. `--small`: a few problems only, for compute-sanitizer.
+// CPU, to the last bit. `--small`: a few problems only, for compute-sanitizer. `--only TEXT`: only
+// instances whose name has it, as in "wgmma tokens=192 cluster=2".
 #include <signal.h>
 #include <unistd.h>
 
@@ -32,6 +33,7 @@ namespace {
 
 constexpr unsigned kSeconds = 60;  // then something hangs
 bool g_small = false;
+std::string g_only;
 
 void out_of_time(int) {
   constexpr char kText[] = "FAIL: out of time, a kernel hangs or the machine is slow\n";
@@ -41,7 +43,11 @@ void out_of_time(int) {
 
 // Before main, which is that of all tests and takes no arguments.
 __attribute__((constructor)) void start(int argc, char** argv) {
-  for (int i = 1; i < argc; ++i) g_small = g_small || std::string(argv[i]) == "--small";
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    g_small = g_small || argument == "--small";
+    if (argument == "--only" && i + 1 < argc) g_only = argv[i + 1];
+  }
   setvbuf(stdout, nullptr, _IOLBF, 0);
   signal(SIGALRM, out_of_time);
   if (!g_small) alarm(kSeconds);
@@ -90,10 +96,45 @@ float widen(T value) {
 }
 
 template <typename Config>
-std::string label(const char* what, const char* family, const GemmProblem& p, const Config& c) {
+std::string name_of(const Family<Config>& family, const Config& config) {
   std::ostringstream out;
-  out << what << " " << family << " " << c << " of " << p;
+  out << family.name << " " << config;
   return out.str();
+}
+
+// The configs that --only leaves, those of single blocks before clusters.
+template <typename Config>
+std::vector<Config> configs_of(const Family<Config>& family, const GemmProblem& p) {
+  std::vector<Config> out;
+  for (const char* turn : {"", "cluster=2"}) {
+    for (const Config& config : family.configs(p, gpu::current_device())) {
+      const std::string name = name_of(family, config);
+      const bool later = name.find("cluster=2") != std::string::npos;
+      if (later == (*turn != 0) && name.find(g_only) != std::string::npos) out.push_back(config);
+    }
+  }
+  return out;
+}
+
+template <typename Config>
+std::string label(const char* what, const Family<Config>& family, const GemmProblem& p,
+                  const Config& c) {
+  std::ostringstream out;
+  out << what << " " << name_of(family, c) << " of " << p;
+  return out.str();
+}
+
+// Launches and waits. After an error of CUDA nothing more can be learnt: it ends the process.
+template <typename Run>
+void launch(const std::string& run, const Run& start) {
+  try {
+    start();
+    flexq_ft::cuda::synchronize(stream());
+  } catch (const std::exception& error) {
+    std::printf("FAIL: %s: %s\n", run.c_str(), error.what());
+    std::fflush(stdout);
+    _exit(2);
+  }
 }
 
 // One failure per run, with where the first difference is and how many there are.
@@ -131,32 +172,33 @@ void check_values(const Family<Config>& family, Operands& o, const GemmProblem& 
   out.type = type;
   out.bias = bias ? o.bias_memory.as<float>() : nullptr;
   out.residual = !residual ? nullptr : in_place ? y.at() : r.at();
-  family.gemm(out, o.activations(), o.weight(), p, config, {stream().handle, programmatic});
-  std::vector<unsigned char> bytes;
-  const bool guards = y.fetch(bytes);
-  const T* got = reinterpret_cast<const T*>(bytes.data());
   std::ostringstream what;
   what << (type == FloatType::kFp32   ? "fp32"
            : type == FloatType::kFp16 ? "fp16"
                                       : "bf16")
        << (bias ? " +bias" : "") << (residual ? " +residual" : "");
-  compare(label(what.str().c_str(), family.name, p, config), guards, p.m, p.n,
-          [&](int64_t at, std::string* values) {
-            const auto i = static_cast<size_t>(at);
-            float want = o.product[i];
-            if (bias) want += o.bias[i % static_cast<size_t>(p.n)];
-            T rounded = round_to<T>(want);
-            if (residual) rounded = round_to<T>(widen(rounded) + widen(added[i]));
-            const float a = widen(got[i]), b = widen(rounded);
-            if (values != nullptr) {
-              std::ostringstream text;
-              text.precision(9);
-              text << a << ", should be " << b;
-              *values = text.str();
-            }
-            return std::memcmp(&got[i], &rounded, sizeof(T)) == 0 ||
-                   (std::isnan(a) && std::isnan(b));
-          });
+  const std::string run = label(what.str().c_str(), family, p, config);
+  launch(run, [&] {
+    family.gemm(out, o.activations(), o.weight(), p, config, {stream().handle, programmatic});
+  });
+  std::vector<unsigned char> bytes;
+  const bool guards = y.fetch(bytes);
+  const T* got = reinterpret_cast<const T*>(bytes.data());
+  compare(run, guards, p.m, p.n, [&](int64_t at, std::string* values) {
+    const auto i = static_cast<size_t>(at);
+    float want = o.product[i];
+    if (bias) want += o.bias[i % static_cast<size_t>(p.n)];
+    T rounded = round_to<T>(want);
+    if (residual) rounded = round_to<T>(widen(rounded) + widen(added[i]));
+    const float a = widen(got[i]), b = widen(rounded);
+    if (values != nullptr) {
+      std::ostringstream text;
+      text.precision(9);
+      text << a << ", should be " << b;
+      *values = text.str();
+    }
+    return std::memcmp(&got[i], &rounded, sizeof(T)) == 0 || (std::isnan(a) && std::isnan(b));
+  });
 }
 
 template <typename Config>
@@ -164,22 +206,24 @@ void check_sums(const Family<Config>& family, Operands& o, const GemmProblem& p,
                 const Config& config) {
   const int64_t count = p.m * p.n * o.groups;
   Memory sums(static_cast<size_t>(count) * 4);
-  family.group_sums(sums.as<int32_t>(), o.activations(), o.weight(), p, config,
-                    {stream().handle, false});
+  const std::string run = label("group sums", family, p, config);
+  launch(run, [&] {
+    family.group_sums(sums.as<int32_t>(), o.activations(), o.weight(), p, config,
+                      {stream().handle, false});
+  });
   std::vector<unsigned char> bytes;
   const bool guards = sums.fetch(bytes);
   const int32_t* got = reinterpret_cast<const int32_t*>(bytes.data());
-  compare(label("group sums", family.name, p, config), guards, p.m, p.n * o.groups,
-          [&](int64_t at, std::string* values) {
-            const auto i = static_cast<size_t>(at);
-            if (values != nullptr) {
-              std::ostringstream text;
-              text << "group " << at % o.groups << " of row " << at / o.groups % p.n << ": "
-                   << got[i] << ", should be " << o.sums[i];
-              *values = text.str();
-            }
-            return got[i] == o.sums[i];
-          });
+  compare(run, guards, p.m, p.n * o.groups, [&](int64_t at, std::string* values) {
+    const auto i = static_cast<size_t>(at);
+    if (values != nullptr) {
+      std::ostringstream text;
+      text << "group " << at % o.groups << " of row " << at / o.groups % p.n << ": " << got[i]
+           << ", should be " << o.sums[i];
+      *values = text.str();
+    }
+    return got[i] == o.sums[i];
+  });
 }
 
 // Every config: group sums, and values with another type, bias and residual each time.
@@ -188,7 +232,7 @@ void check_family(const Family<Config>& family, Operands& o, int64_t m, bool wit
   const GemmProblem p{m, o.n, o.k, 8};
   if (!family.why_not(p, gpu::current_device()).empty()) return;
   static unsigned turn = 0;
-  for (const Config& config : family.configs(p, gpu::current_device())) {
+  for (const Config& config : configs_of(family, p)) {
     if (with_sums) check_sums(family, o, p, config);
     const bool bias = turn / 3 % 2, residual = turn / 2 % 2, in_place = turn % 4 == 3;
     const bool programmatic = turn % 2;
@@ -212,16 +256,18 @@ template <typename Config>
 void check_repeats(const Family<Config>& family, Operands& o) {
   const GemmProblem p{o.m, o.n, o.k, 8};
   if (!family.why_not(p, gpu::current_device()).empty()) return;
-  for (const Config& config : family.configs(p, gpu::current_device())) {
+  for (const Config& config : configs_of(family, p)) {
     std::vector<unsigned char> first, again;
     Memory y(static_cast<size_t>(p.m * p.n) * 4);
     for (int i = 0; i < (g_small ? 2 : 20); ++i) {
       y.poison();
-      family.gemm({y.at(), FloatType::kFp32}, o.activations(), o.weight(), p, config,
-                  {stream().handle, i % 2 == 1});
+      launch(label("repeats of", family, p, config), [&] {
+        family.gemm({y.at(), FloatType::kFp32}, o.activations(), o.weight(), p, config,
+                    {stream().handle, i % 2 == 1});
+      });
       EXPECT(y.fetch(i == 0 ? first : again));
       if (i > 0 && first != again) {
-        flexq_test::report_failure(__FILE__, __LINE__, label("repeat of", family.name, p, config));
+        flexq_test::report_failure(__FILE__, __LINE__, label("repeats of", family, p, config));
         break;
       }
     }

@@ -18,7 +18,7 @@ namespace flexq_kernels::gpu {
 // A block computes 128 rows x `tokens`; `cluster` blocks of neighbouring rows share the copies of
 // their tokens.
 struct WgmmaConfig {
-  int tokens = 256;  // 64, 128, 192 or 256
+  int tokens = 192;  // 64, 128 or 192
   int cluster = 2;   // 1 or 2
 
   bool operator==(const WgmmaConfig& other) const {
@@ -26,7 +26,7 @@ struct WgmmaConfig {
   }
 };
 
-std::ostream& operator<<(std::ostream& out, const WgmmaConfig& config);  // "tokens=256 cluster=2"
+std::ostream& operator<<(std::ostream& out, const WgmmaConfig& config);  // "tokens=192 cluster=2"
 std::optional<WgmmaConfig> parse_wgmma_config(const std::string& text);
 
 // Empty where the family takes the problem; otherwise why it does not.
