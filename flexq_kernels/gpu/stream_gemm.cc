@@ -26,8 +26,20 @@ constexpr Candidate kCandidates[] = {
     {32, {kWide, 8, 4, 2, 1}},   {32, {kWide, 8, 4, 4, 1}},  {32, {kWide, 16, 5, 1, 1}},
     {32, {kWide, 16, 5, 2, 1}},  {32, {kWide, 16, 5, 4, 1}}, {32, {kAsync, 1, 3, 1, 0}},
     {32, {kAsync, 2, 3, 1, 0}},  {64, {kWide, 16, 3, 1, 1}}, {64, {kWide, 16, 3, 2, 1}},
-    {64, {kWide, 16, 3, 4, 1}},
+    {64, {kWide, 16, 3, 4, 1}},  {64, {kWide, 4, 4, 1, 1}},  {64, {kWide, 4, 4, 1, 2}},
+    {64, {kWide, 4, 4, 2, 2}},   {64, {kWide, 4, 4, 4, 2}},  {64, {kWide, 4, 4, 4, 1}},
 };
+
+bool fits_wide(const Candidate& candidate, const GemmProblem& problem, const Device& device) {
+  const StreamConfig& config = candidate.config;
+  if (config.split > 1 && device.capability() < 90) return false;
+  const size_t bytes = stream_wide_shared_bytes(
+      candidate.max_tokens, static_cast<int>(row_tiles(problem.n)), config, device);
+  constexpr size_t kReserved = 1024;  // per block, by the system
+  return bytes <= device.shared_per_block &&
+         static_cast<size_t>(config.blocks) * (bytes + kReserved) <=
+             device.shared_per_multiprocessor;
+}
 
 const char* name_of(StreamKernel kernel) {
   return kernel == kDirect ? "direct" : kernel == kAsync ? "async" : "wide";
@@ -126,7 +138,7 @@ std::vector<StreamConfig> stream_configs(const GemmProblem& problem, const Devic
   const int64_t tokens = problem.m <= 8 ? 8 : problem.m <= 16 ? 16 : problem.m <= 32 ? 32 : 64;
   for (const Candidate& candidate : kCandidates) {
     if (candidate.max_tokens != tokens) continue;
-    if (candidate.config.split > 1 && device.capability() < 90) continue;
+    if (candidate.config.kernel == kWide && !fits_wide(candidate, problem, device)) continue;
     configs.push_back(candidate.config);
   }
   return configs;

@@ -60,6 +60,23 @@ inline int stream_wide_clusters(int row_tiles, const StreamConfig& config, const
   return at_once * rounds < row_tiles ? at_once * rounds : row_tiles;
 }
 
+// Shared memory of a block of a kWide config: two places for the sums of all its tokens and row
+// tiles, and a ring of stages, each a group of so many row tiles and of the tokens, with their
+// scales.
+FLEXQ_HOST_DEVICE constexpr int stream_wide_place_bytes(int tokens, int tiles) {
+  return tiles * kTileRows * tokens * static_cast<int>(sizeof(float));
+}
+FLEXQ_HOST_DEVICE constexpr int stream_wide_stage_bytes(int tokens, int row_tiles) {
+  return row_tiles * (kTileBytes + kTileRows * 2) + tokens * (kGroupSize + 4);
+}
+inline size_t stream_wide_shared_bytes(int tokens, int row_tiles, const StreamConfig& config,
+                                       const Device& device) {
+  const int clusters = stream_wide_clusters(row_tiles, config, device);
+  return static_cast<size_t>(2 * stream_wide_place_bytes(tokens, config.tiles)) +
+         static_cast<size_t>(config.stages) * static_cast<size_t>(stream_wide_stage_bytes(
+                                                  tokens, (row_tiles + clusters - 1) / clusters));
+}
+
 // The instance that a config names for so many tokens. False: there is none.
 bool launch_stream_narrow(const StreamArgs& args, const StreamConfig& config, const Launch& launch);
 bool launch_stream_wide(const StreamArgs& args, const StreamConfig& config, const Launch& launch);

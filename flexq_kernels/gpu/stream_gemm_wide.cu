@@ -35,17 +35,10 @@ struct WideShape {
   static constexpr int kTokens = kParts * kPartTokens;
   static constexpr int kRowTiles = kRowWarps * kTiles;  // of a block, at most
   static constexpr int kCodeBytes = kTokens * kGroupSize;
-  static constexpr int kTokenBytes = kCodeBytes + kTokens * static_cast<int>(sizeof(float));
   // Sums in shared memory: [2 places][kQuads][kThreads] of four.
   static constexpr int kQuads = kTiles * kPartTiles;
   static constexpr int kPlaceBytes = kQuads * kThreads * 16;
-
-  FLEXQ_HOST_DEVICE static constexpr int stage_bytes(int row_tiles) {
-    return row_tiles * kStoredTileBytes + kTokenBytes;
-  }
-  static constexpr size_t shared_bytes(int row_tiles) {
-    return size_t{2} * kPlaceBytes + size_t{kStages} * static_cast<size_t>(stage_bytes(row_tiles));
-  }
+  static_assert(kPlaceBytes == stream_wide_place_bytes(kTokens, kRowTiles));
 };
 
 template <typename Shape, int kRowWarps, int kTiles, int kStages, bool kSums>
@@ -61,7 +54,7 @@ class WideBlock {
                    .part(static_cast<int>(blockIdx.x) / args.split)),
         warp_(static_cast<int>(threadIdx.x / 32)),
         lane_(static_cast<int>(threadIdx.x % 32)),
-        stage_bytes_(Shape::stage_bytes(tiles_.count)),
+        stage_bytes_(stream_wide_stage_bytes(Shape::kTokens, tiles_.count)),
         sums_(shared + threadIdx.x * 16),
         ring_(shared + 2 * Shape::kPlaceBytes),
         policy_(stream_once_policy()) {}
@@ -275,7 +268,7 @@ class WideBlock {
 };
 
 template <int kParts, int kRowWarps, int kTiles, int kStages, int kResident, bool kSums>
-__global__ void __launch_bounds__(kParts* kRowWarps * 32, kResident)
+__global__ void __launch_bounds__(kParts * kRowWarps * 32, kResident)
     sm80_w6ax_stream_gemm_wide(const __grid_constant__ StreamArgs args) {
   using Shape = WideShape<kParts, kRowWarps, kTiles, kStages>;
   extern __shared__ __align__(128) uint8_t shared[];
@@ -318,7 +311,8 @@ bool launch_if(const StreamArgs& args, const StreamConfig& config, const Launch&
   if (config.blocks < 1 || config.blocks > kResident) return false;
   if (args.m > Shape::kTokens) return false;
   const int clusters = stream_wide_clusters(args.row_tiles, config, current_device());
-  const size_t shared = Shape::shared_bytes((args.row_tiles + clusters - 1) / clusters);
+  const size_t shared =
+      stream_wide_shared_bytes(Shape::kTokens, args.row_tiles, config, current_device());
   if (shared > current_device().shared_per_block) return false;
   const auto launch_one = [&](auto* kernel) {
     prefer_shared_memory(reinterpret_cast<const void*>(kernel), 1,
@@ -342,6 +336,7 @@ bool launch_if(const StreamArgs& args, const StreamConfig& config, const Launch&
 bool launch_stream_wide(const StreamArgs& args, const StreamConfig& config, const Launch& launch) {
   return launch_if<1, 8, 1, 4, 2>(args, config, launch) ||
          launch_if<1, 16, 1, 5, 1>(args, config, launch) ||
+         launch_if<2, 4, 1, 4, 2>(args, config, launch) ||
          launch_if<2, 8, 2, 3, 1>(args, config, launch);
 }
 

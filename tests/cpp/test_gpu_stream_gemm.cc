@@ -378,8 +378,7 @@ TEST(repeated_runs_have_the_same_bits) {
 }
 
 TEST(configs_as_text) {
-  Device device;
-  device.major = 9;
+  const Device device{9, 0, 132, 227 << 10, 228 << 10, 50 << 20};
   for (const int64_t m : {1, 9, 17, 64}) {
     std::set<std::string> seen;
     for (const StreamConfig& config : stream_configs({m, 16, 128, 6}, device)) {
@@ -395,6 +394,17 @@ TEST(configs_as_text) {
                             "kernel=indirect tiles=1 stages=2 split=1 blocks=0",
                             "kernel=direct tiles=01 stages=2 split=1 blocks=0"}) {
     EXPECT(!parse_stream_config(wrong));
+  }
+}
+
+TEST(configs_for_a_gpu_with_little_shared_memory) {
+  const Device device{8, 6, 84, 99 << 10, 100 << 10, 6 << 20};
+  for (const int64_t m : {1, 9, 17, 33, 64}) {
+    for (const int64_t n : {16, 4096, 57344}) {
+      const std::vector<StreamConfig> configs = stream_configs({m, n, 4096, 6}, device);
+      EXPECT(!configs.empty());
+      for (const StreamConfig& config : configs) EXPECT_EQ(config.split, 1);
+    }
   }
 }
 
