@@ -1,8 +1,8 @@
 // flexq_stream_gemm_bench: the stream family on the linears of LLaMA, LLaMA-2 and OPT models.
 //
-//   flexq_stream_gemm_bench [--quick] [--all] [--m 1,8] [--shape NxK] [--config TEXT]
+//   flexq_stream_gemm_bench [--quick] [--m 1,8] [--shape NxK] [--config TEXT]
 //
-//   --quick   the default config of each problem only     --all      a line for every config
+//   --quick   the default config of each problem only
 //   --m       numbers of tokens (1,8,16,32,64)            --shape    one shape instead of all
 //   --config  that config instead of the candidates ("kernel=direct tiles=1 stages=2 split=1
 //   blocks=0")
@@ -13,7 +13,8 @@
 // same without programmatic launches. Before it is timed, every config is compared with a plain
 // product on rows of the whole height. Codes, scales and activations are random. The floor is the
 // weight's bytes (codes and scales, once) at 3.05 TB/s, the target max(1.05 floor, floor + 1.3 us);
-// % is of a stream of 16-byte loads measured at the start.
+// % is of a stream of 16-byte loads measured at the start. After "full" a line has the time of
+// every config, the fastest first: kernel, tiles, stages, split, blocks.
 #include <unistd.h>
 
 #include <algorithm>
@@ -23,7 +24,6 @@
 #include <cstring>
 #include <functional>
 #include <map>
-#include <set>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -75,7 +75,7 @@ struct Result {
 
 class Bench {
  public:
-  bool quick = false, all = false;
+  bool quick = false;
   std::vector<int64_t> tokens = {1, 8, 16, 32, 64};
   std::vector<Shape> shapes{std::begin(kShapes), std::end(kShapes)};
   std::vector<StreamConfig> only;
@@ -274,10 +274,6 @@ void Bench::run_problem(const GemmProblem& p) {
     results.push_back({config, measure(p, config, true)});
     const Times& times = results.back().times;
     configs_[{p.m, text_of(config)}].first.push_back(times.median / target_us(p));
-    if (!all) continue;
-    std::printf("    %5d x %-5d m=%-2d %-40s %7.2f us (%.2f-%.2f)\n", static_cast<int>(p.n),
-                static_cast<int>(p.k), static_cast<int>(p.m), text_of(config).c_str(), times.median,
-                times.p10, times.p90);
   }
   if (results.empty()) return;
   const Result usual = results[0];
@@ -300,10 +296,13 @@ void Bench::print(const GemmProblem& p, const std::vector<Result>& results, cons
       static_cast<int>(p.n), static_cast<int>(p.k), static_cast<int>(p.m), us, results[0].times.p10,
       results[0].times.p90, 100 * tbps / stream_tbps_, us / target_us(p), us / floor_us(p),
       100 * (usual.times.median / us - 1), measure(p, results[0].config, false).median);
-  std::set<StreamKernel> seen;
   for (const Result& result : results) {
-    if (!seen.insert(result.config.kernel).second) continue;
-    std::printf(" | %.2f %s", result.times.median, text_of(result.config).c_str() + 7);
+    const StreamConfig& c = result.config;
+    const char* kernel = c.kernel == StreamKernel::kDirect  ? "direct"
+                         : c.kernel == StreamKernel::kAsync ? "async"
+                                                            : "wide";
+    std::printf(" | %.2f %s %d %d %d %d", result.times.median, kernel, c.tiles, c.stages, c.split,
+                c.blocks);
   }
   std::printf("\n");
   std::fflush(stdout);
@@ -354,10 +353,6 @@ int bench_main(int argc, char** argv) {
     const std::string option = argv[i];
     if (option == "--quick") {
       bench.quick = true;
-      continue;
-    }
-    if (option == "--all") {
-      bench.all = true;
       continue;
     }
     const std::string value = i + 1 < argc ? argv[++i] : "";

@@ -12,23 +12,33 @@ namespace {
 
 struct Candidate {
   int max_tokens;
+  int resident;  // blocks of a multiprocessor
   StreamConfig config;
 };
 
-// For each number of tokens the first is the guess.
 constexpr StreamKernel kDirect = StreamKernel::kDirect, kAsync = StreamKernel::kAsync,
                        kWide = StreamKernel::kWide;
+// Of what fills the GPU's blocks equally well the first is the guess.
 constexpr Candidate kCandidates[] = {
-    {8, {kDirect, 1, 2, 1, 0}},  {8, {kDirect, 1, 1, 1, 0}}, {8, {kDirect, 1, 3, 1, 0}},
-    {8, {kAsync, 1, 3, 1, 0}},   {8, {kAsync, 2, 3, 1, 0}},  {16, {kDirect, 1, 2, 1, 0}},
-    {16, {kDirect, 1, 1, 1, 0}}, {16, {kAsync, 2, 3, 1, 0}}, {32, {kWide, 8, 4, 1, 2}},
-    {32, {kWide, 8, 4, 2, 2}},   {32, {kWide, 8, 4, 4, 2}},  {32, {kWide, 8, 4, 1, 1}},
-    {32, {kWide, 8, 4, 2, 1}},   {32, {kWide, 8, 4, 4, 1}},  {32, {kWide, 16, 5, 1, 1}},
-    {32, {kWide, 16, 5, 2, 1}},  {32, {kWide, 16, 5, 4, 1}}, {32, {kAsync, 1, 3, 1, 0}},
-    {32, {kAsync, 2, 3, 1, 0}},  {64, {kWide, 16, 3, 1, 1}}, {64, {kWide, 16, 3, 2, 1}},
-    {64, {kWide, 16, 3, 4, 1}},  {64, {kWide, 4, 4, 1, 1}},  {64, {kWide, 4, 4, 1, 2}},
-    {64, {kWide, 4, 4, 2, 2}},   {64, {kWide, 4, 4, 4, 2}},  {64, {kWide, 4, 4, 4, 1}},
+    {8, 4, {kDirect, 1, 2, 1, 0}},  {8, 3, {kDirect, 1, 3, 1, 0}}, {8, 5, {kDirect, 1, 1, 1, 0}},
+    {8, 4, {kAsync, 1, 3, 1, 0}},   {8, 2, {kAsync, 2, 3, 1, 0}},  {16, 2, {kDirect, 1, 2, 1, 0}},
+    {16, 3, {kDirect, 1, 1, 1, 0}}, {16, 2, {kAsync, 2, 3, 1, 0}}, {32, 2, {kWide, 8, 4, 1, 2}},
+    {32, 2, {kWide, 8, 4, 2, 2}},   {32, 2, {kWide, 8, 4, 4, 2}},  {32, 2, {kWide, 8, 4, 1, 1}},
+    {32, 2, {kWide, 8, 4, 2, 1}},   {32, 2, {kWide, 8, 4, 4, 1}},  {32, 1, {kWide, 16, 5, 1, 1}},
+    {32, 1, {kWide, 16, 5, 2, 1}},  {32, 1, {kWide, 16, 5, 4, 1}}, {32, 2, {kAsync, 1, 3, 1, 0}},
+    {32, 2, {kAsync, 2, 3, 1, 0}},  {64, 1, {kWide, 16, 3, 1, 1}}, {64, 1, {kWide, 16, 3, 2, 1}},
+    {64, 1, {kWide, 16, 3, 4, 1}},  {64, 2, {kWide, 4, 4, 1, 1}},  {64, 2, {kWide, 4, 4, 1, 2}},
+    {64, 2, {kWide, 4, 4, 2, 2}},   {64, 2, {kWide, 4, 4, 4, 2}},  {64, 2, {kWide, 4, 4, 4, 1}},
 };
+
+// Blocks by blocks that find room in the rounds that they take: 17 where 16 run at once are little.
+double fill_of(const Candidate& candidate, const GemmProblem& problem, const Device& device) {
+  const int64_t tiles = row_tiles(problem.n), each = candidate.config.tiles;
+  if (candidate.config.kernel == kWide) return 0;
+  const int64_t blocks = (tiles + each - 1) / each;
+  const int64_t room = int64_t{candidate.resident} * device.multiprocessors;
+  return static_cast<double>(blocks) / static_cast<double>((blocks + room - 1) / room * room);
+}
 
 bool fits_wide(const Candidate& candidate, const GemmProblem& problem, const Device& device) {
   const StreamConfig& config = candidate.config;
@@ -136,10 +146,15 @@ std::vector<StreamConfig> stream_configs(const GemmProblem& problem, const Devic
   std::vector<StreamConfig> configs;
   if (!stream_why_not(problem, device).empty()) return configs;
   const int64_t tokens = problem.m <= 8 ? 8 : problem.m <= 16 ? 16 : problem.m <= 32 ? 32 : 64;
+  double best = -1;
   for (const Candidate& candidate : kCandidates) {
     if (candidate.max_tokens != tokens) continue;
     if (candidate.config.kernel == kWide && !fits_wide(candidate, problem, device)) continue;
     configs.push_back(candidate.config);
+    const double fill = fill_of(candidate, problem, device);
+    if (fill <= best) continue;
+    best = fill;
+    std::swap(configs.front(), configs.back());
   }
   return configs;
 }
