@@ -10,8 +10,8 @@ namespace {
 using namespace flexq_kernels;
 using namespace flexq_kernels::gpu;
 
-Device hopper() { return {"Test H100", 9, 0, 132, 232448, 233472, 50 << 20}; }
-Device ampere() { return {"Test A6000", 8, 6, 84, 101376, 102400, 6 << 20}; }
+Device hopper() { return {9, 0, 132, 232448, 233472, 50 << 20, "Test H100"}; }
+Device ampere() { return {8, 6, 84, 101376, 102400, 6 << 20, "Test A6000"}; }
 
 const std::string kHead = "# flexq w6ax choices 1\n# gpu Test H100\n";
 

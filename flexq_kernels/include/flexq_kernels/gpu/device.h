@@ -7,13 +7,13 @@
 namespace flexq_kernels::gpu {
 
 struct Device {
-  std::string name;
   int major = 0;  // compute capability
   int minor = 0;
   int multiprocessors = 0;
   size_t shared_per_block = 0;  // bytes, at most, opted in
   size_t shared_per_multiprocessor = 0;
   size_t l2_bytes = 0;
+  std::string name;
 
   int capability() const { return 10 * major + minor; }
 };
