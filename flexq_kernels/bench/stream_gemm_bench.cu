@@ -3,9 +3,8 @@
 //   flexq_stream_gemm_bench [--quick] [--m 1,8] [--shape NxK] [--config TEXT]
 //
 //   --quick   the default config of each problem only
-//   --m       numbers of tokens (1,8,16,32,64)            --shape    one shape instead of all
-//   --config  that config instead of the candidates ("kernel=direct tiles=1 stages=2 split=1
-//   blocks=0")
+//   --m       numbers of tokens (1,4,8,16,24,32)          --shape    one shape instead of all
+//   --config  that config instead of the candidates ("kernel=direct tiles=1 stages=2 split=1")
 //
 // A measurement is the replay of a CUDA graph: a kernel writes x, then 40 or more GEMMs (1 ms
 // or more), whose weights rotate over more than 400 MB, so that the L2 cache is cold for them; x is
@@ -14,7 +13,7 @@
 // product on rows of the whole height. Codes, scales and activations are random. The floor is the
 // weight's bytes (codes and scales, once) at 3.05 TB/s, the target max(1.05 floor, floor + 1.3 us);
 // % is of a stream of 16-byte loads measured at the start. After "full" a line has the time of
-// every config, the fastest first: kernel, tiles, stages, split, blocks.
+// every config, the fastest first: kernel, tiles, stages, split.
 #include <unistd.h>
 
 #include <algorithm>
@@ -76,7 +75,7 @@ struct Result {
 class Bench {
  public:
   bool quick = false;
-  std::vector<int64_t> tokens = {1, 8, 16, 32, 64};
+  std::vector<int64_t> tokens = {1, 4, 8, 16, 24, 32};
   std::vector<Shape> shapes{std::begin(kShapes), std::end(kShapes)};
   std::vector<StreamConfig> only;
 
@@ -301,8 +300,7 @@ void Bench::print(const GemmProblem& p, const std::vector<Result>& results, cons
     const char* kernel = c.kernel == StreamKernel::kDirect  ? "direct"
                          : c.kernel == StreamKernel::kAsync ? "async"
                                                             : "wide";
-    std::printf(" | %.2f %s %d %d %d %d", result.times.median, kernel, c.tiles, c.stages, c.split,
-                c.blocks);
+    std::printf(" | %.2f %s %d %d %d", result.times.median, kernel, c.tiles, c.stages, c.split);
   }
   std::printf("\n");
   std::fflush(stdout);

@@ -11,7 +11,7 @@
 
 namespace flexq_kernels::gpu {
 
-constexpr int kMaxTokens = 64;
+constexpr int kMaxTokens = 32;
 constexpr int kCheckedRows = 96;
 
 // ---- data ----
@@ -115,7 +115,7 @@ static __global__ void plain_product(Reference* out, const uint8_t* packed, cons
   out[blockIdx.x * kMaxTokens + token] = {value, (groups + 8) * 0x1p-23 * magnitude};
 }
 
-// wrong: index (row of the checked * 64 + token) of the least wrong element, or -1.
+// wrong: index (row of the checked * kMaxTokens + token) of the least wrong element, or -1.
 static __global__ void compare(unsigned* wrong, const float* y, const Reference* want, int64_t n) {
   const int token = static_cast<int>(threadIdx.x);
   const int64_t row = checked_row(static_cast<int>(blockIdx.x), n);

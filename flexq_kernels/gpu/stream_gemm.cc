@@ -1,6 +1,8 @@
 // The stream family: what it takes, its configs, and the way to its kernels.
 #include "flexq_kernels/gpu/stream_gemm.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 
 #include "flexq_kernels/check.h"
@@ -18,37 +20,23 @@ struct Candidate {
 
 constexpr StreamKernel kDirect = StreamKernel::kDirect, kAsync = StreamKernel::kAsync,
                        kWide = StreamKernel::kWide;
-// Of what fills the GPU's blocks equally well the first is the guess.
 constexpr Candidate kCandidates[] = {
-    {8, 4, {kDirect, 1, 2, 1, 0}},  {8, 3, {kDirect, 1, 3, 1, 0}}, {8, 5, {kDirect, 1, 1, 1, 0}},
-    {8, 4, {kAsync, 1, 3, 1, 0}},   {8, 2, {kAsync, 2, 3, 1, 0}},  {16, 2, {kDirect, 1, 2, 1, 0}},
-    {16, 3, {kDirect, 1, 1, 1, 0}}, {16, 2, {kAsync, 2, 3, 1, 0}}, {32, 2, {kWide, 8, 4, 1, 2}},
-    {32, 2, {kWide, 8, 4, 2, 2}},   {32, 2, {kWide, 8, 4, 4, 2}},  {32, 2, {kWide, 8, 4, 1, 1}},
-    {32, 2, {kWide, 8, 4, 2, 1}},   {32, 2, {kWide, 8, 4, 4, 1}},  {32, 1, {kWide, 16, 5, 1, 1}},
-    {32, 1, {kWide, 16, 5, 2, 1}},  {32, 1, {kWide, 16, 5, 4, 1}}, {32, 2, {kAsync, 1, 3, 1, 0}},
-    {32, 2, {kAsync, 2, 3, 1, 0}},  {64, 1, {kWide, 16, 3, 1, 1}}, {64, 1, {kWide, 16, 3, 2, 1}},
-    {64, 1, {kWide, 16, 3, 4, 1}},  {64, 2, {kWide, 4, 4, 1, 1}},  {64, 2, {kWide, 4, 4, 1, 2}},
-    {64, 2, {kWide, 4, 4, 2, 2}},   {64, 2, {kWide, 4, 4, 4, 2}},  {64, 2, {kWide, 4, 4, 4, 1}},
+    {8, 4, {kAsync, 1, 3, 1}},  {8, 3, {kDirect, 1, 3, 1}},  {8, 5, {kDirect, 1, 1, 1}},
+    {8, 4, {kDirect, 1, 2, 1}}, {16, 2, {kDirect, 1, 2, 1}}, {16, 3, {kDirect, 1, 1, 1}},
+    {16, 2, {kAsync, 2, 3, 1}}, {32, 2, {kWide, 8, 4, 1}},   {32, 2, {kWide, 8, 4, 2}},
+    {32, 2, {kAsync, 2, 3, 1}}, {32, 2, {kAsync, 1, 3, 1}},  {32, 2, {kDirect, 1, 2, 1}},
 };
 
-// Blocks by blocks that find room in the rounds that they take: 17 where 16 run at once are little.
-double fill_of(const Candidate& candidate, const GemmProblem& problem, const Device& device) {
-  const int64_t tiles = row_tiles(problem.n), each = candidate.config.tiles;
-  if (candidate.config.kernel == kWide) return 0;
-  const int64_t blocks = (tiles + each - 1) / each;
-  const int64_t room = int64_t{candidate.resident} * device.multiprocessors;
-  return static_cast<double>(blocks) / static_cast<double>((blocks + room - 1) / room * room);
-}
-
-bool fits_wide(const Candidate& candidate, const GemmProblem& problem, const Device& device) {
+// How good a guess is: blocks by blocks that the rounds which they take have room for. 17 are a bad
+// fit where 16 run at once. Blocks of kWide are as many as fit, and better than others where each
+// has four row tiles or more to share tokens.
+double fit_of(const Candidate& candidate, const GemmProblem& problem, const Device& device) {
   const StreamConfig& config = candidate.config;
-  if (config.split > 1 && device.capability() < 90) return false;
-  const size_t bytes = stream_wide_shared_bytes(
-      candidate.max_tokens, static_cast<int>(row_tiles(problem.n)), config, device);
-  constexpr size_t kReserved = 1024;  // per block, by the system
-  return bytes <= device.shared_per_block &&
-         static_cast<size_t>(config.blocks) * (bytes + kReserved) <=
-             device.shared_per_multiprocessor;
+  const auto tiles = static_cast<double>(row_tiles(problem.n));
+  const double room = candidate.resident * std::max(device.multiprocessors, 1);
+  if (config.kernel == kWide) return tiles * config.split >= 4 * room ? 2 : 0;
+  const double rounds = std::ceil(tiles / config.tiles) / room;
+  return rounds / std::ceil(rounds);
 }
 
 const char* name_of(StreamKernel kernel) {
@@ -105,26 +93,23 @@ bool check_problem(const GemmProblem& problem) {
 }  // namespace
 
 bool operator==(const StreamConfig& a, const StreamConfig& b) {
-  return a.kernel == b.kernel && a.tiles == b.tiles && a.stages == b.stages && a.split == b.split &&
-         a.blocks == b.blocks;
+  return a.kernel == b.kernel && a.tiles == b.tiles && a.stages == b.stages && a.split == b.split;
 }
 
 std::ostream& operator<<(std::ostream& out, const StreamConfig& config) {
   return out << "kernel=" << name_of(config.kernel) << " tiles=" << config.tiles
-             << " stages=" << config.stages << " split=" << config.split
-             << " blocks=" << config.blocks;
+             << " stages=" << config.stages << " split=" << config.split;
 }
 
 std::optional<StreamConfig> parse_stream_config(const std::string& text) {
   StreamConfig config;
   char kernel[8] = "";
-  const int fields =
-      std::sscanf(text.c_str(), "kernel=%7[a-z] tiles=%d stages=%d split=%d blocks=%d", kernel,
-                  &config.tiles, &config.stages, &config.split, &config.blocks);
+  const int fields = std::sscanf(text.c_str(), "kernel=%7[a-z] tiles=%d stages=%d split=%d", kernel,
+                                 &config.tiles, &config.stages, &config.split);
   config.kernel = std::string(kernel) == "async"  ? kAsync
                   : std::string(kernel) == "wide" ? kWide
                                                   : kDirect;
-  if (fields != 5 || detail::join(config) != text) return std::nullopt;
+  if (fields != 4 || detail::join(config) != text) return std::nullopt;
   return config;
 }
 
@@ -145,15 +130,15 @@ std::string stream_why_not(const GemmProblem& problem, const Device& device) {
 std::vector<StreamConfig> stream_configs(const GemmProblem& problem, const Device& device) {
   std::vector<StreamConfig> configs;
   if (!stream_why_not(problem, device).empty()) return configs;
-  const int64_t tokens = problem.m <= 8 ? 8 : problem.m <= 16 ? 16 : problem.m <= 32 ? 32 : 64;
+  const int64_t tokens = problem.m <= 8 ? 8 : problem.m <= 16 ? 16 : 32;
   double best = -1;
   for (const Candidate& candidate : kCandidates) {
     if (candidate.max_tokens != tokens) continue;
-    if (candidate.config.kernel == kWide && !fits_wide(candidate, problem, device)) continue;
+    if (candidate.config.kernel == kWide && !wide_fits(candidate.config, device)) continue;
     configs.push_back(candidate.config);
-    const double fill = fill_of(candidate, problem, device);
-    if (fill <= best) continue;
-    best = fill;
+    const double fit = fit_of(candidate, problem, device);
+    if (fit <= best) continue;  // of equally good ones the first is the guess
+    best = fit;
     std::swap(configs.front(), configs.back());
   }
   return configs;

@@ -50,31 +50,34 @@ FLEXQ_HOST_DEVICE constexpr StreamRange stream_chain(int groups, int chain) {
   return EvenSplit(groups, kStreamChains).part(chain);
 }
 
-// Clusters of a kWide config that have the row tiles in even shares: as many as a GPU runs at once,
-// or that many times more where a share would be more than a block's.
-inline int stream_wide_clusters(int row_tiles, const StreamConfig& config, const Device& device) {
-  // With clusters of four not every multiprocessor finds three others.
-  const int used = config.split < 4 ? device.multiprocessors : device.multiprocessors / 16 * 16;
-  const int at_once = used * config.blocks / config.split;
-  const int rounds = (row_tiles + at_once * config.tiles - 1) / (at_once * config.tiles);
-  return at_once * rounds < row_tiles ? at_once * rounds : row_tiles;
+// ---- kWide ----
+
+constexpr int kWideTokens = 32;
+constexpr int kWideTiles = 8;                               // row tiles of a block, at most
+constexpr int kWideStages = 4;                              // of its ring
+constexpr int kWideBlocks = 2;                              // of a multiprocessor
+constexpr int kWideTileBytes = kTileBytes + 2 * kTileRows;  // codes and scales of a group
+
+// A group of so many row tiles and of the tokens, with their scales.
+FLEXQ_HOST_DEVICE constexpr int wide_stage_bytes(int row_tiles) {
+  return row_tiles * kWideTileBytes + kWideTokens * (kGroupSize + 4);
+}
+// The sums of both halves of k, and the ring.
+FLEXQ_HOST_DEVICE constexpr int wide_shared_bytes(int row_tiles) {
+  return 2 * 4 * kWideTiles * kTileRows * kWideTokens + kWideStages * wide_stage_bytes(row_tiles);
 }
 
-// Shared memory of a block of a kWide config: two places for the sums of all its tokens and row
-// tiles, and a ring of stages, each a group of so many row tiles and of the tokens, with their
-// scales.
-FLEXQ_HOST_DEVICE constexpr int stream_wide_place_bytes(int tokens, int tiles) {
-  return tiles * kTileRows * tokens * static_cast<int>(sizeof(float));
+inline bool wide_fits(const StreamConfig& config, const Device& device) {
+  return (config.split == 1 || (config.split == 2 && device.capability() >= 90)) &&
+         static_cast<size_t>(wide_shared_bytes(kWideTiles)) <= device.shared_per_block;
 }
-FLEXQ_HOST_DEVICE constexpr int stream_wide_stage_bytes(int tokens, int row_tiles) {
-  return row_tiles * (kTileBytes + kTileRows * 2) + tokens * (kGroupSize + 4);
-}
-inline size_t stream_wide_shared_bytes(int tokens, int row_tiles, const StreamConfig& config,
-                                       const Device& device) {
-  const int clusters = stream_wide_clusters(row_tiles, config, device);
-  return static_cast<size_t>(2 * stream_wide_place_bytes(tokens, config.tiles)) +
-         static_cast<size_t>(config.stages) * static_cast<size_t>(stream_wide_stage_bytes(
-                                                  tokens, (row_tiles + clusters - 1) / clusters));
+
+// Clusters of `split` blocks that have the row tiles in even shares: as many as a GPU runs at once,
+// or that many times more where a share would be more than a block's.
+inline int wide_clusters(int row_tiles, const StreamConfig& config, const Device& device) {
+  const int at_once = device.multiprocessors * kWideBlocks / config.split;
+  const int rounds = (row_tiles + at_once * kWideTiles - 1) / (at_once * kWideTiles);
+  return at_once * rounds < row_tiles ? at_once * rounds : row_tiles;
 }
 
 // The instance that a config names for so many tokens. False: there is none.

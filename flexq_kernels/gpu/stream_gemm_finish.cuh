@@ -162,13 +162,13 @@ class StreamFinish {
 template <int kTokenTiles>
 __device__ __forceinline__ void store_group_sums(const StreamArgs& args,
                                                  const int32_t (&sum)[kTokenTiles][4], int tile,
-                                                 int first_token, int group, int lane) {
+                                                 int group, int lane) {
 #pragma unroll
   for (int c = 0; c < kTokenTiles; ++c) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int row = tile * kTileRows + lane / 4 + 8 * (i / 2);
-      const int token = first_token + 8 * c + lane % 4 * 2 + i % 2;
+      const int token = 8 * c + lane % 4 * 2 + i % 2;
       if (row >= args.n || token >= args.m) continue;
       args.sums[(int64_t{token} * args.n + row) * args.groups + group] = group_sum(sum[c][i]);
     }

@@ -84,7 +84,7 @@ class NarrowWarp {
       multiply_tile(sum, w, x);
       if constexpr (kSums) {
         if (first_tile_ + r < args_.row_tiles) {
-          store_group_sums(args_, sum, first_tile_ + r, 0, group, lane_);
+          store_group_sums(args_, sum, first_tile_ + r, group, lane_);
         }
       } else {
         add_scaled(y[r], sum, scales, x);
@@ -124,7 +124,7 @@ template <StreamKernel kKernel, int kTokenTiles, int kTiles, int kStages, int kR
 bool launch_if(const StreamArgs& args, const StreamConfig& config, const Launch& launch) {
   using Finish = StreamFinish<kTokenTiles, kTiles>;
   if (config.kernel != kKernel || config.tiles != kTiles || config.stages != kStages) return false;
-  if (config.split != 1 || config.blocks != 0 || args.m > Finish::kTokens) return false;
+  if (config.split != 1 || args.m > Finish::kTokens) return false;
   constexpr size_t kShared =
       Finish::kPartialBytes +
       size_t{kStreamChains} * NarrowStages<kKernel, kTiles, kStages>::kWarpBytes;
@@ -153,10 +153,10 @@ bool launch_stream_narrow(const StreamArgs& args, const StreamConfig& config,
          launch_if<kDirect, 1, 1, 2, 4>(args, config, launch) ||
          launch_if<kDirect, 1, 1, 3, 3>(args, config, launch) ||
          launch_if<kAsync, 1, 1, 3, 4>(args, config, launch) ||
-         launch_if<kAsync, 1, 2, 3, 2>(args, config, launch) ||
          launch_if<kDirect, 2, 1, 1, 3>(args, config, launch) ||
          launch_if<kDirect, 2, 1, 2, 2>(args, config, launch) ||
          launch_if<kAsync, 2, 2, 3, 2>(args, config, launch) ||
+         launch_if<kDirect, 4, 1, 2, 2>(args, config, launch) ||
          launch_if<kAsync, 4, 1, 3, 2>(args, config, launch) ||
          launch_if<kAsync, 4, 2, 3, 2>(args, config, launch);
 }

@@ -130,7 +130,7 @@ TEST(chains_have_every_group_once) {
 
 TEST(all_sizes_and_configs_match_the_cpu) {
   if (no_gpu()) return;
-  const int64_t most_n = g_small ? 33 : 576, most_m = 64;
+  const int64_t most_n = g_small ? 33 : 576, most_m = kStreamMaxTokens;
   Poisoned memory(static_cast<size_t>(most_m * most_n) * 32 * 4);
   int runs = 0;
   for (const int64_t k : sizes({64, 128, 192, 576, 1000, 4096}, {192, 1300})) {
@@ -139,8 +139,8 @@ TEST(all_sizes_and_configs_match_the_cpu) {
     const Expected want(x, w);
     for (const int64_t n : sizes({1, 15, 16, 17, 100, 576}, {17, 33})) {
       const GpuWeight w_gpu(w, n);
-      std::vector<float> bits;  // of the 64 tokens
-      for (const int64_t m : sizes({64, 33, 17, 16, 15, 9, 8, 7, 3, 2, 1}, {64, 17, 9, 3})) {
+      std::vector<float> bits;  // of the first batch
+      for (const int64_t m : sizes({32, 31, 17, 16, 15, 9, 8, 7, 3, 2, 1}, {32, 17, 9, 3})) {
         const GpuActivations x_gpu(x, m);
         const GemmProblem problem{m, n, k, 8};
         for (const StreamConfig& config : configs_of(problem)) {
@@ -160,14 +160,14 @@ TEST(all_sizes_and_configs_match_the_cpu) {
 // More row tiles than blocks fit at once, long chains.
 TEST(many_row_tiles) {
   if (no_gpu() || g_small) return;
-  for (const int64_t n : {2112 + 1, 13 * 2112 + 5}) {
+  for (const int64_t n : {2112 + 1, 17 * 2112 + 5}) {
     const int64_t k = n < 10000 ? 1152 : 384;
     const HostWeight w(n, k, Values::kRandom, 3);
     const GpuWeight w_gpu(w, n);
-    const HostActivations x(64, k, Values::kRandom, 4);
+    const HostActivations x(kStreamMaxTokens, k, Values::kRandom, 4);
     const Expected want(x, w);
-    Poisoned memory(static_cast<size_t>(64 * n * group_count(k)) * 4);
-    for (const int64_t m : {64, 32, 16, 8}) {
+    Poisoned memory(static_cast<size_t>(kStreamMaxTokens * n * group_count(k)) * 4);
+    for (const int64_t m : {32, 16, 8}) {
       const GpuActivations x_gpu(x, m);
       const GemmProblem problem{m, n, k, 8};
       for (const StreamConfig& config : stream_configs(problem, current_device())) {
@@ -184,14 +184,14 @@ TEST(extreme_values) {
   const int64_t n = 40, k = 1100, groups = group_count(k);
   const HostWeight w(n, k, Values::kExtreme, 5);
   const GpuWeight w_gpu(w, n);
-  HostActivations x(64, k, Values::kExtreme, 6);
+  HostActivations x(kStreamMaxTokens, k, Values::kExtreme, 6);
   for (int64_t g = 0; g < groups; ++g) {  // token 1: zero groups, as the quantiser writes them
     x.scales[static_cast<size_t>(groups + g)] = 0.0f;
     std::fill_n(x.codes.begin() + static_cast<long>((groups + g) * 128), 128, int8_t{0});
   }
   const Expected want(x, w);
-  Poisoned memory(static_cast<size_t>(64 * n * groups) * 4);
-  for (const int64_t m : {8, 16, 32, 64}) {
+  Poisoned memory(static_cast<size_t>(kStreamMaxTokens * n * groups) * 4);
+  for (const int64_t m : {8, 16, 32}) {
     const GemmProblem problem{m, n, k, 8};
     const GpuActivations x_gpu(x, m);
     HostActivations with_nan = x;
@@ -264,9 +264,9 @@ TEST(types_bias_and_residual) {
   const int64_t n = 100, k = 576;
   const HostWeight w(n, k, Values::kRandom, 7);
   const GpuWeight w_gpu(w, n);
-  const HostActivations x(64, k, Values::kRandom, 8);
-  Poisoned memory(64 * n * 4);
-  for (const int64_t m : {5, 13, 31, 61}) {
+  const HostActivations x(kStreamMaxTokens, k, Values::kRandom, 8);
+  Poisoned memory(kStreamMaxTokens * n * 4);
+  for (const int64_t m : {5, 13, 31}) {
     const GemmProblem problem{m, n, k, 6};
     const GpuActivations x_gpu(x, m);
     for (const StreamConfig& config : stream_configs(problem, current_device())) {
@@ -325,9 +325,10 @@ TEST(programmatic_chain_equals_plain_launches) {
   const int64_t n = g_small ? 48 : 2112 + 16, k = g_small ? 1100 : 1536;
   std::vector<HostActivations> inputs;
   std::vector<HostWeight> weights;
-  for (uint32_t i = 0; i < Chain::kInputs; ++i) inputs.emplace_back(64, k, Values::kRandom, 20 + i);
+  for (uint32_t i = 0; i < Chain::kInputs; ++i)
+    inputs.emplace_back(kStreamMaxTokens, k, Values::kRandom, 20 + i);
   for (uint32_t i = 0; i < 2; ++i) weights.emplace_back(n, k, Values::kRandom, 30 + i);
-  for (const int64_t m : sizes({1, 8, 13, 32, 64}, {8, 64})) {
+  for (const int64_t m : sizes({1, 8, 13, 32}, {8, 32})) {
     Chain chain({m, n, k, 8}, inputs, weights);
     for (const StreamConfig& config : stream_configs(chain.problem, current_device())) {
       chain.outputs.poison();
@@ -362,9 +363,9 @@ TEST(repeated_runs_have_the_same_bits) {
   const int64_t n = 576, k = 2048;
   const HostWeight w(n, k, Values::kRandom, 9);
   const GpuWeight w_gpu(w, n);
-  const HostActivations x(64, k, Values::kRandom, 10);
-  Poisoned memory(64 * n * 4);
-  for (const int64_t m : {8, 64}) {
+  const HostActivations x(kStreamMaxTokens, k, Values::kRandom, 10);
+  Poisoned memory(kStreamMaxTokens * n * 4);
+  for (const int64_t m : {8, 32}) {
     const GemmProblem problem{m, n, k, 8};
     const GpuActivations x_gpu(x, m);
     for (const StreamConfig& config : stream_configs(problem, current_device())) {
@@ -379,7 +380,7 @@ TEST(repeated_runs_have_the_same_bits) {
 
 TEST(configs_as_text) {
   const Device device{9, 0, 132, 227 << 10, 228 << 10, 50 << 20};
-  for (const int64_t m : {1, 9, 17, 64}) {
+  for (const int64_t m : {1, 9, 17, 32}) {
     std::set<std::string> seen;
     for (const StreamConfig& config : stream_configs({m, 16, 128, 6}, device)) {
       std::ostringstream out;
@@ -390,16 +391,16 @@ TEST(configs_as_text) {
     }
     EXPECT(!seen.empty());
   }
-  for (const char* wrong : {"", "kernel=direct", "kernel=direct tiles=1 stages=2 split=1 blocks=0 ",
-                            "kernel=indirect tiles=1 stages=2 split=1 blocks=0",
-                            "kernel=direct tiles=01 stages=2 split=1 blocks=0"}) {
+  for (const char* wrong :
+       {"", "kernel=direct", "kernel=direct tiles=1 stages=2 split=1 ",
+        "kernel=indirect tiles=1 stages=2 split=1", "kernel=direct tiles=01 stages=2 split=1"}) {
     EXPECT(!parse_stream_config(wrong));
   }
 }
 
 TEST(configs_for_a_gpu_with_little_shared_memory) {
   const Device device{8, 6, 84, 99 << 10, 100 << 10, 6 << 20};
-  for (const int64_t m : {1, 9, 17, 33, 64}) {
+  for (const int64_t m : {1, 9, 17, 32}) {
     for (const int64_t n : {16, 4096, 57344}) {
       const std::vector<StreamConfig> configs = stream_configs({m, n, 4096, 6}, device);
       EXPECT(!configs.empty());
@@ -411,10 +412,10 @@ TEST(configs_for_a_gpu_with_little_shared_memory) {
 TEST(what_is_not_taken) {
   Device device;
   device.major = 8;
-  EXPECT_EQ(stream_why_not({64, 7, 100, 6}, device), "");
-  EXPECT(stream_why_not({65, 7, 100, 6}, device).find("up to 64 tokens") != std::string::npos);
+  EXPECT_EQ(stream_why_not({32, 7, 100, 6}, device), "");
+  EXPECT(stream_why_not({33, 7, 100, 6}, device).find("up to 32 tokens") != std::string::npos);
   EXPECT(stream_why_not({1, 7, 100, 16}, device).find("6- and 8-bit") != std::string::npos);
-  EXPECT(stream_configs({65, 7, 100, 6}, device).empty());
+  EXPECT(stream_configs({33, 7, 100, 6}, device).empty());
   device.major = 7;
   EXPECT(stream_why_not({1, 7, 100, 6}, device).find("8.0, not 7.0") != std::string::npos);
   if (no_gpu()) return;
@@ -436,7 +437,7 @@ TEST(what_is_not_taken) {
   a = x_gpu.get();
   a.scale_stride = 3;
   EXPECT_THROW(launch(a, problem, config), std::invalid_argument, "stride 3");
-  EXPECT_THROW(launch(x_gpu.get(), {65, 16, 128, 6}, config), std::invalid_argument, "m=65");
+  EXPECT_THROW(launch(x_gpu.get(), {33, 16, 128, 6}, config), std::invalid_argument, "m=33");
   StreamConfig other = config;
   other.tiles = 5;
   EXPECT_THROW(launch(x_gpu.get(), problem, other), std::invalid_argument, "tiles=5");

@@ -1,4 +1,4 @@
-// W6Ax GEMM for a decode step: 1 to 64 tokens, the weight read once. Time is that of its bytes.
+// W6Ax GEMM for a decode step: 1 to 32 tokens, the weight read once. Time is that of its bytes.
 //
 // Activations in CodeOrder::kFragment. A row of the output is summed in an order that k alone
 // decides, whatever m, the device and the config: k is cut into eight chains of neighbouring
@@ -17,12 +17,12 @@
 
 namespace flexq_kernels::gpu {
 
-constexpr int64_t kStreamMaxTokens = 64;
+constexpr int64_t kStreamMaxTokens = 32;
 
 enum class StreamKernel : uint8_t {
   kDirect,  // small blocks, weights go from memory to registers
   kAsync,   // the same through a ring of every warp in shared memory
-  kWide,    // large blocks, whose warps share weights and tokens in shared memory
+  kWide,    // large blocks, whose warps share the tokens in shared memory
 };
 
 struct StreamConfig {
@@ -30,13 +30,12 @@ struct StreamConfig {
   int tiles = 0;   // of 16 rows that a block has; kWide: at most
   int stages = 0;  // of its ring, or in registers
   int split = 1;   // kWide: blocks of a cluster that share row tiles, a part of k each
-  int blocks = 0;  // kWide: per multiprocessor
 };
 
 bool operator==(const StreamConfig& a, const StreamConfig& b);
 std::ostream& operator<<(std::ostream& out, const StreamConfig& config);
 
-// What << prints: "kernel=direct tiles=1 stages=2 split=1 blocks=0"; none if it is anything else.
+// What << prints: "kernel=direct tiles=1 stages=2 split=1"; none if it is anything else.
 std::optional<StreamConfig> parse_stream_config(const std::string& text);
 
 // Why the family does not take a problem; empty if it does.
