@@ -12,6 +12,8 @@ namespace flexq_kernels::gpu {
 
 namespace {
 
+constexpr int64_t kMaxK = 1 << 25;  // offsets into x have 32 bits
+
 struct Candidate {
   int max_tokens;
   int resident;  // blocks of a multiprocessor
@@ -119,6 +121,9 @@ std::string stream_why_not(const GemmProblem& problem, const Device& device) {
   }
   if (problem.m > kStreamMaxTokens) {
     return detail::join(problem, ": the stream family takes up to ", kStreamMaxTokens, " tokens");
+  }
+  if (problem.k > kMaxK) {
+    return detail::join(problem, ": the stream family takes k up to ", kMaxK);
   }
   if (device.capability() < 80) {
     return detail::join(problem, ": the stream family needs compute capability 8.0, not ",

@@ -1,7 +1,8 @@
-// The end of a pass of the stream family: chains of groups are added and become elements of the
+// The end of a block of the stream family: chains of groups are added and become elements of the
 // output.
 //
-// Each warp has the sums of one chain. They meet in shared memory, a row tile at a time:
+// Each warp has the sums of one chain (but in kWide's blocks). They meet in shared memory, a row
+// tile at a time:
 //
 //   partial [8 chains][tokens][16 rows + 4]
 //
@@ -80,7 +81,7 @@ __device__ __forceinline__ void close_element(const StreamArgs& args, const Stre
   }
 }
 
-// ---- the sums of a pass ----
+// ---- the sums of eight warps ----
 
 template <int kTokenTiles, int kTiles>
 class StreamFinish {

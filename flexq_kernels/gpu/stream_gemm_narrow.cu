@@ -9,8 +9,8 @@
 // blocks of the multiprocessor find them.
 //
 // Before a block waits for the kernel in front it has asked for its first stages: weights never
-// change. So with programmatic launches blocks of the
-// next GEMM keep the memory busy while the last ones of this one end.
+// change. So with programmatic launches blocks of the next GEMM keep the memory busy while the last
+// ones of this one end.
 #include "flexq_kernels/gpu/dependent_launch.cuh"
 #include "flexq_kernels/gpu/stream_gemm_finish.cuh"
 #include "flexq_kernels/gpu/stream_gemm_stages.cuh"

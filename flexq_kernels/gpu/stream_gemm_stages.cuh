@@ -1,16 +1,13 @@
-// Where a warp of the stream family has weights that are on their way: in registers, or in a ring
-// of its own in shared memory.
+// Where a warp of the stream family has weights that are on their way. A stage is a group of k of
+// the block's row tiles, as a warp multiplies it; a row tile's codes, and its scales, are those of
+// one group after the other.
 //
-// A stage is a group of k of the block's row tiles, as a warp multiplies it. Stages follow each
-// other in memory: codes and scales of a row tile are those of one group after the other.
+// RegisterStages: three 16-byte loads per lane and tile, in the order of their use. A stage's
+// registers are loaded anew as soon as it has been multiplied.
 //
-//   RegisterStages   three 16-byte loads per lane and tile, as they are multiplied; stage i is
-//   loaded
-//                    into its registers anew as soon as it has been multiplied
-//   SharedStages     three 16-byte cp.async per lane and tile, two for the scales; registers only
-//   for
-//                    the tile that is multiplied, so more blocks of a multiprocessor, or more
-//                    stages
+// SharedStages: three 16-byte cp.async per lane and tile, and two for the scales, into a ring of
+// the warp's own. Registers are for the tile that is multiplied alone; the room for the ring is
+// L1's.
 #pragma once
 
 #include "flexq_kernels/gpu/stream_gemm_args.h"

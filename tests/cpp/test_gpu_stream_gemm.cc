@@ -398,6 +398,22 @@ TEST(configs_as_text) {
   }
 }
 
+TEST(guesses) {
+  const Device device{9, 0, 132, 227 << 10, 228 << 10, 50 << 20};
+  const auto guess = [&](int64_t m, int64_t n) {
+    return stream_configs({m, n, 8192, 6}, device)[0];
+  };
+  const auto is = [](const StreamConfig& config, StreamKernel kernel, int stages, int split) {
+    return config.kernel == kernel && config.stages == stages && config.split == split;
+  };
+  EXPECT(is(guess(1, 12288), StreamKernel::kDirect, 3, 1));  // 768 blocks, 396 at once
+  EXPECT(is(guess(8, 19968), StreamKernel::kDirect, 1, 1));  // 1248 blocks, 660 at once
+  EXPECT(is(guess(8, 8192), StreamKernel::kAsync, 3, 1));    // 512 blocks, 528 at once
+  EXPECT(is(guess(32, 4096), StreamKernel::kAsync, 3, 1));
+  EXPECT(is(guess(32, 12288), StreamKernel::kWide, 4, 2));
+  EXPECT(is(guess(32, 28672), StreamKernel::kWide, 4, 1));
+}
+
 TEST(configs_for_a_gpu_with_little_shared_memory) {
   const Device device{8, 6, 84, 99 << 10, 100 << 10, 6 << 20};
   for (const int64_t m : {1, 9, 17, 32}) {
@@ -416,6 +432,7 @@ TEST(what_is_not_taken) {
   EXPECT(stream_why_not({33, 7, 100, 6}, device).find("up to 32 tokens") != std::string::npos);
   EXPECT(stream_why_not({1, 7, 100, 16}, device).find("6- and 8-bit") != std::string::npos);
   EXPECT(stream_configs({33, 7, 100, 6}, device).empty());
+  EXPECT(stream_why_not({1, 7, (1 << 25) + 1, 6}, device).find("k up to") != std::string::npos);
   device.major = 7;
   EXPECT(stream_why_not({1, 7, 100, 6}, device).find("8.0, not 7.0") != std::string::npos);
   if (no_gpu()) return;
