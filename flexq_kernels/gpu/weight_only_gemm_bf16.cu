@@ -1,0 +1,11 @@
+// The weight-only family with tokens of bf16.
+#include "flexq_kernels/gpu/weight_only_gemm_kernel.cuh"
+
+namespace flexq_kernels::gpu {
+
+bool launch_weight_only_bf16(const WeightOnlyArgs& args, const WeightOnlyConfig& config,
+                             const Launch& launch) {
+  return launch_weight_only<__nv_bfloat16>(args, config, launch);
+}
+
+}  // namespace flexq_kernels::gpu
