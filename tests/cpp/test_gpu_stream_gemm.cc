@@ -379,7 +379,7 @@ TEST(repeated_runs_have_the_same_bits) {
 }
 
 TEST(configs_as_text) {
-  const Device device{9, 0, 132, 227 << 10, 228 << 10, 50 << 20};
+  const Device device{9, 0, 132, 227 << 10, 228 << 10, 50 << 20, {}};
   for (const int64_t m : {1, 9, 17, 32}) {
     std::set<std::string> seen;
     for (const StreamConfig& config : stream_configs({m, 16, 128, 6}, device)) {
@@ -399,7 +399,7 @@ TEST(configs_as_text) {
 }
 
 TEST(guesses) {
-  const Device device{9, 0, 132, 227 << 10, 228 << 10, 50 << 20};
+  const Device device{9, 0, 132, 227 << 10, 228 << 10, 50 << 20, {}};
   const auto guess = [&](int64_t m, int64_t n) {
     return stream_configs({m, n, 8192, 6}, device)[0];
   };
@@ -415,7 +415,7 @@ TEST(guesses) {
 }
 
 TEST(configs_for_a_gpu_with_little_shared_memory) {
-  const Device device{8, 6, 84, 99 << 10, 100 << 10, 6 << 20};
+  const Device device{8, 6, 84, 99 << 10, 100 << 10, 6 << 20, {}};
   for (const int64_t m : {1, 9, 17, 32}) {
     for (const int64_t n : {16, 4096, 57344}) {
       const std::vector<StreamConfig> configs = stream_configs({m, n, 4096, 6}, device);
