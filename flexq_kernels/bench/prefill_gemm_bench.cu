@@ -10,6 +10,9 @@
 // second, in turns with cuBLASLt (0.6 s); the line below has the moment of every tile's best
 // config. --all: those of all configs. --quick: a fifth of the seconds. The GEMM alone is timed:
 // activations are quantised, y is fp16.
+#include <signal.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -39,6 +42,15 @@ struct Options {
   double seconds = 1;
 };
 
+// ---- A kernel that hangs ----
+
+std::string g_last_checked;  // config, whose check or timing is under way, or one behind it
+
+void out_of_time(int) {
+  const std::string& name = g_last_checked;
+  _exit(write(2, name.data(), name.size()) > 0 && write(2, " hangs\n", 7) > 0 ? 3 : 4);
+}
+
 // ---- The bench ----
 
 struct Row {
@@ -65,6 +77,9 @@ class Bench {
         token_scales_(size_t{8192} * 4 * 224, Fill::kScaleFloat),
         y_(size_t{8192} * 28672 * 2, Fill::kBits) {
     check_cuda(cudaMalloc(&wrong_, 4), "memory");
+    cut_tiles_ =
+        std::make_unique<Pool>(gpu::wgmma_workspace_bytes(gpu::current_device()), Fill::kBits);
+    check_cuda(cudaMemset(cut_tiles_->at<void>(), 0, cut_tiles_->bytes()), "workspace");
     try {
       cublas_ = std::make_unique<flexq_ft::cublaslt::Context>();
       half_weights_ = std::make_unique<Pool>(size_t{1000} << 20, Fill::kNormalHalf);
@@ -130,8 +145,13 @@ class Bench {
                        gemm(y, x, w, problem, config, how);
                      }});
     };
+    const auto wgmma = [workspace = cut_tiles_.get()](
+                           const auto& y, const auto& x, const auto& w, const GemmProblem& problem,
+                           const gpu::WgmmaConfig& config, const gpu::Launch& how) {
+      gpu::wgmma_gemm(y, x, w, problem, config, workspace->at<void>(), how);
+    };
     for (const auto& config : gpu::wgmma_configs(problem, gpu::current_device())) {
-      add("wgmma", config, &gpu::wgmma_gemm);
+      add("wgmma", config, wgmma);
     }
     for (const auto& config : gpu::mma_configs(problem, gpu::current_device())) {
       add("mma", config, &gpu::mma_gemm);
@@ -149,6 +169,9 @@ class Bench {
 
   bool right(const Candidate& candidate, const Shape& shape, const GemmProblem& problem,
              const gpu::Activations& x) {
+    constexpr unsigned kSeconds = 20;  // for a check and all timings behind it
+    g_last_checked = candidate.name;
+    alarm(kSeconds);
     check_cuda(cudaMemsetAsync(y_.at<void>(), 0xff, static_cast<size_t>(problem.m * problem.n) * 2,
                                stream()),
                "poison");
@@ -277,6 +300,7 @@ class Bench {
   Timer timer_;
   Pool codes_, row_scales_, tokens_, token_scales_, y_;
   std::unique_ptr<flexq_ft::cublaslt::Context> cublas_;
+  std::unique_ptr<Pool> cut_tiles_;  // workspace of the wgmma family
   std::unique_ptr<Pool> half_weights_, half_tokens_, workspace_;
   int* wrong_ = nullptr;
   std::vector<Row> rows_;
@@ -321,6 +345,7 @@ Options parse(int argc, char** argv) {
 int main(int argc, char** argv) {
   try {
     const Options options = parse(argc, argv);
+    signal(SIGALRM, out_of_time);
     cudaDeviceProp device;
     check_cuda(cudaGetDeviceProperties(&device, 0), "GPU");
     std::printf("%s, %d multiprocessors\n", device.name, device.multiProcessorCount);

@@ -20,7 +20,8 @@ WgmmaParams make_params(const Activations& x, const Weight& w, const GemmProblem
   FLEXQ_CHECK(x.scale_stride >= problem.m && x.scale_stride % 4 == 0, "wgmma GEMM: scale stride ",
               x.scale_stride, " is no multiple of 4, or less than m: ", problem);
   WgmmaParams params;
-  params.groups = static_cast<int>(group_count(problem.k));
+  params.schedule = wgmma_schedule(problem, config, current_device());
+  params.groups = params.schedule.groups;
   params.y.m = static_cast<int>(problem.m);
   params.y.n = static_cast<int>(problem.n);
   const auto blocks = [](int64_t extent, int64_t size) {
@@ -35,15 +36,16 @@ WgmmaParams make_params(const Activations& x, const Weight& w, const GemmProblem
 
 template <int kTokens, int kCluster, bool kDump>
 void launch(const WgmmaParams& params, const Launch& how) {
-  const int clusters =
-      std::min(params.tiles.count(), std::max(1, current_device().multiprocessors / kCluster));
-  launch_kernel(&sm90_w6ax_wgmma_gemm<kTokens, kCluster, kDump>, dim3(clusters * kCluster),
-                dim3(kWgmmaThreads), WgmmaShared<kTokens>::kBytes, how, params);
+  launch_kernel(&sm90_w6ax_wgmma_gemm<kTokens, kCluster, kDump>,
+                dim3(params.schedule.clusters * kCluster), dim3(kWgmmaThreads),
+                WgmmaShared<kTokens>::kBytes, how, params);
 }
 
 template <bool kDump>
 void launch(const WgmmaParams& params, const WgmmaConfig& config, const Launch& how) {
-  const auto is = [&](int tokens, int cluster) { return config == WgmmaConfig{tokens, cluster}; };
+  const auto is = [&](int tokens, int cluster) {
+    return config.tokens == tokens && config.cluster == cluster;
+  };
   if (is(192, 2)) return launch<192, 2, kDump>(params, how);
   if (is(192, 1)) return launch<192, 1, kDump>(params, how);
   if (is(128, 2)) return launch<128, 2, kDump>(params, how);
@@ -56,8 +58,14 @@ void launch(const WgmmaParams& params, const WgmmaConfig& config, const Launch& 
 }  // namespace
 
 void wgmma_gemm(const Output& y, const Activations& x, const Weight& w, const GemmProblem& problem,
-                const WgmmaConfig& config, const Launch& how) {
+                const WgmmaConfig& config, void* workspace, const Launch& how) {
   WgmmaParams params = make_params(x, w, problem, config);
+  if (params.schedule.split > 0) {
+    FLEXQ_CHECK(workspace != nullptr, "wgmma GEMM: ", config, " needs a workspace: ", problem);
+    const size_t flags = kWgmmaFlagBytes * static_cast<size_t>(current_device().multiprocessors);
+    params.handed_flags = static_cast<int32_t*>(workspace);
+    params.handed = reinterpret_cast<float*>(static_cast<unsigned char*>(workspace) + flags);
+  }
   params.y.values = y.values;
   params.y.bias = y.bias;
   params.y.residual = y.residual;

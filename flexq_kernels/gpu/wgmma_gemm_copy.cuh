@@ -46,68 +46,108 @@ struct RingPlace {
   }
 };
 
-// The steps that a block takes: all groups of all of its tiles.
+// Counts the groups of all tiles that a block takes part in, one after the other.
+template <int kTokens, int kCluster>
 struct WgmmaStep {
-  int tile, group;
-  int rows, tokens;  // where the tile begins
+  struct Place {
+    int rows, tokens;  // where the part's tile begins
+    int first, last;   // groups
+  };
 
-  template <int kTokens, int kCluster>
-  __device__ __forceinline__ void begin(const WgmmaParams& p, int rank) {
-    const auto at = p.tiles.at(tile);
-    rows = (at.row_block * kCluster + rank) * kWgmmaRows;
-    tokens = at.token_tile * kTokens;
-    group = 0;
+  int part = 0;  // of the cluster's schedule
+  int left;      // groups, of all parts
+  int todo;      // groups, of this part
+
+  __device__ __forceinline__ explicit WgmmaStep(const WgmmaParams& p) {
+    left = schedule(p).steps();
+    begin(p);
+  }
+
+  static __device__ __forceinline__ WgmmaSchedule::Cluster schedule(const WgmmaParams& p) {
+    int cluster = static_cast<int>(blockIdx.x) / kCluster;
+    asm volatile("" : "+r"(cluster));  // else all is computed at the start, and takes registers
+    return p.schedule.of(cluster);
+  }
+
+  __device__ __forceinline__ Place place(const WgmmaParams& p) const {
+    const WgmmaPart now = schedule(p).part(part);
+    const auto at = p.tiles.at(now.tile);
+    const int rank = kCluster == 1 ? 0 : static_cast<int>(cluster_rank());
+    return {(at.row_block * kCluster + rank) * kWgmmaRows, at.token_tile * kTokens, now.first,
+            now.last};
+  }
+
+  __device__ __forceinline__ void begin(const WgmmaParams& p) {
+    const WgmmaPart now = schedule(p).part(part);
+    todo = now.last - now.first;
+  }
+
+  // True where the part ends.
+  __device__ __forceinline__ bool advance() {
+    --left;
+    return --todo == 0;
   }
 };
 
 template <int kTokens, int kCluster>
 __device__ __forceinline__ void copy_operands(const WgmmaParams& p, uint32_t shared) {
   using Shared = WgmmaShared<kTokens>;
-  const int rank = kCluster == 1 ? 0 : static_cast<int>(cluster_rank());
-  const int clusters = static_cast<int>(gridDim.x) / kCluster, count = p.tiles.count();
+  using Step = WgmmaStep<kTokens, kCluster>;
+  struct Copied {
+    Step step;
+    typename Step::Place place;
+    int group;
 
-  const auto copy_weight = [&](const WgmmaStep& step, uint32_t stage) {
+    __device__ __forceinline__ explicit Copied(const WgmmaParams& p) : step(p) { begin(p); }
+    __device__ __forceinline__ void begin(const WgmmaParams& p) {
+      place = step.place(p);
+      group = place.first;
+    }
+    __device__ __forceinline__ void advance(const WgmmaParams& p) {
+      ++group;
+      if (!step.advance() || step.left == 0) return;
+      ++step.part;
+      step.begin(p);
+      begin(p);
+    }
+  };
+
+  const auto copy_weight = [&](const Copied& of, uint32_t stage) {
     const uint32_t full = shared + Shared::kFullAt + 8 * stage;
     mbarrier_arrive_expecting(full, Shared::kStage);
     copy_tensor(shared + Shared::kWeightAt + stage * Shared::kWeight, p.weight_codes, full, 0,
-                step.group, step.rows / kTileRows);
+                of.group, of.place.rows / kTileRows);
     copy_tensor(shared + Shared::kWeightScalesAt + stage * Shared::kWeightScales, p.weight_scales,
-                full, 0, step.group, step.rows / kTileRows);
+                full, 0, of.group, of.place.rows / kTileRows);
   };
-  const auto copy_tokens = [&](const WgmmaStep& step, uint32_t stage) {
+  const auto copy_tokens = [&](const Copied& of, uint32_t stage) {
     const uint32_t full = shared + Shared::kFullAt + 8 * stage;
-    copy_tensor(shared + Shared::kScalesAt + stage * Shared::kScales, p.scales, full, step.tokens,
-                step.group);
+    copy_tensor(shared + Shared::kScalesAt + stage * Shared::kScales, p.scales, full,
+                of.place.tokens, of.group);
     const uint32_t to = shared + stage * Shared::kCodes;
     if constexpr (kCluster == 1) {
-      copy_tensor(to, p.codes, full, step.group * kGroupSize, step.tokens);
+      copy_tensor(to, p.codes, full, of.group * kGroupSize, of.place.tokens);
     } else {
       constexpr int kPart = kTokens / kCluster;
-      multicast_tensor(to + rank * kPart * kGroupSize, p.codes, full, step.group * kGroupSize,
-                       step.tokens + rank * kPart, (1 << kCluster) - 1);
+      const int rank = static_cast<int>(cluster_rank());
+      multicast_tensor(to + rank * kPart * kGroupSize, p.codes, full, of.group * kGroupSize,
+                       of.place.tokens + rank * kPart, (1 << kCluster) - 1);
     }
   };
-  const auto next = [&](WgmmaStep& step) {
-    if (++step.group < p.groups) return;
-    step.tile += clusters;
-    if (step.tile < count) step.begin<kTokens, kCluster>(p, rank);
-  };
 
-  WgmmaStep step;
-  step.tile = static_cast<int>(blockIdx.x) / kCluster;
-  step.begin<kTokens, kCluster>(p, rank);
-  WgmmaStep ahead = step;  // weights depend on no kernel in front: a ring full of them may come now
-  for (uint32_t i = 0; i < Shared::kStages && ahead.tile < count; ++i, next(ahead)) {
+  Copied at(p);
+  Copied ahead = at;  // weights depend on no kernel in front: a ring full of them may come now
+  for (uint32_t i = 0; i < Shared::kStages && ahead.step.left > 0; ++i, ahead.advance(p)) {
     copy_weight(ahead, i);
   }
   pdl_wait();
   RingPlace<Shared::kStages> place;
-  for (bool fresh = true; step.tile < count; next(step)) {
+  for (bool fresh = true; at.step.left > 0; at.advance(p)) {
     if (!fresh) {
       mbarrier_wait(shared + Shared::kEmptyAt + 8 * place.stage, place.parity ^ 1);
-      copy_weight(step, place.stage);
+      copy_weight(at, place.stage);
     }
-    copy_tokens(step, place.stage);
+    copy_tokens(at, place.stage);
     place.advance();
     fresh = fresh && place.stage != 0;
   }

@@ -86,11 +86,9 @@ struct WgmmaMultiplier {
   const WgmmaParams& p;
   unsigned char* memory;
   uint32_t shared;
-  int row;           // of the block, of the warp's row tile
-  int lane;          // 4g + t: rows g and g + 8 of the row tile; tokens 2t, 2t + 1 of every eight
-  int rows, tokens;  // where the tile begins
-  int group;         // of the tile
-  int left;          // groups of all of the block's tiles, this one included
+  int warp;  // 0 … 7, and its row tile
+  int lane;  // 4g + t: rows g and g + 8 of the row tile; tokens 2t, 2t + 1 of every eight
+  WgmmaStep<kTokens, kCluster> at;
   uint32_t a[2][kStepsPerGroup][4];
   float y[kChunks][32];
 
@@ -102,7 +100,7 @@ struct WgmmaMultiplier {
 
   __device__ __forceinline__ void load(Group& of, uint32_t (&words)[kTileWords / 32]) const {
     const unsigned char* const tile =
-        memory + Shared::kWeightAt + of.at.stage * Shared::kWeight + row / kTileRows * kTileBytes;
+        memory + Shared::kWeightAt + of.at.stage * Shared::kWeight + warp * kTileBytes;
 #pragma unroll
     for (int i = 0; i < 3; ++i) {
       const uint4 four = *reinterpret_cast<const uint4*>(tile + 512 * i + 16 * lane);
@@ -113,8 +111,8 @@ struct WgmmaMultiplier {
     }
     const auto* const scales = reinterpret_cast<const __half*>(memory + Shared::kWeightScalesAt +
                                                                of.at.stage * Shared::kWeightScales);
-    of.quarter[0] = 0.25f * __half2float(scales[row + lane / 4]);
-    of.quarter[1] = 0.25f * __half2float(scales[row + lane / 4 + 8]);
+    of.quarter[0] = 0.25f * __half2float(scales[kTileRows * warp + lane / 4]);
+    of.quarter[1] = 0.25f * __half2float(scales[kTileRows * warp + lane / 4 + 8]);
   }
 
   template <int kParity>
@@ -147,7 +145,7 @@ struct WgmmaMultiplier {
     constexpr bool kLoads = kChunk == (kChunks == 1 ? 0 : kChunks - 2);
     uint32_t words[kTileWords / 32];
     if constexpr (kLoads && kLast) {
-      if (left > 1) wait_full(next.at);
+      if (at.left > 1) wait_full(next.at);
       load(next, words);
       unpack<1 - kParity>(words);
     }
@@ -166,13 +164,14 @@ struct WgmmaMultiplier {
     wgmma_wait<1>();
     if constexpr (kLast) release(now.at);
     if constexpr (kLoads && !kLast) {
-      if (left > 1) wait_full(next.at);
+      if (at.left > 1) wait_full(next.at);
     }
     float sums[32];
     read_sums<kSet>(sums);
     if constexpr (kDump) {
-      dump_chunk(p, sums, rows + row + lane / 4, tokens + kChunk * kWgmmaChunk + lane % 4 * 2,
-                 group);
+      const auto where = at.place(p);
+      dump_chunk(p, sums, where.rows + kTileRows * warp + lane / 4,
+                 where.tokens + kChunk * kWgmmaChunk + lane % 4 * 2, where.last - at.todo);
     } else {
       promote_chunk(y[kChunk], sums, now.quarter, scales);
     }
@@ -198,39 +197,76 @@ struct WgmmaMultiplier {
     next.codes = descriptor(next.at);
     chunks<kParity>(now, next, std::make_integer_sequence<int, kChunks>());
     now = next;
-    ++group;
-    --left;
   }
 
-  __device__ __forceinline__ void begin(int tile, int rank) {
-    const auto where = p.tiles.at(tile);
-    rows = (where.row_block * kCluster + rank) * kWgmmaRows;
-    tokens = where.token_tile * kTokens;
-    group = 0;
+  // Where the sums of a cut tile are handed over, this cluster's or the one's in front.
+  struct Handover {
+    float4* sums;
+    int32_t* flag;
+  };
+  __device__ __forceinline__ Handover handover(int block) const {
+    return {
+        reinterpret_cast<float4*>(p.handed) + (block * kChunks * 8 * 8 + warp) * 32 + own_lane(),
+        p.handed_flags + block * 8 + warp};
+  }
+
+  // The lane, for addresses that are not worth a register all the time.
+  __device__ __forceinline__ int own_lane() const {
+    int own = lane;
+    asm volatile("" : "+r"(own));
+    return own;
+  }
+
+  // A part's sums begin at 0, or where the cluster in front left off.
+  __device__ __forceinline__ void begin_part() {
+    if (at.place(p).first == 0) {
 #pragma unroll
-    for (int c = 0; c < kChunks; ++c) {
-#pragma unroll
-      for (int i = 0; i < 32; ++i) y[c][i] = 0;
+      for (int i = 0; i < kChunks * 32; ++i) y[i / 32][i % 32] = 0;
+      return;
     }
+    const Handover from = handover(static_cast<int>(blockIdx.x) - kCluster);
+    while (!__all_sync(~0u, load_acquire(from.flag) != 0)) {
+    }
+#pragma unroll
+    for (int i = 0; i < kChunks * 8; ++i) {
+      const float4 four = __ldcg(from.sums + i * 8 * 32);
+      y[i / 8][i % 8 * 4] = four.x;
+      y[i / 8][i % 8 * 4 + 1] = four.y;
+      y[i / 8][i % 8 * 4 + 2] = four.z;
+      y[i / 8][i % 8 * 4 + 3] = four.w;
+    }
+    __syncwarp();
+    if (lane == 0) *from.flag = 0;
   }
 
-  // Where the tile is complete: stores it, and begins the block's next one, if there is one.
-  __device__ __forceinline__ void end_tile(int& tile, int rank) {
-    if (group < p.groups) return;
+  // Where a part ends: hands over the sums of a tile's first groups, or stores the tile, and begins
+  // the next part.
+  __device__ __forceinline__ void advance() {
+    if (!at.advance()) return;
     if constexpr (!kDump) {
-      unsigned char* const staging = memory + Shared::kStagingAt + row / kTileRows * kStagingBytes;
-      store_rows<kChunks>(p, y, staging, lane, rows + row, tokens);
+      const auto where = at.place(p);
+      if (where.last < p.groups) {
+        const Handover to = handover(static_cast<int>(blockIdx.x));
+#pragma unroll
+        for (int i = 0; i < kChunks * 8; ++i) {
+          const float* const four = &y[i / 8][i % 8 * 4];
+          __stcg(to.sums + i * 8 * 32, make_float4(four[0], four[1], four[2], four[3]));
+        }
+        __syncwarp();
+        if (lane == 0) store_release(to.flag, 1);
+      } else {
+        store_rows<kChunks>(p, y, memory + Shared::kStagingAt + warp * kStagingBytes, own_lane(),
+                            where.rows + kTileRows * warp, where.tokens);
+      }
     }
-    tile += static_cast<int>(gridDim.x) / kCluster;
-    if (left > 0) begin(tile, rank);
+    if (at.left == 0) return;
+    ++at.part;
+    at.begin(p);
+    if constexpr (!kDump) begin_part();
   }
 
   __device__ __forceinline__ void run() {
-    const int rank = kCluster == 1 ? 0 : static_cast<int>(cluster_rank());
-    const int clusters = static_cast<int>(gridDim.x) / kCluster;
-    int tile = static_cast<int>(blockIdx.x) / kCluster;
-    left = (p.tiles.count() - tile + clusters - 1) / clusters * p.groups;
-    begin(tile, rank);
+    begin_part();
     Group now;
     now.codes = descriptor(now.at);
     uint32_t words[kTileWords / 32];
@@ -240,11 +276,11 @@ struct WgmmaMultiplier {
     multiply_chunk<0>(a[0], now.codes, p.groups < 0);
     while (true) {
       step<0>(now);
-      end_tile(tile, rank);
-      if (left == 0) break;
+      advance();
+      if (at.left == 0) break;
       step<1>(now);
-      end_tile(tile, rank);
-      if (left == 0) break;
+      advance();
+      if (at.left == 0) break;
     }
     // Never so, but without a way on the assembler waits for each wgmma of the loop (C7514).
     if (p.groups < 0) {
@@ -282,10 +318,12 @@ __global__ void FLEXQ_CLUSTER(kCluster) __launch_bounds__(kWgmmaThreads, 1)
   } else {
     take_registers<240>();
     pdl_wait();
-    const int warp = static_cast<int>(threadIdx.x) / 32 - 4;
-    WgmmaMultiplier<kTokens, kCluster, kDump> multiplier{
-        p, memory + (shared - shared_address(memory)), shared, 16 * warp,
-        static_cast<int>(threadIdx.x) % 32};
+    WgmmaMultiplier<kTokens, kCluster, kDump> multiplier{p,
+                                                         memory + (shared - shared_address(memory)),
+                                                         shared,
+                                                         static_cast<int>(threadIdx.x) / 32 - 4,
+                                                         static_cast<int>(threadIdx.x) % 32,
+                                                         WgmmaStep<kTokens, kCluster>(p)};
     multiplier.run();
   }
 #endif

@@ -3,16 +3,19 @@
 
 #include <cuda.h>  // CUtensorMap; nothing is linked
 
+#include <cstddef>
 #include <cstdint>
 
 #include "flexq_kernels/gpu/gemm.h"
 #include "flexq_kernels/gpu/store_target.h"
 #include "flexq_kernels/gpu/tile_order.h"
 #include "flexq_kernels/gpu/wgmma_gemm.h"
+#include "flexq_kernels/gpu/wgmma_gemm_schedule.h"
 
 namespace flexq_kernels::gpu {
 
-constexpr int kWgmmaRows = 128;  // of a block: two warpgroups of 64
+constexpr int kWgmmaRows = 128;                          // of a block: two warpgroups of 64
+constexpr size_t kWgmmaFlagBytes = 8 * sizeof(int32_t);  // of a block: one for each of its warps
 
 struct WgmmaParams {
   CUtensorMap weight_codes;   // [row tile][group][1536 bytes], in boxes of 8 x 1 x 1536 bytes
@@ -24,7 +27,15 @@ struct WgmmaParams {
   int32_t* sums = nullptr;  // [m, n, groups] instead of y
   int groups = 0;
   TileOrder tiles;  // of `cluster` blocks of 128 rows x config.tokens
+  WgmmaSchedule schedule;
+  // Of blocks that hand over the sums of a cut tile: the sums [block][tokens / 8][256 threads][4],
+  // and whether they are there [block][8 warps].
+  float* handed = nullptr;
+  int32_t* handed_flags = nullptr;
 };
+
+WgmmaSchedule wgmma_schedule(const GemmProblem& problem, const WgmmaConfig& config,
+                             const Device& device);
 
 // Throws std::runtime_error where the driver has no tensor maps or refuses one.
 void encode_tensor_maps(WgmmaParams& params, const Activations& x, const Weight& w,

@@ -15,6 +15,7 @@
 
 #include "flexq_kernels/gpu/mma_gemm.h"
 #include "flexq_kernels/gpu/wgmma_gemm.h"
+#include "flexq_kernels/gpu/wgmma_gemm_schedule.h"
 #include "ft/core/cuda.h"
 #include "tests/cpp/check.h"
 #include "tests/cpp/prefill_operands.h"
@@ -34,10 +35,12 @@ namespace {
 constexpr unsigned kSeconds = 60;  // then something hangs
 bool g_small = false;
 std::string g_only;
+std::string g_running;  // the launch under way
 
 void out_of_time(int) {
-  constexpr char kText[] = "FAIL: out of time, a kernel hangs or the machine is slow\n";
+  constexpr char kText[] = "FAIL: out of time, a kernel hangs or the machine is slow: ";
   if (write(1, kText, sizeof(kText) - 1) < 0) _exit(4);
+  if (write(1, g_running.data(), g_running.size()) < 0 || write(1, "\n", 1) < 0) _exit(4);
   _exit(3);
 }
 
@@ -72,8 +75,18 @@ struct Family {
                      const Config&, const gpu::Launch&);
 };
 
+void wgmma_gemm(const gpu::Output& y, const gpu::Activations& x, const gpu::Weight& w,
+                const GemmProblem& problem, const gpu::WgmmaConfig& config,
+                const gpu::Launch& how) {
+  static Memory* const workspace = [] {
+    const std::vector<uint8_t> zeros(gpu::wgmma_workspace_bytes(gpu::current_device()));
+    return new Memory(zeros);
+  }();
+  gpu::wgmma_gemm(y, x, w, problem, config, workspace->at(), how);
+}
+
 constexpr Family<gpu::WgmmaConfig> kWgmma = {"wgmma", gpu::wgmma_why_not, gpu::wgmma_configs,
-                                             gpu::wgmma_gemm, gpu::wgmma_group_sums};
+                                             wgmma_gemm, gpu::wgmma_group_sums};
 
 constexpr Family<gpu::MmaConfig> kMma = {"mma", gpu::mma_why_not, gpu::mma_configs, gpu::mma_gemm,
                                          gpu::mma_group_sums};
@@ -128,8 +141,10 @@ std::string label(const char* what, const Family<Config>& family, const GemmProb
 template <typename Run>
 void launch(const std::string& run, const Run& start) {
   try {
+    g_running = run;
     start();
     flexq_ft::cuda::synchronize(stream());
+    g_running.clear();
   } catch (const std::exception& error) {
     std::printf("FAIL: %s: %s\n", run.c_str(), error.what());
     std::fflush(stdout);
@@ -253,13 +268,13 @@ void check_families(Operands& o, int64_t m, bool with_sums = true) {
 }
 
 template <typename Config>
-void check_repeats(const Family<Config>& family, Operands& o) {
+void check_repeats(const Family<Config>& family, Operands& o, int times) {
   const GemmProblem p{o.m, o.n, o.k, 8};
   if (!family.why_not(p, gpu::current_device()).empty()) return;
   for (const Config& config : configs_of(family, p)) {
     std::vector<unsigned char> first, again;
     Memory y(static_cast<size_t>(p.m * p.n) * 4);
-    for (int i = 0; i < (g_small ? 2 : 20); ++i) {
+    for (int i = 0; i < (g_small ? 2 : times); ++i) {
       y.poison();
       launch(label("repeats of", family, p, config), [&] {
         family.gemm({y.at(), FloatType::kFp32}, o.activations(), o.weight(), p, config,
@@ -339,6 +354,7 @@ TEST(many_tiles) {
   if (no_gpu() || g_small) return;
   Operands wide(1100, 4112, 384, 8, Values::kRandom);
   check_families(wide, 1100, false);
+  check_repeats(kWgmma, wide, 5);
   Operands tall(4500, 264, 256, 6, Values::kRandom);
   check_families(tall, 4500, false);
 }
@@ -379,13 +395,51 @@ TEST(the_expected_sums_are_those_of_the_cpu_twin) {
 TEST(repeats_are_bit_equal) {
   if (no_gpu()) return;
   Operands o(513, 576, 1000, 8, Values::kRandom);
-  check_repeats(kWgmma, o);
-  check_repeats(kMma, o);
+  check_repeats(kWgmma, o, 20);
+  check_repeats(kMma, o, 20);
 }
 
 TEST(what_is_not_taken) {
   check_refusals(kWgmma, 90, gpu::parse_wgmma_config);
   check_refusals(kMma, 80, gpu::parse_mma_config);
+}
+
+// Once each, a cut tile's first groups before all else and its last ones after all else, and no
+// cluster more than a group longer than another where tiles are cut.
+TEST(a_schedule_covers_all_groups) {
+  for (const int clusters : {1, 3, 66, 132}) {
+    for (const int tiles : {1, clusters, clusters + 1, 2 * clusters - 1, 5 * clusters + 2}) {
+      for (const int groups : {1, 2, 41}) {
+        gpu::WgmmaSchedule schedule{tiles, 0, std::min(tiles, clusters), groups};
+        const int rest = tiles % schedule.clusters;
+        if (rest > 0) schedule.split = schedule.clusters + rest;
+        std::vector<int> times(static_cast<size_t>(tiles * groups));
+        int least = 1 << 30, most = 0;
+        for (int c = 0; c < schedule.clusters; ++c) {
+          const auto work = schedule.of(c);
+          int steps = 0;
+          for (int i = 0; i < work.parts(); ++i) {
+            const gpu::WgmmaPart part = work.part(i);
+            for (int g = part.first; g < part.last; ++g) {
+              ++times.at(static_cast<size_t>(part.tile * groups + g));
+            }
+            steps += part.last - part.first;
+            EXPECT(part.last == groups || i == 0);
+            EXPECT(part.first == 0 || i == work.parts() - 1);
+            if (part.first > 0) {
+              const gpu::WgmmaPart front = schedule.of(c - 1).part(0);
+              EXPECT(front.tile == part.tile && front.first == 0 && front.last == part.first);
+            }
+          }
+          EXPECT_EQ(steps, work.steps());
+          least = std::min(least, steps);
+          most = std::max(most, steps);
+        }
+        EXPECT(std::all_of(times.begin(), times.end(), [](int n) { return n == 1; }));
+        EXPECT(schedule.split == 0 || most - least <= 1);
+      }
+    }
+  }
 }
 
 TEST(mma_configs_fit_small_gpus) {

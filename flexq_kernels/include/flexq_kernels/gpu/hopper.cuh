@@ -117,6 +117,18 @@ __device__ __forceinline__ void multicast_tensor(uint32_t to, const CUtensorMap&
       : "memory");
 }
 
+// ---- Flags between blocks ----
+
+__device__ __forceinline__ int32_t load_acquire(const int32_t* flag) {
+  int32_t value;
+  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
+  return value;
+}
+
+__device__ __forceinline__ void store_release(int32_t* flag, int32_t value) {
+  asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
+}
+
 // ---- Registers per thread, changed by a whole warpgroup ----
 
 template <int kCount>

@@ -4,6 +4,7 @@
 // row has the same bits alone and in any batch.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <ostream>
@@ -16,27 +17,35 @@
 namespace flexq_kernels::gpu {
 
 // A block computes 128 rows x `tokens`; `cluster` blocks of neighbouring rows share the copies of
-// their tokens.
+// their tokens. Where the tiles do not come out even, `split` cuts the last ones, so that all
+// blocks end together; that needs a workspace.
 struct WgmmaConfig {
   int tokens = 192;  // 64, 128 or 192
   int cluster = 2;   // 1 or 2
+  bool split = false;
 
   bool operator==(const WgmmaConfig& other) const {
-    return tokens == other.tokens && cluster == other.cluster;
+    return tokens == other.tokens && cluster == other.cluster && split == other.split;
   }
 };
 
-std::ostream& operator<<(std::ostream& out, const WgmmaConfig& config);  // "tokens=192 cluster=2"
+// "tokens=192 cluster=2", or "tokens=192 cluster=2 split"
+std::ostream& operator<<(std::ostream& out, const WgmmaConfig& config);
 std::optional<WgmmaConfig> parse_wgmma_config(const std::string& text);
 
 // Empty where the family takes the problem; otherwise why it does not.
 std::string wgmma_why_not(const GemmProblem& problem, const Device& device);
 
 // All configs, the one that is guessed to be fastest first; none where the problem is not taken.
+// Those that split are there only where it makes a difference.
 std::vector<WgmmaConfig> wgmma_configs(const GemmProblem& problem, const Device& device);
 
+// Of every config, at most. Launches that may run at once need workspaces of their own.
+size_t wgmma_workspace_bytes(const Device& device);
+
+// The workspace is all zero before its first launch, and is null where config.split is false.
 void wgmma_gemm(const Output& y, const Activations& x, const Weight& w, const GemmProblem& problem,
-                const WgmmaConfig& config, const Launch& how);
+                const WgmmaConfig& config, void* workspace, const Launch& how);
 
 // The exact group sums [m, n, group_count(k)] out of the same loop, for tests.
 void wgmma_group_sums(int32_t* sums, const Activations& x, const Weight& w,
