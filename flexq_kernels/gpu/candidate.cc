@@ -17,7 +17,6 @@ struct Family<StreamConfig> {
   static constexpr auto why_not = stream_why_not;
   static constexpr auto configs = stream_configs;
   static constexpr auto parse = parse_stream_config;
-  static constexpr auto gemm = stream_gemm;
   static constexpr auto group_sums = stream_group_sums;
 };
 
@@ -28,7 +27,6 @@ struct Family<WgmmaConfig> {
   static constexpr auto why_not = wgmma_why_not;
   static constexpr auto configs = wgmma_configs;
   static constexpr auto parse = parse_wgmma_config;
-  static constexpr auto gemm = wgmma_gemm;
   static constexpr auto group_sums = wgmma_group_sums;
 };
 
@@ -39,7 +37,6 @@ struct Family<MmaConfig> {
   static constexpr auto why_not = mma_why_not;
   static constexpr auto configs = mma_configs;
   static constexpr auto parse = parse_mma_config;
-  static constexpr auto gemm = mma_gemm;
   static constexpr auto group_sums = mma_group_sums;
 };
 
@@ -107,11 +104,22 @@ std::vector<Candidate> candidates(const GemmProblem& problem, const Device& devi
   return out;
 }
 
+size_t workspace_bytes(const Device& device) { return wgmma_workspace_bytes(device); }
+
+bool needs_workspace(const Candidate& candidate) {
+  const auto* config = std::get_if<WgmmaConfig>(&candidate);
+  return config != nullptr && config->split;
+}
+
 void gemm_w6ax(const Output& y, const Activations& a, const Weight& w, const GemmProblem& problem,
-               const Candidate& candidate, const Launch& launch) {
-  with_family(candidate, [&](auto family, const auto& config) {
-    family.gemm(y, a, w, problem, config, launch);
-  });
+               const Candidate& candidate, void* workspace, const Launch& launch) {
+  if (const auto* config = std::get_if<WgmmaConfig>(&candidate)) {
+    wgmma_gemm(y, a, w, problem, *config, workspace, launch);
+  } else if (const auto* config = std::get_if<StreamConfig>(&candidate)) {
+    stream_gemm(y, a, w, problem, *config, launch);
+  } else {
+    mma_gemm(y, a, w, problem, std::get<MmaConfig>(candidate), launch);
+  }
 }
 
 void group_sums_w6ax(int32_t* sums, const Activations& a, const Weight& w,

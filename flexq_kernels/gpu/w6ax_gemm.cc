@@ -11,7 +11,7 @@ CodeOrder w6ax_code_order(const GemmProblem& problem) {
 void gemm_w6ax_gpu(const Output& y, const Activations& x, const Weight& w,
                    const GemmProblem& problem, const Launch& launch) {
   if (problem.m == 0) return;
-  gemm_w6ax(y, x, w, problem, device_selector().choose(problem).candidate, launch);
+  gemm_w6ax(y, x, w, problem, device_selector().choose(problem).candidate, nullptr, launch);
 }
 
 }  // namespace flexq_kernels::gpu

@@ -93,7 +93,7 @@ class Measurement {
     one.launch = [this, order, candidate](int rotation, bool rounded, Stream stream, bool early) {
       fg::gemm_w6ax(output(rounded), operands_.activations(order).view(),
                     operands_.weight(rotation), operands_.problem(), candidate,
-                    {stream.handle, early});
+                    operands_.workspace(), {stream.handle, early});
     };
     return one;
   }

@@ -6,9 +6,11 @@
 #include <cstdint>
 
 #include "flexq_kernels/gpu/btc_gemm.h"
+#include "flexq_kernels/gpu/candidate.h"
 #include "flexq_kernels/gpu/quantize.h"
 #include "ft/bench/w6ax_bench.h"
 #include "ft/core/buffer.h"
+#include "ft/core/cuda.h"
 #include "ft/kernels/gemm_tuner_gpu.h"
 
 namespace flexq_ft {
@@ -50,6 +52,9 @@ class Operands {
     for (Buffer* y : {&y_, &again_, &reference_}) {
       *y = device_buffer(DataType::kFp32, {problem.m, problem.n});
     }
+    workspace_ =
+        Buffer(fg::workspace_bytes(fg::current_device()), MemoryKind::kWorkspace, Device::kCuda);
+    cuda::fill(workspace_.data(), 0, workspace_.bytes(), stream);
     const std::vector<std::string>& names = options.implementations;
     if (std::find(names.begin(), names.end(), "btc") != names.end()) {
       planes_ = device_buffer(DataType::kInt8, {rotations_, bytes});
@@ -63,6 +68,7 @@ class Operands {
   }
 
   const fk::GemmProblem& problem() const { return problem_; }
+  void* workspace() { return workspace_.data(); }
   int rotations() const { return rotations_; }
   Buffer& y() { return y_; }
   Buffer& again() { return again_; }
@@ -106,6 +112,7 @@ class Operands {
   Buffer codes_, scales_, planes_;            // of the weights
   Buffer x_, x_codes_, x_scales_, x_planes_;  // of the activations
   Buffer y_, again_, reference_;
+  Buffer workspace_;
 };
 
 }  // namespace flexq_ft

@@ -1,6 +1,7 @@
 // The GEMM kernels of flexq_kernels behind one interface, for tests that compare them.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <string>
 #include <vector>
@@ -99,7 +100,11 @@ inline Implementation family_implementation(const std::string& name,
   };
   family.gemm = [pick](const gpu::Output& y, const gpu::Activations& x, const gpu::Weight& w,
                        const Problem& problem, const gpu::Launch& launch) {
-    gpu::gemm_w6ax(y, x, w, problem, pick(problem), launch);
+    const gpu::Candidate candidate = pick(problem);
+    // Zero before its first use, and again after each.
+    static const DeviceArray<uint8_t> workspace(
+        std::vector<uint8_t>(std::max<size_t>(1, gpu::workspace_bytes(gpu::current_device())), 0));
+    gpu::gemm_w6ax(y, x, w, problem, candidate, workspace.data(), launch);
     synchronize("gemm_w6ax");
   };
   family.group_sums = [pick](int32_t* sums, const gpu::Activations& x, const gpu::Weight& w,

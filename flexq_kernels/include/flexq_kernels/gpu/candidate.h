@@ -35,9 +35,17 @@ struct Refusal {
 std::vector<Candidate> candidates(const GemmProblem& problem, const Device& device,
                                   std::vector<Refusal>* refusals = nullptr);
 
-// y = dequant(q_a · q_wᵀ) + bias (+ residual) by this candidate.
+// Bytes of workspace that any candidate wants at most on a device. It is all zero before its first
+// use, and products that may run at once need one each.
+size_t workspace_bytes(const Device& device);
+
+// Does the candidate want a workspace at all?
+bool needs_workspace(const Candidate& candidate);
+
+// y = dequant(q_a · q_wᵀ) + bias (+ residual) by this candidate. workspace: may be null where the
+// candidate needs none.
 void gemm_w6ax(const Output& y, const Activations& a, const Weight& w, const GemmProblem& problem,
-               const Candidate& candidate, const Launch& launch);
+               const Candidate& candidate, void* workspace, const Launch& launch);
 
 // The exact int32 group sums [m, n, group_count(k)] of the same inner loop.
 void group_sums_w6ax(int32_t* sums, const Activations& a, const Weight& w,

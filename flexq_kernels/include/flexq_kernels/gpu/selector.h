@@ -46,7 +46,9 @@ struct Choice {
 class Selector {
  public:
   // table: a ChoiceTable's text, or empty. One of another GPU is not used; note() says so.
-  explicit Selector(const Device& device, const std::string& table = {});
+  // has_workspace: whether candidates that need one may be chosen.
+  explicit Selector(const Device& device, const std::string& table = {},
+                    bool has_workspace = false);
 
   // Chosen once per problem; may be called from several threads. Throws std::invalid_argument if
   // nothing takes the problem, with every family's reason.
@@ -60,7 +62,10 @@ class Selector {
  private:
   Choice make_choice(const GemmProblem& problem) const;
 
+  std::vector<Candidate> usable(const GemmProblem& problem, std::vector<Refusal>* refusals) const;
+
   Device device_;
+  bool has_workspace_;
   ChoiceTable table_;
   std::string note_;
   mutable std::mutex mutex_;
@@ -70,7 +75,7 @@ class Selector {
 // The text of the measured table for the GPU of that name (choices/), or empty.
 std::string built_in_choices(const std::string& gpu);
 
-// Of the current device, with its built-in table. One for each GPU of the process.
+// Of the current device, with its built-in table and no workspace. One for each GPU of the process.
 const Selector& device_selector();
 
 }  // namespace flexq_kernels::gpu
