@@ -26,7 +26,6 @@ __device__ __forceinline__ int64_t item_stride() {
 
 __global__ void __launch_bounds__(kBlockThreads)
     btc_pack_weight_kernel(uint32_t* planes, const uint32_t* codes, int64_t tiles) {
-  pdl_launch_dependents();
   pdl_wait();
   const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, step = lane % 4;
   for (int64_t tile = first_item(); tile < tiles; tile += item_stride()) {

@@ -53,6 +53,11 @@ std::optional<MmaConfig> parse_mma_config(const std::string& text) {
   return std::nullopt;
 }
 
+bool mma_has_config(const MmaConfig& config, const Device& device) {
+  return std::find(std::begin(kConfigs), std::end(kConfigs), config) != std::end(kConfigs) &&
+         shared_bytes(config) <= device.shared_per_block;
+}
+
 std::string mma_why_not(const GemmProblem& problem, const Device& device) {
   problem.validate();
   if (problem.act_bits != 6 && problem.act_bits != 8) {

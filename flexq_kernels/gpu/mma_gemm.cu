@@ -2,9 +2,12 @@
 #include "flexq_kernels/gpu/mma_gemm.h"
 
 #include "flexq_kernels/check.h"
+#include "flexq_kernels/gpu/checks.h"
 #include "flexq_kernels/gpu/mma_gemm_kernel.cuh"
 
 namespace flexq_kernels::gpu {
+
+bool mma_has_config(const MmaConfig& config, const Device& device);
 
 namespace {
 
@@ -15,8 +18,10 @@ MmaParams make_params(const Activations& x, const Weight& w, const GemmProblem& 
   const std::string why_not = mma_why_not(problem, current_device());
   FLEXQ_CHECK(why_not.empty(), "mma GEMM: ", why_not);
   FLEXQ_CHECK(x.order == CodeOrder::kNatural, "mma GEMM takes codes in natural order: ", problem);
-  FLEXQ_CHECK(x.scale_stride >= problem.m && x.scale_stride % 4 == 0, "mma GEMM: scale stride ",
-              x.scale_stride, " is no multiple of 4, or less than m: ", problem);
+  FLEXQ_CHECK(mma_has_config(config, current_device()), "mma GEMM has no config ", config,
+              " on this GPU");
+  check_activations(x, problem);
+  check_weight(w);
   MmaParams params;
   params.x = x;
   params.w = w;
@@ -53,6 +58,7 @@ void launch(const MmaParams& params, const MmaConfig& config, const Launch& how)
 
 void mma_gemm(const Output& y, const Activations& x, const Weight& w, const GemmProblem& problem,
               const MmaConfig& config, const Launch& how) {
+  check_output(y);
   MmaParams params = make_params(x, w, problem, config);
   params.y.values = y.values;
   params.y.bias = y.bias;
@@ -63,6 +69,7 @@ void mma_gemm(const Output& y, const Activations& x, const Weight& w, const Gemm
 
 void mma_group_sums(int32_t* sums, const Activations& x, const Weight& w,
                     const GemmProblem& problem, const MmaConfig& config, const Launch& how) {
+  check_pointer(sums, "group sums");
   MmaParams params = make_params(x, w, problem, config);
   params.sums = sums;
   launch<true>(params, config, how);

@@ -63,7 +63,6 @@ __device__ void for_each_tile(Matrix shape, const Run& run) {
 
 __global__ void __launch_bounds__(kBlockThreads)
     pack_int6_kernel(uint8_t* packed, const int8_t* codes, Matrix shape) {
-  pdl_launch_dependents();
   pdl_wait();
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   for_each_tile(shape, [&](int64_t row, int64_t k, int64_t tile) {
@@ -89,7 +88,6 @@ __global__ void __launch_bounds__(kBlockThreads)
 
 __global__ void __launch_bounds__(kBlockThreads)
     unpack_int6_kernel(int8_t* codes, const uint8_t* packed, Matrix shape) {
-  pdl_launch_dependents();
   pdl_wait();
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   for_each_tile(shape, [&](int64_t row, int64_t k, int64_t tile) {
@@ -114,7 +112,6 @@ __global__ void __launch_bounds__(kBlockThreads)
 // Half a warp writes the sixteen scales of one tile.
 __global__ void __launch_bounds__(kBlockThreads)
     tile_scales_kernel(uint16_t* tiled, const uint16_t* scales, Matrix shape) {
-  pdl_launch_dependents();
   pdl_wait();
   const int64_t groups = group_count(shape.k), count = tiled_scale_count(shape.n, shape.k);
   const int64_t threads = static_cast<int64_t>(gridDim.x) * kBlockThreads;

@@ -5,6 +5,8 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "flexq_kernels/check.h"
+
 namespace flexq_kernels::gpu {
 
 namespace {
@@ -82,6 +84,8 @@ Selector::Selector(const Device& device, const std::string& table, bool has_work
 }
 
 Choice Selector::choose(const GemmProblem& problem) const {
+  problem.validate();
+  FLEXQ_CHECK(problem.act_bits < 16, problem, ": a W6Ax product has activations of 6 or 8 bits");
   const std::lock_guard<std::mutex> lock(mutex_);
   const std::tuple<int64_t, int64_t, int64_t> key{problem.n, problem.k, problem.m};
   auto found = chosen_.find(key);

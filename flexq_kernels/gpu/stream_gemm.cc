@@ -140,6 +140,7 @@ std::vector<StreamConfig> stream_configs(const GemmProblem& problem, const Devic
   for (const Candidate& candidate : kCandidates) {
     if (candidate.max_tokens != tokens) continue;
     if (candidate.config.kernel == kWide && !wide_fits(candidate.config, device)) continue;
+    if (candidate.config.split > 1 && !FLEXQ_KERNELS_SM90) continue;  // clusters
     configs.push_back(candidate.config);
     const double fit = fit_of(candidate, problem, device);
     if (fit <= best) continue;  // of equally good ones the first is the guess

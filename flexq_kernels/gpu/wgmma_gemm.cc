@@ -62,6 +62,10 @@ std::optional<WgmmaConfig> parse_wgmma_config(const std::string& text) {
   return std::nullopt;
 }
 
+bool wgmma_has_config(const WgmmaConfig& config) {
+  return std::find(std::begin(kConfigs), std::end(kConfigs), config) != std::end(kConfigs);
+}
+
 size_t wgmma_workspace_bytes(const Device& device) {
   return static_cast<size_t>(device.multiprocessors) *
          (kWgmmaFlagBytes + size_t{kWgmmaRows} * 192 * sizeof(float));
@@ -76,6 +80,7 @@ std::string wgmma_why_not(const GemmProblem& problem, const Device& device) {
     return detail::join("wgmma needs compute capability 9.0, and this GPU has ", device.major, ".",
                         device.minor);
   }
+  if (!FLEXQ_KERNELS_SM90A) return "this build has no code for sm_90a";
   if (problem.m < 1 || problem.n < 1) {
     return detail::join("it needs at least one token and one row: ", problem);
   }

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "flexq_kernels/check.h"
+#include "flexq_kernels/gpu/checks.h"
 #include "flexq_kernels/gpu/wgmma_gemm_kernel.cuh"
 
 namespace flexq_kernels::gpu {
@@ -17,8 +18,9 @@ WgmmaParams make_params(const Activations& x, const Weight& w, const GemmProblem
   const std::string why_not = wgmma_why_not(problem, current_device());
   FLEXQ_CHECK(why_not.empty(), "wgmma GEMM: ", why_not);
   FLEXQ_CHECK(x.order == CodeOrder::kNatural, "wgmma GEMM takes codes in natural order: ", problem);
-  FLEXQ_CHECK(x.scale_stride >= problem.m && x.scale_stride % 4 == 0, "wgmma GEMM: scale stride ",
-              x.scale_stride, " is no multiple of 4, or less than m: ", problem);
+  FLEXQ_CHECK(wgmma_has_config(config), "wgmma GEMM has no config ", config);
+  check_activations(x, problem);
+  check_weight(w);
   WgmmaParams params;
   params.schedule = wgmma_schedule(problem, config, current_device());
   params.groups = params.schedule.groups;
@@ -59,9 +61,10 @@ void launch(const WgmmaParams& params, const WgmmaConfig& config, const Launch& 
 
 void wgmma_gemm(const Output& y, const Activations& x, const Weight& w, const GemmProblem& problem,
                 const WgmmaConfig& config, void* workspace, const Launch& how) {
+  check_output(y);
   WgmmaParams params = make_params(x, w, problem, config);
   if (params.schedule.split > 0) {
-    FLEXQ_CHECK(workspace != nullptr, "wgmma GEMM: ", config, " needs a workspace: ", problem);
+    check_pointer(workspace, "workspace of a wgmma GEMM that splits");
     const size_t flags = kWgmmaFlagBytes * static_cast<size_t>(current_device().multiprocessors);
     params.handed_flags = static_cast<int32_t*>(workspace);
     params.handed = reinterpret_cast<float*>(static_cast<unsigned char*>(workspace) + flags);
@@ -75,6 +78,7 @@ void wgmma_gemm(const Output& y, const Activations& x, const Weight& w, const Ge
 
 void wgmma_group_sums(int32_t* sums, const Activations& x, const Weight& w,
                       const GemmProblem& problem, const WgmmaConfig& config, const Launch& how) {
+  check_pointer(sums, "group sums");
   WgmmaParams params = make_params(x, w, problem, config);
   params.sums = sums;
   launch<true>(params, config, how);

@@ -17,6 +17,8 @@ namespace flexq_kernels::gpu {
 constexpr int kWgmmaRows = 128;                          // of a block: two warpgroups of 64
 constexpr size_t kWgmmaFlagBytes = 8 * sizeof(int32_t);  // of a block: one for each of its warps
 
+bool wgmma_has_config(const WgmmaConfig& config);
+
 struct WgmmaParams {
   CUtensorMap weight_codes;   // [row tile][group][1536 bytes], in boxes of 8 x 1 x 1536 bytes
   CUtensorMap weight_scales;  // [row tile][group][16] fp16, in boxes of 8 x 1 x 16

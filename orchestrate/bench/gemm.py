@@ -18,7 +18,9 @@ from flexq_ft.orchestrate.bench import peers
 
 OURS = ("stream", "wgmma", "mma", "btc")
 THEIRS = ("cublaslt-int8", "cublaslt-fp16", "cublas-nn")
-STREAM_TOKENS = 64  # the most that the decode kernels take
+STREAM_TOKENS = 32  # the most that the decode kernels take
+_BTC_TOKENS = 64  # from where on a bit-serial product is not worth its time
+_MANY_TOKENS = 16  # up to which the prefill kernels are not
 _GROUP = 128
 _BITS = 6 + 16 / _GROUP
 _SHAPE = re.compile(r"(\d+)x(\d+)(?:[:\s]+a([68]))?")
@@ -105,8 +107,11 @@ def _of_file(path: Path) -> list[Shape]:
 
 def implementations_of(m: int, wanted: Sequence[str]) -> list[str]:
     """Those of `wanted` that are worth measuring at m tokens; a bit-serial prefill is not."""
-    few = m <= STREAM_TOKENS
-    skipped = {"wgmma", "mma"} if m <= 16 else set() if few else {"stream", "btc"}
+    skipped = {"wgmma", "mma"} if m <= _MANY_TOKENS else set()
+    if m > STREAM_TOKENS:
+        skipped.add("stream")
+    if m > _BTC_TOKENS:
+        skipped.add("btc")
     return [name for name in wanted if name not in skipped]
 
 

@@ -30,8 +30,8 @@ LEGEND = (
     "max(1.05 x floor, floor + 1.3 us)",
     "INT8, FP16: cuBLASLt's time over ours, its best algorithm in the same run; NN: cublasGemmEx "
     "as in FlexQ's paper; BTC: FlexQ's bit planes, ours",
-    "* activations of 8 bits, else 6; quantising them is not in our times, nor in those of the "
-    "libraries",
+    "* activations of 8 bits, else 6; quantising them counts once for all launches of a graph, ten "
+    "or more, in our times, and not in those of the libraries",
 )
 PEER_LEGEND = (
     "peer: the time of the fastest peer over ours; peers: installed packages, each with the kernel "

@@ -207,6 +207,9 @@ def linear(x: Any, packed: PackedWeight, *, act_bits: int, bias: Any | None = No
     if isinstance(x, np.ndarray):
         return _linear_numpy(x, packed, act_bits, bias)
     torch = _torch_of(x, "x")
+    if bias is not None:
+        _torch_of(bias, "bias")
+        bias = bias.detach()
     rows = x.detach().reshape(-1, x.shape[-1])
     y = torch.empty((rows.shape[0], packed.n), dtype=x.dtype, device=x.device)
     workspace, stream = None, 0
@@ -222,7 +225,7 @@ def linear(x: Any, packed: PackedWeight, *, act_bits: int, bias: Any | None = No
         packed.n,
         packed.k,
         act_bits=act_bits,
-        bias=None if bias is None else bias.detach(),
+        bias=bias,
         workspace=workspace,
         stream=stream,
     )

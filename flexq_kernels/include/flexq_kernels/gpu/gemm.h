@@ -1,5 +1,5 @@
-// W6Ax GEMM on a GPU: what its operands look like in device memory. The kernels of the families are
-// declared beside their sources (gemm/*_gpu.h); all take these structs.
+// W6Ax GEMM on a GPU: what its operands look like in device memory. The families of kernels
+// have a header each beside this one; all take these structs.
 //
 // Pointers are to memory of the current device, aligned to 16 bytes. Nothing here allocates or
 // synchronises. A problem that a family does not take throws std::invalid_argument with the

@@ -2,6 +2,9 @@
 //
 // Pointers are to memory of the current device, aligned to 16 bytes. Nothing allocates or
 // synchronises; sizes and pointers are checked as on the CPU (std::invalid_argument).
+//
+// Products read weights before they wait for what is in front of them: the first one behind these
+// is an ordinary launch, not a programmatic one.
 #pragma once
 
 #include <cstdint>

@@ -6,7 +6,7 @@
 // Codes are exact in both types; tensor cores add a group's products in fp32, the scale multiplies
 // the sum of a group. A row of the output is summed in an order that k alone decides, whatever m,
 // the device and the config: k is cut into eight chains of neighbouring groups, a chain adds its
-// groups in order, and the eight chains are added in order. So a token has the same bits alone and
+// groups in order, then chains 0-3 and 4-7 apart, then both. So a token has the same bits alone and
 // in a batch. More tokens: dequantize.h and a GEMM of floats.
 #pragma once
 
