@@ -20,7 +20,7 @@ Examples:
   flexq-ft bench gemm --shapes llama3,4096x14336:a8 --m 512,2048 --sustained 1
   flexq-ft bench gemm --against humming   # after pip install humming-kernels
 
-Every kernel is checked against a plain one before it is timed. Weights lie in
+Every kernel of ours is checked against a plain one before it is timed. Weights lie in
 so many copies that none is in the cache when it is read again.
 """
 

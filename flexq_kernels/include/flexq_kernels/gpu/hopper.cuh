@@ -85,10 +85,6 @@ __device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity)
 // ---- Tensor copies, global to shared memory ("cp.async.bulk.tensor") ----
 // By one thread. What lies outside the tensor arrives as zeros and counts as bytes.
 
-__device__ __forceinline__ void prefetch_tensor_map(const CUtensorMap& map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
-}
-
 __device__ __forceinline__ void copy_tensor(uint32_t to, const CUtensorMap& map, uint32_t barrier,
                                             int x, int y) {
   asm volatile(
@@ -139,11 +135,6 @@ __device__ __forceinline__ void keep_registers() {
 template <int kCount>
 __device__ __forceinline__ void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
-}
-
-// Barrier 1 … 15 among so many threads of a block.
-__device__ __forceinline__ void named_barrier(int id, int threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 // ---- wgmma ("Asynchronous Warpgroup Level Matrix Instructions") ----
