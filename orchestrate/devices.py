@@ -14,7 +14,7 @@ from typing import Any
 from flexq_ft.errors import ConfigError, DeviceError
 
 # What the engine has kernels for on a GPU; everything runs on the CPU.
-GPU_SCHEMES = ("fp16", "bf16", "w8a16", "w8a8")
+GPU_SCHEMES = ("fp16", "bf16", "w8a16", "w8a8", "w6ax")
 GPU_DTYPES = ("fp16", "bf16")
 
 _GRAMMAR = re.compile(r"auto|cpu|cuda(?::(\d+))?")
@@ -55,7 +55,7 @@ def gpus() -> list[dict[str, Any]]:
 def why_not_on_gpu(scheme: str, dtype: str | None) -> str:
     """Empty where a GPU runs it."""
     if scheme not in GPU_SCHEMES:
-        return f"{scheme} has no GPU kernels yet"
+        return f"{scheme} has no GPU kernels"
     if dtype is not None and dtype not in GPU_DTYPES:
         return f"the GPU computes in {' or '.join(GPU_DTYPES)}, not in {dtype}"
     return ""
@@ -72,7 +72,7 @@ def choose_device(
     """The device that `asked` stands for; ranks: so many share this host's GPUs.
 
     Raises ConfigError for an unknown name or one GPU for several ranks, DeviceError if the GPU that
-    was asked for is not there. A scheme without GPU kernels is the engine's to refuse.
+    was asked for is not there. A type without GPU kernels is the engine's to refuse.
     """
     check_device(asked)
     if asked == "cpu":

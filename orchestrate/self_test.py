@@ -85,25 +85,25 @@ _TESTS: dict[str, Callable[[Any, Any], tuple[Any, Float]]] = {
     "w6ax": _w6ax,
 }
 
-# x and w as the GPU's product takes them, its name for the scheme, and the CPU twin's product.
-GpuCase = tuple[Any, Any, str, Any]
+# The GPU's product, and what the CPU twin gives.
+GpuCase = tuple[Callable[[], Any], Any]
 
 
 def gpu_self_test(scheme: str) -> float:
     """As self_test, of the first GPU's product against the CPU twin's; w8a8's must be equal.
 
-    Scales are left out: on a GPU they belong to the op that reads the product.
+    Scales of w8a16 and w8a8 are left out: on a GPU they belong to the op that reads the product.
     """
     from flexq_ft import _native
 
     random = np.random.default_rng(7)
     x = random.standard_normal((_M, _K)).astype(np.float32)
     w = random.standard_normal((_N, _K)).astype(np.float32)
-    left, right, name, expected = _GPU_CASES[scheme](x, w)
+    product, expected = _GPU_CASES[scheme](x, w)
     ops: Any = _native.ops
     ops.use_device("cuda")
     try:
-        got = ops.gpu_gemm(left, right, scheme=name)
+        got = product()
     finally:
         ops.use_device("cpu")
     difference = np.abs(got.astype(np.float64) - expected.astype(np.float64))
@@ -123,7 +123,8 @@ def _gpu_float(dtype: str) -> Callable[[Any, Any], GpuCase]:
         kind = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}[dtype]
         xt, wt = x.astype(kind), w.astype(kind)
         panel = ops.pack_panel([wt], dtype=dtype)
-        return xt, wt, "fp16", ops.gemm_float(xt, panel, n=_N, k=_K, dtype=dtype)
+        expected = ops.gemm_float(xt, panel, n=_N, k=_K, dtype=dtype)
+        return lambda: ops.gpu_gemm(xt, wt, scheme="fp16"), expected
 
     return make
 
@@ -135,7 +136,8 @@ def _gpu_w8a16(x: NDArray[np.float32], w: NDArray[np.float32]) -> GpuCase:
     xt = x.astype(np.float16)
     panel = ops.pack_panel([codes], dtype="int8")
     ones = np.ones(_N, np.float32)
-    return xt, codes, "w8a16", ops.gemm_w8a16(xt, panel, n=_N, k=_K, scale=ones)
+    expected = ops.gemm_w8a16(xt, panel, n=_N, k=_K, scale=ones)
+    return lambda: ops.gpu_gemm(xt, codes, scheme="w8a16"), expected
 
 
 def _gpu_w8a8(x: NDArray[np.float32], w: NDArray[np.float32]) -> GpuCase:
@@ -145,7 +147,37 @@ def _gpu_w8a8(x: NDArray[np.float32], w: NDArray[np.float32]) -> GpuCase:
     act, _ = kernels.quantize_weight_int8(x)
     panel = ops.pack_panel_pairs([codes])
     ones, scale = np.ones(_M, np.float32), np.ones(_N, np.float32)
-    return act, codes, "w8a8", ops.gemm_w8a8(act, ones, panel, n=_N, k=_K, scale=scale)
+    expected = ops.gemm_w8a8(act, ones, panel, n=_N, k=_K, scale=scale)
+    return lambda: ops.gpu_gemm(act, codes, scheme="w8a8"), expected
+
+
+# Activation bits and tokens: kernels for few and for many, and those for float activations.
+_W6AX_CASES = ((6, _M), (8, 20 * _M), (16, _M))
+
+
+def _gpu_w6ax(x: NDArray[np.float32], w: NDArray[np.float32]) -> GpuCase:
+    from flexq_ft._native import kernels, ops
+
+    codes, scales = kernels.quantize_weight_int6(w)
+    packed, by_group = kernels.pack_int6(codes), np.ascontiguousarray(scales.T)
+    inputs = [np.resize(x, (tokens, _K)).astype(np.float16) for _, tokens in _W6AX_CASES]
+    expected = []
+    for (bits, _), xt in zip(_W6AX_CASES, inputs, strict=True):
+        if bits == 16:
+            expected.append(kernels.gemm_w6a16(xt, packed, by_group, _N, _K))
+        else:
+            act, act_scales = kernels.quantize_activations(xt, act_bits=bits)
+            expected.append(kernels.gemm_w6ax(act, act_scales, packed, by_group, _N, _K))
+
+    def product() -> Any:
+        return np.concatenate(
+            [
+                ops.gpu_w6ax(xt, packed, by_group, _N, act_bits=bits)
+                for (bits, _), xt in zip(_W6AX_CASES, inputs, strict=True)
+            ]
+        )
+
+    return product, np.concatenate(expected)
 
 
 _GPU_CASES: dict[str, Callable[[Any, Any], GpuCase]] = {
@@ -153,4 +185,5 @@ _GPU_CASES: dict[str, Callable[[Any, Any], GpuCase]] = {
     "bf16": _gpu_float("bf16"),
     "w8a16": _gpu_w8a16,
     "w8a8": _gpu_w8a8,
+    "w6ax": _gpu_w6ax,
 }

@@ -21,8 +21,7 @@ bool all_ranks(bool mine, HostBootstrap& host) {
 }
 
 bool runs_on_gpus(const ProgramConfig& config, const ModelFolder& folder) {
-  return config.scheme.value_or(folder.scheme) != Scheme::kW6Ax &&
-         config.dtype.value_or(folder.dtype) != DataType::kFp32;
+  return config.dtype.value_or(folder.dtype) != DataType::kFp32;
 }
 
 }  // namespace

@@ -10,8 +10,8 @@
 namespace flexq_ft {
 
 // Sets options->device and options->gpu: GPU local_rank where `device` in the INI says cuda; where
-// it says auto, the same if every rank has one and the model runs on it (fp16 or bf16, any scheme
-// but w6ax), else the CPU. Collective. Throws Error{kDevice} if cuda was asked for and this rank
+// it says auto, the same if every rank has one and the model runs on it (fp16 or bf16), else the
+// CPU. Collective. Throws Error{kDevice} if cuda was asked for and this rank
 // has no GPU.
 void place(const ProgramConfig& config, const ModelFolder& folder, HostBootstrap& host,
            EngineOptions* options);

@@ -27,6 +27,7 @@ void bind_gemm_ops(pybind11::module_& ops);
 void bind_row_ops(pybind11::module_& ops);
 void bind_sampling(pybind11::module_& ops);
 void bind_skinny_gemm(pybind11::module_& ops);
+void bind_w6ax_ops(pybind11::module_& ops);
 void bind_weight_ops(pybind11::module_& ops);
 
 // From a policy document; Error{kConfig} if it is none.

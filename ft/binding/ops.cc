@@ -32,6 +32,7 @@ void bind_ops(py::module_& module) {
   bind_sampling(ops);
   bind_weight_ops(ops);
   bind_skinny_gemm(ops);
+  bind_w6ax_ops(ops);
   ops.def("use_device", &use_device, py::arg("name"),
           "Where the ops of this module run from now on: \"cpu\" or \"cuda\".");
   ops.def("device", &device_in_use);

@@ -43,7 +43,8 @@ const char* to_string(Scheme scheme) {
 std::ostream& operator<<(std::ostream& out, Scheme scheme) { return out << to_string(scheme); }
 
 std::ostream& operator<<(std::ostream& out, const DataFormat& format) {
-  static constexpr const char* kLayouts[] = {"frag16x128", "panel", "panel_pairs", "row_major"};
+  static constexpr const char* kLayouts[] = {"frag16x128", "frag16x128_tiled", "panel",
+                                             "panel_pairs", "row_major"};
   return out << "DataFormat{scheme=" << format.scheme
              << ", layout=" << kLayouts[static_cast<int>(format.layout)]
              << ", storage=" << format.storage << ", scale=" << format.scale

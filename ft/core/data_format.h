@@ -11,10 +11,11 @@
 namespace flexq_ft {
 
 enum class Layout : uint8_t {
-  kFrag16x128,  // 6-bit codes, format version 1 (flexq_kernels/pack.h)
-  kPanel,       // [ceil(N/16)][K][16], float codes: what the CPU's float GEMM streams
-  kPanelPairs,  // [ceil(N/16)][ceil(K/2)][16][2], int8 codes: two k per 32-bit lane
-  kRowMajor,    // [N][K], float or int8 codes: what a GPU reads
+  kFrag16x128,       // 6-bit codes, format version 1 (flexq_kernels/pack.h)
+  kFrag16x128Tiled,  // the same codes; scales lie as their tiles do (tile_scales), for a GPU
+  kPanel,            // [ceil(N/16)][K][16], float codes: what the CPU's float GEMM streams
+  kPanelPairs,       // [ceil(N/16)][ceil(K/2)][16][2], int8 codes: two k per 32-bit lane
+  kRowMajor,         // [N][K], float or int8 codes: what a GPU reads
 };
 
 enum class Scheme : uint8_t { kFloat, kW8A16, kW8A8, kW6Ax };

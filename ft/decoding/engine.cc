@@ -205,7 +205,9 @@ const EngineOptions& Engine::options() const { return impl_->options; }
 std::array<size_t, kMemoryKinds> Engine::memory() const { return impl_->memory; }
 
 std::string Engine::gemm_note() const {
-  return impl_->gpu ? impl_->gpu->gemm->table_note() : std::string();
+  if (!impl_->gpu) return {};
+  const std::string note = impl_->gpu->gemm->table_note();
+  return impl_->gpu->w6ax ? impl_->gpu->w6ax->table_note() + "; " + note : note;
 }
 
 bool Engine::can_admit(int64_t prompt_tokens, int64_t max_tokens) const {

@@ -74,7 +74,7 @@ class Engine {
   const EngineOptions& options() const;             // resolved: every field is set
   std::array<size_t, kMemoryKinds> memory() const;  // bytes that this engine holds, by MemoryKind
 
-  // On a GPU: which table of measured GEMM choices is in use, or why none; empty on the CPU.
+  // On a GPU: which tables of measured GEMM choices are in use, or why none; empty on the CPU.
   std::string gemm_note() const;
 
   // A slot for a new sequence, whose prompt is prefilled by the next steps. Throws Error{kConfig}

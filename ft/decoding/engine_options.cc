@@ -95,22 +95,19 @@ void check_gpu(int gpu) {
               "the kernels are built for Ampere and later", "another GPU, or --device cpu");
 }
 
-// What a GPU does not compute. options: dtype and scheme are resolved.
-void check_gpu_types(const EngineOptions& options, bool is_dtype_given) {
-  if (options.dtype == DataType::kFp32) {
-    refuse("a GPU computes in fp16 or bf16, not in fp32",
-           is_dtype_given ? "" : "the folder's weights are fp32, and no dtype was given",
-           "--dtype bf16, or --dtype fp16; fp32 runs with --device cpu");
-  }
-  if (options.scheme == Scheme::kW6Ax) {
-    refuse("scheme w6ax does not run on a GPU yet", "its kernels are not part of this version",
-           "--device cpu, or a folder of another scheme");
-  }
+// What a GPU does not compute. dtype is resolved.
+void check_gpu_type(DataType dtype, bool is_given) {
+  if (dtype != DataType::kFp32) return;
+  refuse("a GPU computes in fp16 or bf16, not in fp32",
+         is_given ? "" : "the folder's weights are fp32, and no dtype was given",
+         "--dtype bf16, or --dtype fp16; fp32 runs with --device cpu");
 }
 
-// Every product on a GPU reads rows of whole 16-byte pieces, on every rank.
+// Every product on a GPU reads rows of whole 16-byte pieces, on every rank; but those of six bits,
+// whose tiles are padded.
 void check_gpu_sizes(const ModelFolder& folder, Scheme scheme) {
-  const int64_t step = scheme == Scheme::kFloat ? 8 : 16;
+  const bool float_rows = scheme == Scheme::kFloat || scheme == Scheme::kW6Ax;  // lm_head's are
+  const int64_t step = float_rows ? 8 : 16;
   const auto check = [&](const char* what, int64_t size) {
     if (size % step == 0) return;
     refuse(detail::join(what, " is ", size, ", and a GPU takes multiples of ", step, " in scheme ",
@@ -118,6 +115,7 @@ void check_gpu_sizes(const ModelFolder& folder, Scheme scheme) {
            "", folder.tp > 1 ? "--device cpu, or a smaller --tp" : "--device cpu");
   };
   check("hidden_size", folder.config.hidden_size);
+  if (scheme == Scheme::kW6Ax) return;
   for (const auto& [begin, end] : folder.shards.heads) {
     check("the width of a rank's heads", (end - begin) * folder.config.head_dim);
   }
@@ -165,7 +163,7 @@ EngineOptions resolve_options(const EngineOptions& asked, const ModelFolder& fol
            "use fp16, bf16 or fp32");
   }
   if (asked.device == Device::kCuda) {
-    check_gpu_types(options, asked.dtype.has_value());
+    check_gpu_type(*options.dtype, asked.dtype.has_value());
     check_gpu(asked.gpu);
     check_gpu_sizes(folder, *options.scheme);
   }

@@ -29,6 +29,7 @@ std::unique_ptr<GpuDevice> open_gpu(const ModelFolder& folder, const EngineOptio
   use_device_of(options);
   auto gpu = std::make_unique<GpuDevice>();
   gpu->gemm = make_gpu_gemm(gemm_limits(folder, options, rank));
+  if (options.scheme == Scheme::kW6Ax) gpu->w6ax = make_w6ax_gemm();
   return gpu;
 }
 

@@ -12,8 +12,9 @@ namespace flexq_ft {
 struct GpuDevice {
   cuda::Queue queue;
   std::unique_ptr<GpuGemm> gemm;
+  std::unique_ptr<W6axGemm> w6ax;  // scheme kW6Ax
 
-  ComputeDevice compute() { return {Device::kCuda, queue.stream(), gemm.get()}; }
+  ComputeDevice compute() { return {Device::kCuda, queue.stream(), gemm.get(), w6ax.get()}; }
 };
 
 // What GpuGemm of an engine with these (resolved) options has to take.

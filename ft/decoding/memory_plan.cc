@@ -35,15 +35,19 @@ struct RankShape {
 
 bool on_gpu(const EngineOptions& options) { return options.device == Device::kCuda; }
 
-// Rows, and one scale each where they are int8.
-size_t row_major_bytes(Scheme scheme, DataType dtype, int64_t n, int64_t k) {
+// On a GPU: rows, and one scale each where they are int8; or tiles and their scales.
+size_t gpu_linear_bytes(Scheme scheme, DataType dtype, int64_t n, int64_t k) {
+  if (scheme == Scheme::kW6Ax) {
+    return static_cast<size_t>(flexq_kernels::packed_bytes(n, k)) +
+           static_cast<size_t>(flexq_kernels::tiled_scale_count(n, k)) * sizeof(uint16_t);
+  }
   const size_t count = static_cast<size_t>(n * k);
   if (scheme == Scheme::kFloat) return count * size_of(dtype);
   return count + static_cast<size_t>(n) * sizeof(float);
 }
 
 size_t linear_bytes(Device device, Scheme scheme, DataType dtype, int64_t n, int64_t k) {
-  if (device == Device::kCuda) return row_major_bytes(scheme, dtype, n, k);
+  if (device == Device::kCuda) return gpu_linear_bytes(scheme, dtype, n, k);
   const size_t rows = static_cast<size_t>(n);
   switch (scheme) {
     case Scheme::kFloat:
@@ -139,8 +143,11 @@ MemoryPlan plan_memory(const ModelFolder& folder, const EngineOptions& options, 
       length(folder.shards.kv_heads[static_cast<size_t>(rank)]), config.head_dim, *options.dtype);
   plan[MemoryKind::kActivations] = activation_bytes(folder, options, shape);
   if (on_gpu(options)) {
+    const bool w6ax = *options.scheme == Scheme::kW6Ax;
+    const bool uploads = !options.synthetic_weights || w6ax;
     plan[MemoryKind::kWorkspace] = gpu_gemm_workspace_bytes(gemm_limits(folder, options, rank)) +
-                                   (options.synthetic_weights ? 0 : DeviceUpload::kBlockBytes);
+                                   (w6ax ? w6ax_gemm_workspace_bytes() : 0) +
+                                   (uploads ? DeviceUpload::kBlockBytes : 0);
   }
   return plan;
 }

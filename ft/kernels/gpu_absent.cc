@@ -6,6 +6,7 @@
 #include "ft/kernels/gpu_gemm.h"
 #include "ft/kernels/skinny_gemm.h"
 #include "ft/kernels/twins.h"
+#include "ft/kernels/w6ax_gemm.h"
 
 namespace flexq_ft::gpu {
 
@@ -36,6 +37,7 @@ size_t attention_workspace_bytes(int64_t, int64_t, int64_t) { return 0; }  // a 
 void finish_product(Tensor, const Product&, Stream) { refuse(); }
 void quantize_activations(const LinearInput&, Stream) { refuse(); }
 void repack_rows(Tensor, ConstTensor, int64_t, int64_t, bool, Stream) { refuse(); }
+void tile_scales(Tensor, ConstTensor, int64_t, Stream) { refuse(); }
 void random_fill(Tensor, const RandomFill&, int64_t, Stream) { refuse(); }
 void step_inputs(const StepInputs&, ConstTensor, const SlotTensors&, int32_t, Stream) { refuse(); }
 void sample(Tensor, Tensor, ConstTensor, const DeviceSlots&, Tensor, Stream) { refuse(); }
@@ -51,5 +53,7 @@ namespace flexq_ft {
 
 std::unique_ptr<GpuGemm> make_gpu_gemm(const GpuGemmLimits&) { gpu::refuse(); }
 size_t gpu_gemm_workspace_bytes(const GpuGemmLimits&) { return 0; }
+std::unique_ptr<W6axGemm> make_w6ax_gemm() { gpu::refuse(); }
+size_t w6ax_gemm_workspace_bytes() { return 0; }
 
 }  // namespace flexq_ft

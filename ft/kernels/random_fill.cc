@@ -5,7 +5,7 @@
 namespace flexq_ft {
 
 void invokeRandomFill(Tensor out, const RandomFill& fill, int64_t first, Stream stream) {
-  FLEXQ_FT_CHECK(is_float(out.dtype()) || out.dtype() == DataType::kInt8, "random ", out.dtype());
+  FLEXQ_FT_CHECK(is_float(out.dtype()) || size_of(out.dtype()) == 1, "random ", out.dtype());
   FLEXQ_FT_CHECK_LE(0, first, "random numbers from");
   if (out.empty()) return;
   if (out.device() == Device::kCuda) return gpu::random_fill(out, fill, first, stream);

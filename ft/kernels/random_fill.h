@@ -21,7 +21,8 @@ struct RandomFill {
   float spread = 1.0f;  // of floats: uniform in [center - spread, center + spread)
 };
 
-// out[i] of any float type = number first + i of the fill; int8: uniform in -127 … 127.
+// out[i] of any float type = number first + i of the fill; int8: uniform in -127 … 127;
+// uint8: any byte.
 void invokeRandomFill(Tensor out, const RandomFill& fill, int64_t first, Stream stream);
 
 namespace detail {
@@ -46,6 +47,8 @@ FLEXQ_FT_HOST_DEVICE float random_unit(uint32_t bits) {
 FLEXQ_FT_HOST_DEVICE int8_t random_code(uint32_t bits) {
   return static_cast<int8_t>(static_cast<int32_t>((bits * 255u) >> 16) - 127);
 }
+
+FLEXQ_FT_HOST_DEVICE uint8_t random_byte(uint32_t bits) { return static_cast<uint8_t>(bits >> 8); }
 
 }  // namespace detail
 

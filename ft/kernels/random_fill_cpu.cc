@@ -26,6 +26,12 @@ void random_fill(Tensor out, const RandomFill& fill, int64_t first) {
              [&](int64_t i, uint32_t bits) { codes[i] = detail::random_code(bits); });
     return;
   }
+  if (out.dtype() == DataType::kUint8) {
+    uint8_t* bytes = static_cast<uint8_t*>(out.raw());
+    for_bits(out.count(), fill.key, first,
+             [&](int64_t i, uint32_t bits) { bytes[i] = detail::random_byte(bits); });
+    return;
+  }
   dispatch_float(out.dtype(), [&](auto tag) {
     using T = decltype(tag);
     T* values = static_cast<T*>(out.raw());

@@ -22,6 +22,11 @@ __device__ __forceinline__ int8_t random_value<int8_t>(const RandomFill&, uint32
   return detail::random_code(bits);
 }
 
+template <>
+__device__ __forceinline__ uint8_t random_value<uint8_t>(const RandomFill&, uint32_t bits) {
+  return detail::random_byte(bits);
+}
+
 // One thread: the numbers of one word at a time.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
@@ -53,6 +58,7 @@ void fill_with(Tensor out, const RandomFill& fill, int64_t first, Stream stream)
 
 void random_fill(Tensor out, const RandomFill& fill, int64_t first, Stream stream) {
   if (out.dtype() == DataType::kInt8) return fill_with<int8_t>(out, fill, first, stream);
+  if (out.dtype() == DataType::kUint8) return fill_with<uint8_t>(out, fill, first, stream);
   dispatch_compute_type(out.dtype(),
                         [&](auto tag) { fill_with<decltype(tag)>(out, fill, first, stream); });
 }

@@ -1,5 +1,6 @@
 #include "ft/kernels/repack.h"
 
+#include "flexq_kernels/pack.h"
 #include "ft/kernels/twins.h"
 
 namespace flexq_ft {
@@ -9,7 +10,7 @@ void invokeRepackRows(Tensor dst, ConstTensor src, int64_t row, int64_t column, 
   FLEXQ_FT_CHECK_EQ(dst.rank(), 2, "repack: dst ", dst.shape());
   FLEXQ_FT_CHECK_EQ(src.rank(), 2, "repack: src ", src.shape());
   const bool floats = is_float(dst.dtype()) && is_float(src.dtype());
-  const bool codes = dst.dtype() == DataType::kInt8 && src.dtype() == DataType::kInt8;
+  const bool codes = dst.dtype() == src.dtype() && size_of(dst.dtype()) == 1;
   FLEXQ_FT_CHECK(floats || codes, "repack of ", src.dtype(), " into ", dst.dtype());
   FLEXQ_FT_CHECK_EQ(src.device(), dst.device(), "repack: src and dst");
   const int64_t rows = row_major_nk ? src.dim(0) : src.dim(1);
@@ -24,6 +25,19 @@ void invokeRepackRows(Tensor dst, ConstTensor src, int64_t row, int64_t column, 
     return gpu::repack_rows(dst, src, row, column, row_major_nk, stream);
   }
   cpu::repack_rows(dst, src, row, column, row_major_nk);
+}
+
+void invokeTileScales(Tensor dst, ConstTensor src, int64_t k, Stream stream) {
+  FLEXQ_FT_CHECK_EQ(src.shape(), (Shape{flexq_kernels::group_count(k), src.dim(1)}), "scales");
+  FLEXQ_FT_CHECK_EQ(dst.shape(), (Shape{flexq_kernels::tiled_scale_count(src.dim(1), k)}),
+                    "tiled scales of ", src.shape());
+  for (const DataType dtype : {dst.dtype(), src.dtype()}) {
+    FLEXQ_FT_CHECK_EQ(dtype, DataType::kFp16, "scales of a six-bit weight");
+  }
+  FLEXQ_FT_CHECK_EQ(src.device(), dst.device(), "scales");
+  if (src.empty()) return;
+  if (dst.device() == Device::kCuda) return gpu::tile_scales(dst, src, k, stream);
+  cpu::tile_scales(dst, src, k);
 }
 
 }  // namespace flexq_ft

@@ -1,6 +1,7 @@
 #include <type_traits>
 
 #include "flexq_kernels/cpu/parallel.h"
+#include "flexq_kernels/pack.h"
 #include "ft/kernels/twins.h"
 
 namespace flexq_ft::cpu {
@@ -40,7 +41,7 @@ void repack(Tensor dst, ConstTensor src, int64_t row, int64_t column, bool row_m
 }  // namespace
 
 void repack_rows(Tensor dst, ConstTensor src, int64_t row, int64_t column, bool row_major_nk) {
-  if (dst.dtype() == DataType::kInt8) {
+  if (size_of(dst.dtype()) == 1) {
     return repack<int8_t, int8_t>(dst, src, row, column, row_major_nk);
   }
   dispatch_float(dst.dtype(), [&](auto to) {
@@ -48,6 +49,11 @@ void repack_rows(Tensor dst, ConstTensor src, int64_t row, int64_t column, bool 
       repack<decltype(to), decltype(from)>(dst, src, row, column, row_major_nk);
     });
   });
+}
+
+void tile_scales(Tensor dst, ConstTensor src, int64_t k) {
+  flexq_kernels::tile_scales(static_cast<uint16_t*>(dst.raw()),
+                             static_cast<const uint16_t*>(src.raw()), src.dim(1), k);
 }
 
 }  // namespace flexq_ft::cpu

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "flexq_kernels/gpu/pack.h"
 #include "ft/kernels/float_gpu.cuh"
 #include "ft/kernels/launch.cuh"
 #include "ft/kernels/twins.h"
@@ -81,7 +82,7 @@ void repack(Tensor dst, ConstTensor src, int64_t row, int64_t column, bool row_m
 
 void repack_rows(Tensor dst, ConstTensor src, int64_t row, int64_t column, bool row_major_nk,
                  Stream stream) {
-  if (dst.dtype() == DataType::kInt8) {
+  if (size_of(dst.dtype()) == 1) {
     return repack<int8_t, int8_t>(dst, src, row, column, row_major_nk, stream);
   }
   dispatch_compute_type(dst.dtype(), [&](auto to) {
@@ -89,6 +90,13 @@ void repack_rows(Tensor dst, ConstTensor src, int64_t row, int64_t column, bool 
       repack<decltype(to), decltype(from)>(dst, src, row, column, row_major_nk, stream);
     });
   });
+}
+
+void tile_scales(Tensor dst, ConstTensor src, int64_t k, Stream stream) {
+  flexq_kernels::gpu::tile_scales(static_cast<uint16_t*>(dst.raw()),
+                                  static_cast<const uint16_t*>(src.raw()), src.dim(1), k,
+                                  {stream.handle, false});
+  foreign_work(stream);
 }
 
 }  // namespace flexq_ft::gpu

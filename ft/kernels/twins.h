@@ -31,6 +31,7 @@ void gather_columns(Tensor out, ConstTensor parts);
 // Throws unless the product is fp32 with its scales applied, as every linear on the CPU leaves it.
 void check_finished(const Product& product);
 void repack_rows(Tensor dst, ConstTensor src, int64_t row, int64_t column, bool row_major_nk);
+void tile_scales(Tensor dst, ConstTensor src, int64_t k);
 void random_fill(Tensor out, const RandomFill& fill, int64_t first);
 
 }  // namespace flexq_ft::cpu
@@ -54,6 +55,7 @@ void finish_product(Tensor out, const Product& product, Stream stream);
 void quantize_activations(const LinearInput& input, Stream stream);
 void repack_rows(Tensor dst, ConstTensor src, int64_t row, int64_t column, bool row_major_nk,
                  Stream stream);
+void tile_scales(Tensor dst, ConstTensor src, int64_t k, Stream stream);
 void random_fill(Tensor out, const RandomFill& fill, int64_t first, Stream stream);
 void step_inputs(const StepInputs& out, ConstTensor items, const SlotTensors& slots,
                  int32_t scratch_page, Stream stream);

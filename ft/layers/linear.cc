@@ -1,6 +1,5 @@
 #include "ft/layers/linear.h"
 
-#include "flexq_kernels/gemm.h"
 #include "ft/core/cuda.h"
 #include "ft/kernels/gemm.h"
 
@@ -60,16 +59,28 @@ LinearInput Linear::input(Tensor values, const LayerContext& context) const {
   if (!format.quantizes_activations()) return out;
   const ActivationCodes shape = ActivationCodes::of(format, weight_->k);
   out.codes = context.workspace.codes(tokens, shape.k);
-  out.scales = context.workspace.act_scales(tokens, shape.groups);
   out.group = shape.k / shape.groups;
   out.act_bits = format.act_bits;
+  if (format.layout != Layout::kFrag16x128Tiled) {
+    out.scales = context.workspace.act_scales(tokens, shape.groups);
+    return out;
+  }
+  out.scale_stride = flexq_kernels::gpu::scale_stride_of(tokens);
+  out.scales = context.workspace.act_scales(shape.groups, out.scale_stride);
+  if (tokens > 0) out.order = context.device.w6ax->code_order(problem(tokens));
   return out;
 }
 
+flexq_kernels::GemmProblem Linear::problem(int64_t tokens) const {
+  return {tokens, weight_->n, weight_->k, weight_->format.act_bits};
+}
+
 bool Linear::can_round(int64_t tokens, const LayerContext& context) const {
-  return context.device.device == Device::kCuda && weight_->format.scheme == Scheme::kFloat &&
-         !weight_->bias.defined() && weight_->n % 8 == 0 && tokens > kUnroundedTokens &&
-         context.watchers.observer == nullptr;
+  if (context.device.device == Device::kCpu || context.watchers.observer != nullptr) return false;
+  const Scheme scheme = weight_->format.scheme;
+  if (scheme == Scheme::kW6Ax) return true;
+  return scheme == Scheme::kFloat && !weight_->bias.defined() && weight_->n % 8 == 0 &&
+         tokens > kUnroundedTokens;
 }
 
 Product Linear::forward(Tensor y, const LinearInput& x, const LayerContext& context) const {
@@ -99,7 +110,6 @@ Product Linear::multiply_cpu(Tensor y, const LinearInput& x, const LayerContext&
   const LinearWeight& w = *weight_;
   const ConstTensor bias = vector_of(w.bias, w.n);
   const auto* bias_values = static_cast<const float*>(w.bias.data());
-  const flexq_kernels::GemmProblem problem{x.tokens(), w.n, w.k, w.format.act_bits};
   switch (w.format.scheme) {
     case Scheme::kFloat:
       invokeGemmFloat(y, x.values, matrix(w), bias, context.stream());
@@ -114,10 +124,10 @@ Product Linear::multiply_cpu(Tensor y, const LinearInput& x, const LayerContext&
     case Scheme::kW6Ax:
       if (x.quantized()) {
         flexq_kernels::gemm_w6ax(y.data<float>(), {x.codes.data<int8_t>(), x.scales.data<float>()},
-                                 packed(w), bias_values, problem);
+                                 packed(w), bias_values, problem(x.tokens()));
       } else {
         flexq_kernels::gemm_w6a16(y.data<float>(), x.values.raw(), float_type(x.dtype), packed(w),
-                                  bias_values, problem);
+                                  bias_values, problem(x.tokens()));
       }
       break;
   }
@@ -127,12 +137,22 @@ Product Linear::multiply_cpu(Tensor y, const LinearInput& x, const LayerContext&
 Product Linear::multiply_gpu(Tensor y, const LinearInput& x, const LayerContext& context) const {
   const LinearWeight& w = *weight_;
   const Scheme scheme = w.format.scheme;
-  FLEXQ_FT_CHECK(scheme != Scheme::kW6Ax, "no product on a GPU for ", w.name, ": ", w.format);
+  if (scheme == Scheme::kW6Ax) return multiply_w6ax(y, x, context);
   const bool int8 = scheme == Scheme::kW8A8;
   const Tensor values = int8 ? as(y, DataType::kInt32) : y;
   context.device.gemm->run(values, int8 ? x.codes : x.values, matrix(w), scheme, context.stream());
   return {values, int8 ? ConstTensor(x.scales.view({x.tokens()})) : ConstTensor(),
           vector_of(w.scales, w.n), vector_of(w.bias, w.n)};
+}
+
+// Scales and bias are the kernel's own.
+Product Linear::multiply_w6ax(Tensor y, const LinearInput& x, const LayerContext& context) const {
+  const LinearWeight& w = *weight_;
+  const flexq_kernels::gpu::Weight tiles{static_cast<const uint8_t*>(w.codes.data()),
+                                         static_cast<const uint16_t*>(w.scales.data())};
+  context.device.w6ax->run(y, x, tiles, vector_of(w.bias, w.n), problem(x.tokens()),
+                           context.stream());
+  return {y, {}, {}, {}};
 }
 
 Product reduce_row_parallel(Product product, const Buffer& bias, const LayerContext& context) {

@@ -2,6 +2,7 @@
 // and the product; adding a precision adds a value there and a line in linear.cc.
 #pragma once
 
+#include "flexq_kernels/gemm.h"
 #include "ft/kernels/product.h"
 #include "ft/layers/workspace.h"
 #include "ft/weights/model_weights.h"
@@ -38,6 +39,8 @@ class Linear {
   Product multiply(Tensor y, const LinearInput& x, const LayerContext& context) const;
   Product multiply_cpu(Tensor y, const LinearInput& x, const LayerContext& context) const;
   Product multiply_gpu(Tensor y, const LinearInput& x, const LayerContext& context) const;
+  Product multiply_w6ax(Tensor y, const LinearInput& x, const LayerContext& context) const;
+  flexq_kernels::GemmProblem problem(int64_t tokens) const;
 
   const LinearWeight* weight_;
 };

@@ -1,10 +1,16 @@
 #include "ft/layers/workspace.h"
 
+#include "flexq_kernels/gpu/gemm.h"
 #include "ft/kernels/attention.h"
 
 namespace flexq_ft {
 
 namespace {
+
+// Tokens that scales are kept for: padded as products of groups on a GPU read them.
+int64_t scale_rows(const WorkspaceSizes& sizes) {
+  return flexq_kernels::gpu::scale_stride_of(sizes.tokens);
+}
 
 size_t attention_bytes(const WorkspaceSizes& sizes) {
   if (sizes.head_dim == 0) return 0;
@@ -16,9 +22,10 @@ size_t attention_bytes(const WorkspaceSizes& sizes) {
 
 size_t WorkspaceSizes::bytes() const {
   const int64_t typed = 2 * hidden + 2 * attention + inter;
-  const int64_t fp32 = qkv + up + hidden + quantized_groups;
+  const int64_t fp32 = qkv + up + hidden;
   const int64_t row = typed * static_cast<int64_t>(size_of(dtype)) + fp32 * 4 + quantized_k;
-  return static_cast<size_t>(tokens * row) + attention_bytes(*this);
+  return static_cast<size_t>(tokens * row + scale_rows(*this) * quantized_groups * 4) +
+         attention_bytes(*this);
 }
 
 Workspace::Workspace(const WorkspaceSizes& sizes) : sizes_(sizes) {
@@ -34,7 +41,8 @@ Workspace::Workspace(const WorkspaceSizes& sizes) : sizes_(sizes) {
   inter_ = matrix(sizes.dtype, sizes.inter);
   product_ = matrix(DataType::kFp32, sizes.hidden);
   codes_ = matrix(DataType::kInt8, sizes.quantized_k);
-  act_scales_ = matrix(DataType::kFp32, sizes.quantized_groups);
+  act_scales_ = Buffer(DataType::kFp32, {scale_rows(sizes), sizes.quantized_groups},
+                       MemoryKind::kActivations, sizes.device);
   attention_parts_ = Buffer(attention_bytes(sizes), MemoryKind::kActivations, sizes.device);
 }
 
@@ -78,8 +86,8 @@ Tensor Workspace::codes(int64_t tokens, int64_t k) const {
   return codes_.tensor(DataType::kInt8, {tokens, k});
 }
 
-Tensor Workspace::act_scales(int64_t tokens, int64_t groups) const {
-  return act_scales_.tensor(DataType::kFp32, {tokens, groups});
+Tensor Workspace::act_scales(int64_t rows, int64_t columns) const {
+  return act_scales_.tensor(DataType::kFp32, {rows, columns});
 }
 
 Tensor Workspace::attention_parts() const {

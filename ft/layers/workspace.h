@@ -45,7 +45,8 @@ class Workspace {
   Tensor inter(int64_t tokens) const;             // [tokens, inter]      compute type
   Tensor product(int64_t tokens) const;           // [tokens, hidden]     fp32, row-parallel outputs
   Tensor codes(int64_t tokens, int64_t k) const;  // [tokens, k]      int8
-  Tensor act_scales(int64_t tokens, int64_t groups) const;  // [tokens, groups] fp32
+  // fp32 [tokens, groups], or [groups, tokens padded to 4]
+  Tensor act_scales(int64_t rows, int64_t columns) const;
   Tensor attention_parts() const;  // what the attention op asks for, or undefined
 
  private:

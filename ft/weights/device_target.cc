@@ -1,5 +1,6 @@
 #include "ft/weights/device_target.h"
 
+#include "flexq_kernels/pack.h"
 #include "ft/core/check.h"
 #include "ft/kernels/repack.h"
 
@@ -14,11 +15,13 @@ Tensor matrix_of(const LinearWeight& weight) {
 }  // namespace
 
 Layout DeviceTarget::layout(Scheme scheme) const {
-  FLEXQ_FT_CHECK(scheme != Scheme::kW6Ax, "no layout of ", scheme, " on a GPU");
-  return Layout::kRowMajor;
+  return scheme == Scheme::kW6Ax ? Layout::kFrag16x128Tiled : Layout::kRowMajor;
 }
 
 Buffer DeviceTarget::codes(const LinearWeight& weight) const {
+  if (weight.format.layout == Layout::kFrag16x128Tiled) {
+    return values(weight.format.storage, {flexq_kernels::packed_bytes(weight.n, weight.k)});
+  }
   return values(weight.format.storage, {weight.n, weight.k});
 }
 
@@ -51,9 +54,17 @@ void DeviceTarget::put(Tensor matrix, ConstTensor block, int64_t row, int64_t co
     FLEXQ_FT_CHECK_EQ(rows.bytes(), block.bytes(), "a block of rows");
     return upload().copy(rows.raw(), rows.bytes());
   }
-  const ConstTensor copy(upload().copy_to_scratch(block.bytes()), block.dtype(), block.shape(),
-                         Device::kCuda);
-  invokeRepackRows(matrix, copy, row, column, order == BlockOrder::kRows, upload().stream());
+  invokeRepackRows(matrix, to_scratch(block), row, column, order == BlockOrder::kRows,
+                   upload().stream());
+}
+
+void DeviceTarget::put_scales(const LinearWeight& weight, ConstTensor block) {
+  FLEXQ_FT_CHECK_EQ(block.raw(), upload().stage(), "a block that was not staged");
+  invokeTileScales(weight.scales.tensor(), to_scratch(block), weight.k, upload().stream());
+}
+
+ConstTensor DeviceTarget::to_scratch(ConstTensor block) {
+  return {upload().copy_to_scratch(block.bytes()), block.dtype(), block.shape(), Device::kCuda};
 }
 
 void DeviceTarget::random(const LinearWeight& weight, const RandomFill& fill) {

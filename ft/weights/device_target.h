@@ -1,4 +1,4 @@
-// DeviceTarget: weights on the current GPU, row-major (Layout::kRowMajor).
+// DeviceTarget: weights on the current GPU, row-major (Layout::kRowMajor) or in tiles of six bits.
 #pragma once
 
 #include "ft/weights/device_upload.h"
@@ -19,16 +19,18 @@ class DeviceTarget : public WeightTarget {
   void put(const LinearWeight& weight, ConstTensor block, int64_t row, int64_t column,
            BlockOrder order) override;
   void put(const Buffer& buffer, ConstTensor block, int64_t first) override;
+  void put_scales(const LinearWeight& weight, ConstTensor block) override;
   void random(const LinearWeight& weight, const RandomFill& fill) override;
   void random(const Buffer& buffer, const RandomFill& fill) override;
   void finish() override;
 
  private:
   DeviceUpload& upload();
+  ConstTensor to_scratch(ConstTensor block);
   void put(Tensor matrix, ConstTensor block, int64_t row, int64_t column, BlockOrder order);
 
   size_t block_bytes_;
-  std::unique_ptr<DeviceUpload> upload_;  // from the first block on: random weights need none
+  std::unique_ptr<DeviceUpload> upload_;  // from the first block on: random numbers need none
 };
 
 }  // namespace flexq_ft

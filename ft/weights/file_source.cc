@@ -55,13 +55,13 @@ void FileSource::put_rows(const std::string& file, DataType dtype, int64_t first
   }
 }
 
-void FileSource::put_floats(const std::string& file, int64_t count, const Buffer& out,
-                            int64_t first) {
-  const size_t size = size_of(folder_.dtype);
+void FileSource::put_file(const std::string& file, DataType dtype, int64_t count, const Buffer& out,
+                          int64_t first) {
+  const size_t size = size_of(dtype);
   const int64_t step = items_of(std::min(target_.block_bytes(), kChunkBytes), size, count);
   for (int64_t done = 0; done < count; done += step) {
     const int64_t part = std::min(step, count - done);
-    const Tensor block(target_.stage(static_cast<size_t>(part) * size), folder_.dtype, {part});
+    const Tensor block(target_.stage(static_cast<size_t>(part) * size), dtype, {part});
     reader_.read(file, block.raw(), block.bytes(), static_cast<size_t>(done) * size);
     target_.put(out, block, first + done);
   }
@@ -76,7 +76,7 @@ LinearWeight FileSource::linear(const std::string& name, const std::vector<Linea
   if (options_.scheme == Scheme::kFloat) {
     load_float(parts, out);
   } else if (options_.scheme == Scheme::kW6Ax) {
-    load_int6(parts, &out);
+    load_int6(parts, out);
   } else if (folder_.scheme == Scheme::kFloat) {
     quantize_w8(parts, out);
   } else {
@@ -86,7 +86,7 @@ LinearWeight FileSource::linear(const std::string& name, const std::vector<Linea
     out.bias = target_.values(DataType::kFp32, {n});
     int64_t row = 0;
     for (const LinearPart& part : parts) {
-      put_floats(part.bias_name(options_.rank), part.n, out.bias, row);
+      put_file(part.bias_name(options_.rank), folder_.dtype, part.n, out.bias, row);
       row += part.n;
     }
   }
@@ -102,7 +102,7 @@ LinearWeight FileSource::head(const std::string& file, int64_t begin, int64_t en
 
 Buffer FileSource::floats(const std::string& file, Shape shape, DataType dtype, FloatRole) {
   Buffer out = target_.values(dtype, shape);
-  put_floats(file, shape.count(), out, 0);
+  put_file(file, folder_.dtype, shape.count(), out, 0);
   return out;
 }
 
@@ -171,34 +171,52 @@ void FileSource::quantize_w8(const std::vector<LinearPart>& parts, const LinearW
   }
 }
 
-void FileSource::load_int6(const std::vector<LinearPart>& parts, LinearWeight* out) {
-  auto* packed = static_cast<uint8_t*>(out->codes.data());
+// Tiles lie one after the other, so parts of whole tiles are the weight as they are.
+void FileSource::load_int6(const std::vector<LinearPart>& parts, const LinearWeight& out) {
   bool whole_tiles = true;
   for (size_t i = 0; i + 1 < parts.size(); ++i) {
     whole_tiles = whole_tiles && parts[i].n % flexq_kernels::kTileRows == 0;
   }
-  std::vector<int8_t> codes(whole_tiles ? 0 : static_cast<size_t>(out->n * out->k));
-  int64_t row = 0;
-  for (const LinearPart& part : parts) {
-    const auto size = static_cast<size_t>(flexq_kernels::packed_bytes(part.n, part.k));
-    const std::string file = part.int6_name(options_.rank);
-    if (whole_tiles) {
-      reader_.read(file, packed + flexq_kernels::packed_bytes(row, part.k), size);
-    } else {
-      const Buffer tiles = read_file(file, size);
-      flexq_kernels::unpack_int6(codes.data() + row * part.k,
-                                 static_cast<const uint8_t*>(tiles.data()), part.n, part.k);
+  if (whole_tiles) {
+    int64_t first = 0;
+    for (const LinearPart& part : parts) {
+      const int64_t bytes = flexq_kernels::packed_bytes(part.n, part.k);
+      put_file(part.int6_name(options_.rank), DataType::kUint8, bytes, out.codes, first);
+      first += bytes;
     }
-    row += part.n;
+  } else {
+    put_cut_tiles(parts, out);
   }
-  if (!whole_tiles) flexq_kernels::pack_int6(packed, codes.data(), out->n, out->k);
   load_int6_scales(parts, out);
 }
 
-void FileSource::load_int6_scales(const std::vector<LinearPart>& parts, LinearWeight* out) {
-  const int64_t groups = flexq_kernels::group_count(out->k);
-  out->scales = Buffer(DataType::kFp16, {groups, out->n}, MemoryKind::kWeights);
-  Half* scales = static_cast<Half*>(out->scales.data());
+// Parts that end within a tile are unpacked and packed as one.
+void FileSource::put_cut_tiles(const std::vector<LinearPart>& parts, const LinearWeight& out) {
+  std::vector<int8_t> codes(static_cast<size_t>(out.n * out.k));
+  int64_t row = 0;
+  for (const LinearPart& part : parts) {
+    const auto size = static_cast<size_t>(flexq_kernels::packed_bytes(part.n, part.k));
+    const Buffer tiles = read_file(part.int6_name(options_.rank), size);
+    flexq_kernels::unpack_int6(codes.data() + row * part.k,
+                               static_cast<const uint8_t*>(tiles.data()), part.n, part.k);
+    row += part.n;
+  }
+  std::vector<uint8_t> packed(out.codes.bytes());
+  flexq_kernels::pack_int6(packed.data(), codes.data(), out.n, out.k);
+  const auto count = static_cast<int64_t>(packed.size());
+  const int64_t step = items_of(std::min(target_.block_bytes(), kChunkBytes), 1, count);
+  for (int64_t done = 0; done < count; done += step) {
+    const int64_t part = std::min(step, count - done);
+    const Tensor block(target_.stage(static_cast<size_t>(part)), DataType::kUint8, {part});
+    std::memcpy(block.raw(), packed.data() + done, block.bytes());
+    target_.put(out.codes, block, done);
+  }
+}
+
+void FileSource::load_int6_scales(const std::vector<LinearPart>& parts, const LinearWeight& out) {
+  const int64_t groups = flexq_kernels::group_count(out.k);
+  const size_t bytes = static_cast<size_t>(groups * out.n) * sizeof(Half);
+  const Tensor scales(target_.stage(bytes), DataType::kFp16, {groups, out.n});
   int64_t column = 0;
   for (const LinearPart& part : parts) {
     const std::string file = part.int6_scale_name(options_.rank);
@@ -206,10 +224,11 @@ void FileSource::load_int6_scales(const std::vector<LinearPart>& parts, LinearWe
     const Half* in = static_cast<const Half*>(rows.data());
     check_scales(file, in, groups * part.n);
     for (int64_t g = 0; g < groups; ++g) {
-      std::copy(in + g * part.n, in + (g + 1) * part.n, scales + g * out->n + column);
+      std::copy(in + g * part.n, in + (g + 1) * part.n, scales.data<Half>() + g * out.n + column);
     }
     column += part.n;
   }
+  target_.put_scales(out, scales);
 }
 
 }  // namespace flexq_ft

@@ -25,14 +25,16 @@ class FileSource : public WeightSource {
   void load_float(const std::vector<LinearPart>& parts, const LinearWeight& out);
   void load_w8(const std::vector<LinearPart>& parts, const LinearWeight& out);
   void quantize_w8(const std::vector<LinearPart>& parts, const LinearWeight& out);
-  void load_int6(const std::vector<LinearPart>& parts, LinearWeight* out);
-  void load_int6_scales(const std::vector<LinearPart>& parts, LinearWeight* out);
+  void load_int6(const std::vector<LinearPart>& parts, const LinearWeight& out);
+  void put_cut_tiles(const std::vector<LinearPart>& parts, const LinearWeight& out);
+  void load_int6_scales(const std::vector<LinearPart>& parts, const LinearWeight& out);
 
   // Rows [first, first + rows) of a file of rows of weight.k, to rows from row.
   void put_rows(const std::string& file, DataType dtype, int64_t first, int64_t rows,
                 const LinearWeight& weight, int64_t row);
-  // All count floats of a file, to elements from first.
-  void put_floats(const std::string& file, int64_t count, const Buffer& out, int64_t first);
+  // All count elements of a file, to elements from first.
+  void put_file(const std::string& file, DataType dtype, int64_t count, const Buffer& out,
+                int64_t first);
   Buffer read_file(const std::string& file, size_t bytes);
 
   WeightReader& reader_;

@@ -57,6 +57,10 @@ void HostTarget::put(const Buffer& buffer, ConstTensor block, int64_t first) {
                    /*row_major_nk=*/true, {});
 }
 
+void HostTarget::put_scales(const LinearWeight& weight, ConstTensor block) {
+  put(weight.scales, block, 0);
+}
+
 void HostTarget::random(const LinearWeight& weight, const RandomFill& fill) {
   constexpr int64_t kChunk = 1 << 22;
   const DataType dtype = weight.format.storage;

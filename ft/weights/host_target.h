@@ -15,6 +15,7 @@ class HostTarget : public WeightTarget {
   void put(const LinearWeight& weight, ConstTensor block, int64_t row, int64_t column,
            BlockOrder order) override;
   void put(const Buffer& buffer, ConstTensor block, int64_t first) override;
+  void put_scales(const LinearWeight& weight, ConstTensor block) override;
   void random(const LinearWeight& weight, const RandomFill& fill) override;
   void random(const Buffer& buffer, const RandomFill& fill) override;
   void finish() override {}

@@ -16,16 +16,9 @@ namespace {
 bool is_w8(Scheme scheme) { return scheme == Scheme::kW8A16 || scheme == Scheme::kW8A8; }
 
 void check_device(const LoadOptions& options) {
-  if (options.device == Device::kCpu) return;
-  if (options.dtype == DataType::kFp32) {
-    throw Error(ErrorKind::kConfig, "a GPU computes in fp16 or bf16, and fp32 was asked for", {},
-                "--dtype fp16 or --dtype bf16, or --device cpu");
-  }
-  if (options.scheme == Scheme::kW6Ax) {
-    throw Error(ErrorKind::kConfig, "scheme w6ax does not run on a GPU yet",
-                "its kernels are not part of this version",
-                "--device cpu, or a folder of another scheme");
-  }
+  if (options.device == Device::kCpu || options.dtype != DataType::kFp32) return;
+  throw Error(ErrorKind::kConfig, "a GPU computes in fp16 or bf16, and fp32 was asked for", {},
+              "--dtype fp16 or --dtype bf16, or --device cpu");
 }
 
 void check_options(const ModelFolder& folder, const LoadOptions& options) {

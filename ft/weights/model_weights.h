@@ -1,5 +1,5 @@
 // The weights of one rank, in the layouts that the device's GEMMs stream: panels on the CPU, rows
-// ([n, k], Layout::kRowMajor) on a GPU.
+// ([n, k], Layout::kRowMajor) on a GPU; six-bit ones in their tiles on both.
 #pragma once
 
 #include <string>
@@ -18,7 +18,7 @@ struct LinearWeight {
   int64_t n = 0;  // of this rank
   int64_t k = 0;
   Buffer codes;   // in format.layout
-  Buffer scales;  // w6ax: fp16 [groups, n]; w8: fp32 [n]; float: none
+  Buffer scales;  // w6ax: fp16 [groups, n], or tiled (format.layout); w8: fp32 [n]; float: none
   Buffer bias;    // fp32 [n], or none. Row-parallel biases are the layer's, added after all-reduce
 
   size_t bytes() const { return codes.bytes() + scales.bytes() + bias.bytes(); }
@@ -54,7 +54,7 @@ struct LoadOptions {
   Policy policy;
   int rank = 0;
   Device device = Device::kCpu;  // a GPU: the current one
-  bool synthetic = false;        // random weights instead of the files', of any scheme but w6ax
+  bool synthetic = false;        // random weights instead of the files', of any scheme
   LoadProgress progress = {};    // of the files; may be empty
 };
 

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "flexq_kernels/pack.h"
 #include "ft/core/check.h"
 #include "ft/weights/folder_ini.h"
 
@@ -15,6 +16,8 @@ constexpr float kSqrt3 = 1.7320508f;  // a uniform number's largest, over its de
 constexpr float kNormSpread = 0.05f;
 constexpr float kBiasSpread = 0.01f;
 
+bool is_w8(Scheme scheme) { return scheme == Scheme::kW8A16 || scheme == Scheme::kW8A8; }
+
 // FNV-1a: the key of a weight's numbers.
 uint64_t key_of(const std::string& name) {
   uint64_t hash = 1469598103934665603u;
@@ -26,11 +29,7 @@ uint64_t key_of(const std::string& name) {
 
 SyntheticSource::SyntheticSource(const ModelFolder& folder, const LoadOptions& options,
                                  WeightTarget& target)
-    : folder_(folder), options_(options), target_(target) {
-  if (options.scheme != Scheme::kW6Ax) return;
-  throw Error(ErrorKind::kConfig, "there are no synthetic weights of scheme w6ax", {},
-              "--scheme fp16, w8a16 or w8a8");
-}
+    : folder_(folder), options_(options), target_(target) {}
 
 Buffer SyntheticSource::values(const std::string& name, Shape shape, DataType dtype, float center,
                                float spread) {
@@ -49,8 +48,12 @@ LinearWeight SyntheticSource::linear(const std::string& name, const std::vector<
   // A row-parallel output is the sum of all ranks' shares.
   const int64_t inputs = parts[0].row_parallel ? out.k * folder_.tp : out.k;
   const float spread = kSqrt3 / std::sqrt(static_cast<float>(inputs));
-  target_.random(out, {key_of(own), 0.0f, spread});
-  if (out.scales.defined()) {
+  if (options_.scheme == Scheme::kW6Ax) {
+    fill_int6(out, own, spread);
+  } else {
+    target_.random(out, {key_of(own), 0.0f, spread});
+  }
+  if (is_w8(options_.scheme)) {
     const float scale = spread / 127.0f;
     target_.random(out.scales, {key_of(own + ".scale"), scale, scale / 8.0f});
   }
@@ -58,6 +61,17 @@ LinearWeight SyntheticSource::linear(const std::string& name, const std::vector<
     out.bias = values(own + ".bias", {n}, DataType::kFp32, 0.0f, kBiasSpread);
   }
   return out;
+}
+
+// Bits of a packed weight are free: whatever they are, its codes are uniform in -32 … 31.
+void SyntheticSource::fill_int6(const LinearWeight& weight, const std::string& own, float spread) {
+  target_.random(weight.codes, {key_of(own), 0.0f, 0.0f});
+  const Shape shape{flexq_kernels::group_count(weight.k), weight.n};
+  const size_t bytes = static_cast<size_t>(shape.count()) * size_of(weight.format.scale);
+  const Tensor scales(target_.stage(bytes), weight.format.scale, shape);
+  const float scale = spread / 32.0f;
+  invokeRandomFill(scales, {key_of(own + ".scale"), scale, scale / 8.0f}, 0, {});
+  target_.put_scales(weight, scales);
 }
 
 LinearWeight SyntheticSource::head(const std::string&, int64_t begin, int64_t end) {

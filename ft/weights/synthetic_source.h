@@ -13,7 +13,7 @@ namespace flexq_ft {
 
 class SyntheticSource : public WeightSource {
  public:
-  // Keeps references: all outlive it. Throws Error{kConfig} for w6ax.
+  // Keeps references: all outlive it.
   SyntheticSource(const ModelFolder& folder, const LoadOptions& options, WeightTarget& target);
 
   LinearWeight linear(const std::string& name, const std::vector<LinearPart>& parts,
@@ -22,6 +22,7 @@ class SyntheticSource : public WeightSource {
   Buffer floats(const std::string& file, Shape shape, DataType dtype, FloatRole role) override;
 
  private:
+  void fill_int6(const LinearWeight& weight, const std::string& own, float spread);
   Buffer values(const std::string& name, Shape shape, DataType dtype, float center, float spread);
 
   const ModelFolder& folder_;

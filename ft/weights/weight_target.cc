@@ -32,6 +32,12 @@ DataFormat format_of(Scheme scheme, DataType dtype, int act_bits, Layout layout)
   return format;
 }
 
+Shape scale_shape(Layout layout, int64_t n, int64_t k) {
+  if (layout == Layout::kFrag16x128) return {flexq_kernels::group_count(k), n};
+  if (layout == Layout::kFrag16x128Tiled) return {flexq_kernels::tiled_scale_count(n, k)};
+  return {n};
+}
+
 void check_depth(const LinearWeight& weight) {
   if (weight.format.scheme != Scheme::kW8A8 || weight.k <= kMaxW8A8Depth) return;
   throw Error(ErrorKind::kConfig,
@@ -60,8 +66,9 @@ LinearWeight new_linear(const std::string& name, Scheme scheme, DataType dtype, 
   out.k = k;
   check_depth(out);
   out.codes = target.codes(out);
-  const bool w8 = scheme == Scheme::kW8A16 || scheme == Scheme::kW8A8;
-  if (w8) out.scales = target.values(DataType::kFp32, {n});
+  if (scheme != Scheme::kFloat) {
+    out.scales = target.values(out.format.scale, scale_shape(out.format.layout, n, k));
+  }
   return out;
 }
 

@@ -33,6 +33,8 @@ class WeightTarget {
                    BlockOrder order) = 0;
   // A staged block of elements [first, first + count) of a buffer made by values().
   virtual void put(const Buffer& buffer, ConstTensor block, int64_t first) = 0;
+  // A staged block of all scales of a six-bit weight, fp16 [group_count(k), n].
+  virtual void put_scales(const LinearWeight& weight, ConstTensor block) = 0;
 
   // Numbers of a fill, one for each element of [n, k] or of the buffer.
   virtual void random(const LinearWeight& weight, const RandomFill& fill) = 0;
@@ -44,8 +46,8 @@ class WeightTarget {
 
 std::unique_ptr<WeightTarget> make_weight_target(Device device);
 
-// A weight of n rows without its values: format, codes, and the scales of a w8 scheme. Throws
-// Error{kConfig} if the scheme cannot have so many columns.
+// A weight of n rows without its values: format, codes and scales. Throws Error{kConfig} if the
+// scheme cannot have so many columns.
 LinearWeight new_linear(const std::string& name, Scheme scheme, DataType dtype, int act_bits,
                         int64_t n, int64_t k, const WeightTarget& target);
 

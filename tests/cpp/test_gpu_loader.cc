@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "flexq_kernels/pack.h"
 #include "ft/core/cuda.h"
 #include "ft/weights/device_target.h"
 #include "ft/weights/file_source.h"
@@ -33,10 +34,11 @@ std::vector<uint8_t> read(const Buffer& buffer) {
   return out;
 }
 
-// The codes of any layout as rows.
+// The codes of panels as rows, others as they are: tiles are the same on both devices.
 std::vector<uint8_t> rows_of(const LinearWeight& w) {
   const std::vector<uint8_t> codes = read(w.codes);
-  if (w.format.layout == Layout::kRowMajor) return codes;
+  const Layout layout = w.format.layout;
+  if (layout != Layout::kPanel && layout != Layout::kPanelPairs) return codes;
   const size_t size = size_of(w.format.storage);
   std::vector<uint8_t> out(static_cast<size_t>(w.n * w.k) * size);
   const int64_t pairs = (w.k + 1) / 2;
@@ -52,12 +54,25 @@ std::vector<uint8_t> rows_of(const LinearWeight& w) {
   return out;
 }
 
+// As a GPU has them.
+std::vector<uint8_t> scales_of(const LinearWeight& w) {
+  const std::vector<uint8_t> scales = read(w.scales);
+  if (w.format.layout != Layout::kFrag16x128) return scales;
+  std::vector<uint16_t> tiled(static_cast<size_t>(flexq_kernels::tiled_scale_count(w.n, w.k)));
+  flexq_kernels::tile_scales(tiled.data(), static_cast<const uint16_t*>(w.scales.data()), w.n, w.k);
+  std::vector<uint8_t> out(tiled.size() * sizeof(uint16_t));
+  std::memcpy(out.data(), tiled.data(), out.size());
+  return out;
+}
+
 void same(const LinearWeight& gpu, const LinearWeight& cpu) {
-  EXPECT(gpu.codes.device() == Device::kCuda && gpu.format.layout == Layout::kRowMajor);
+  const bool int6 = cpu.format.layout == Layout::kFrag16x128;
+  EXPECT(gpu.codes.device() == Device::kCuda);
+  EXPECT(gpu.format.layout == (int6 ? Layout::kFrag16x128Tiled : Layout::kRowMajor));
   EXPECT_EQ(gpu.name, cpu.name);
   EXPECT_EQ(gpu.n, cpu.n);
   EXPECT(rows_of(gpu) == rows_of(cpu));
-  EXPECT(read(gpu.scales) == read(cpu.scales));
+  EXPECT(scales_of(gpu) == scales_of(cpu));
   EXPECT(read(gpu.bias) == read(cpu.bias));
 }
 
@@ -132,9 +147,25 @@ TEST(a_gpu_takes_int8_files) {
   }
 }
 
+TEST(a_gpu_takes_int6_files) {
+  if (!has_gpu()) return;
+  for (const int64_t inter : {40, 256}) {  // gate and up meet inside a tile, and between two
+    ModelConfig config = small_llama();
+    config.inter_size = inter;
+    for (const int tp : {1, 2}) {
+      const TempFolder temp;
+      ModelFolder folder = make_folder(temp.path(), config, Scheme::kW6Ax, DataType::kFp16, tp);
+      write_weight_files(&folder);
+      LoadOptions options;
+      options.scheme = Scheme::kW6Ax;
+      compare(folder, options);
+    }
+  }
+}
+
 TEST(synthetic_weights_of_a_gpu_are_those_of_the_cpu) {
   if (!has_gpu()) return;
-  for (const Scheme scheme : {Scheme::kFloat, Scheme::kW8A16, Scheme::kW8A8}) {
+  for (const Scheme scheme : {Scheme::kFloat, Scheme::kW8A16, Scheme::kW8A8, Scheme::kW6Ax}) {
     LoadOptions options;
     options.dtype = DataType::kBf16;
     options.scheme = scheme;
@@ -168,6 +199,27 @@ TEST(files_of_many_blocks_take_turns_on_two_pinned_buffers) {
     same(down, cpu.layers[1].down);
     same(head, cpu.lm_head);
     same(table, cpu.embedding);
+  }
+}
+
+TEST(six_bit_files_of_many_blocks) {
+  if (!has_gpu()) return;
+  ModelConfig config = small_llama();
+  config.hidden_size = 384;
+  for (const int64_t inter : {40, 48}) {  // tiles of 18 KB and more, in blocks of 4 KB
+    config.inter_size = inter;
+    const TempFolder temp;
+    ModelFolder folder = make_folder(temp.path(), config, Scheme::kW6Ax, DataType::kFp16, 1);
+    write_weight_files(&folder);
+    LoadOptions options;
+    options.scheme = Scheme::kW6Ax;
+    const ModelWeights cpu = load_weights(folder, options);
+    WeightReader reader(folder, options.progress, 0);
+    DeviceTarget target(4096);
+    FileSource source(reader, options, target);
+    const LinearWeight up = source.linear("layers.1.gate_up", layer_parts(folder, 1, 0).up, 6);
+    target.finish();
+    same(up, cpu.layers[1].up);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <vector>
 
+#include "flexq_kernels/pack.h"
 #include "ft/core/buffer.h"
 #include "ft/core/cuda.h"
 #include "ft/kernels/random_fill.h"
@@ -72,12 +73,29 @@ TEST(repacked_rows_are_those_of_the_cpu) {
   }
   compare(DataType::kInt8, DataType::kInt8, {67, 101}, true);
   compare(DataType::kInt8, DataType::kInt8, {96, 67}, false);
+  compare(DataType::kUint8, DataType::kUint8, {67, 101}, true);
+}
+
+TEST(tiled_scales_are_those_of_the_cpu) {
+  if (!has_gpu()) return;
+  for (const int64_t n : {1, 16, 40, 129}) {
+    for (const int64_t k : {1, 128, 576}) {
+      const Buffer scales = random(DataType::kFp16, {flexq_kernels::group_count(k), n}, 3);
+      const Buffer tiled =
+          random(DataType::kFp16, {flexq_kernels::tiled_scale_count(n, k)}, 4);  // overwritten
+      const Twin gpu_scales(scales.tensor());
+      const Twin gpu_tiled(tiled.tensor());
+      invokeTileScales(tiled.tensor(), scales.tensor(), k, {});
+      invokeTileScales(gpu_tiled.buffer.tensor(), gpu_scales.buffer.tensor(), k, {});
+      EXPECT(gpu_tiled.read() == bytes_of(tiled));
+    }
+  }
 }
 
 TEST(random_numbers_are_those_of_the_cpu) {
   if (!has_gpu()) return;
   for (const DataType dtype :
-       {DataType::kFp32, DataType::kFp16, DataType::kBf16, DataType::kInt8}) {
+       {DataType::kFp32, DataType::kFp16, DataType::kBf16, DataType::kInt8, DataType::kUint8}) {
     for (const int64_t first : {0, 3, 4, 1026}) {
       for (const int64_t count : {1, 5, 4096, 5001}) {
         Buffer host(dtype, {count}, MemoryKind::kWorkspace);

@@ -113,6 +113,12 @@ TEST(a_gpu_holds_rows_without_padding_and_a_page_for_idle_rows) {
   const MemoryPlan int8 = plan_memory(folder, on_gpu(Scheme::kW8A16), 0);
   EXPECT_EQ(int8[MemoryKind::kWeights],
             linears / 2 + tables + size_t{32} * (5 * 4096 + 2 * 11008) * 4);
+  const MemoryPlan int6 = plan_memory(large(Scheme::kW6Ax, 1), on_gpu(Scheme::kW6Ax), 0);
+  EXPECT_EQ(int6[MemoryKind::kWeights], linears / 16 * 49 / 8 + tables);  // 6.125 bits of 16
+  if (cuda::built()) {
+    EXPECT_EQ(int6[MemoryKind::kWorkspace],
+              plan[MemoryKind::kWorkspace] + w6ax_gemm_workspace_bytes());
+  }
 }
 
 TEST(a_rank_fills_its_gpu_and_shares_it_with_none) {

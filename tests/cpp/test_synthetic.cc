@@ -1,6 +1,9 @@
+#include <algorithm>
 #include <cmath>
 #include <string>
+#include <vector>
 
+#include "flexq_kernels/pack.h"
 #include "ft/weights/model_weights.h"
 #include "ft/weights/synthetic_source.h"
 #include "tests/cpp/check.h"
@@ -116,9 +119,25 @@ TEST(a_synthetic_opt_has_its_biases) {
   EXPECT(weights.final_norm.bias.defined());
 }
 
-TEST(synthetic_w6ax_is_refused) {
-  EXPECT_THROW(load(shape(small_llama(), Scheme::kW6Ax, DataType::kFp16, 1)), Error,
-               "no synthetic weights of scheme w6ax");
+TEST(synthetic_int6_weights_have_the_variance_of_float_ones) {
+  const ModelWeights weights = load(shape(wider(small_llama()), Scheme::kW6Ax, DataType::kFp16, 1));
+  const LinearWeight& up = weights.layers[0].up;
+  std::vector<int8_t> codes(static_cast<size_t>(up.n * up.k));
+  flexq_kernels::unpack_int6(codes.data(), static_cast<const uint8_t*>(up.codes.data()), up.n,
+                             up.k);
+  const auto [least, most] = std::minmax_element(codes.begin(), codes.end());
+  EXPECT_EQ(int{*least}, -32);
+  EXPECT_EQ(int{*most}, 31);
+  const auto* scales = static_cast<const Half*>(up.scales.data());
+  std::vector<float> values(codes.size());
+  for (int64_t row = 0; row < up.n; ++row) {
+    for (int64_t k = 0; k < up.k; ++k) {
+      const size_t i = static_cast<size_t>(row * up.k + k);
+      values[i] = static_cast<float>(codes[i]) * to_float(scales[k / 128 * up.n + row]);
+    }
+  }
+  const double spread = deviation(values.data(), up.n * up.k);
+  EXPECT(std::fabs(spread * std::sqrt(256.0) - 1.0) < 0.02);
 }
 
 TEST(a_shape_is_a_folder_without_files) {

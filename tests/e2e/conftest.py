@@ -12,6 +12,8 @@ import pytest
 
 from flexq_ft import _native
 from flexq_ft.converter import ConvertOptions, convert
+from flexq_ft.converter.options import POLICY_SCHEMES
+from flexq_ft.converter.policy import BUILT_IN_POLICIES
 from tests.reference.divergence import Divergence
 from tests.tools.checkpoints import make_checkpoint
 
@@ -74,6 +76,10 @@ class Model:
         return self._folders[key] / f"{tp}-gpu"
 
     def engine(self, folder_scheme: str, *, dtype: str = "fp32", **options: Any) -> _native.Engine:
+        if folder_scheme in POLICY_SCHEMES:  # all of one folder, which is converted as flexq
+            if folder_scheme != "flexq":
+                options["policy"] = BUILT_IN_POLICIES[folder_scheme]
+            folder_scheme = "w6ax"
         return _native.Engine(str(self.folder(folder_scheme, dtype=dtype)), **options)
 
     def windows(self, length: int, count: int) -> Iterator[list[int]]:

@@ -18,9 +18,13 @@ from tests.tools.engines import greedy
 pytestmark = pytest.mark.skipif(not _native.gpus(), reason="no GPU, or a build without CUDA")
 
 STEPS = 64
-CASES = [("fp16", "fp16"), ("bf16", "bf16"), ("w8a16", "fp16"), ("w8a16", "bf16")]
+CASES = [
+    *(("fp16", "fp16"), ("bf16", "bf16"), ("w8a16", "fp16"), ("w8a16", "bf16")),
+    *(("w6a16", "fp16"), ("w6a16", "bf16")),
+]
+SIX_BITS = ["flexq", "w6a6", "w6a8", "w6a16"]
 # Perplexity of the two devices on the same windows.
-LIMITS = {"fp16": 1e-3, "bf16": 1e-3, "w8a16": 1e-3, "w8a8": 3e-3}
+LIMITS = {"fp16": 1e-3, "bf16": 1e-3, "w8a16": 1e-3, "w6a16": 1e-3, "w8a8": 3e-3, "flexq": 3e-3}
 
 
 def both(model: Model, scheme: str, dtype: str, **options: Any) -> tuple[Any, Any]:
@@ -46,27 +50,38 @@ def test_greedy_tokens_are_those_of_the_cpu(model: Model, scheme: str, dtype: st
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
-@pytest.mark.parametrize("scheme", ["w8a8", "w8a16", "fp16"])
-def test_replay_gives_the_products_of_the_cpu(model: Model, scheme: str, dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("scheme", "tokens"),
+    # Of six bits also as many as take the kernels for prompts.
+    [("w8a8", 24), ("w8a16", 24), ("fp16", 24), *((s, n) for s in SIX_BITS for n in (24, 130))],
+)
+def test_replay_gives_the_products_of_the_cpu(
+    model: Model, scheme: str, tokens: int, dtype: str
+) -> None:
     cpu, gpu = both(model, scheme if scheme != "fp16" else dtype, dtype)
-    for record in cpu.trace(model.text[:24]):
-        # Codes are bit-equal, so a w8a8 product differs by the rounding of its scales only.
+    for record in cpu.trace(model.text[:tokens]):
+        # Codes are bit-equal, so quantised products differ by the rounding of their scales only.
         got = gpu.run_linear(record["name"], record["x"])
         limit = 1e-5 * max(float(np.abs(record["y"]).max()), 1e-6)
         assert float(np.abs(got - record["y"]).max()) <= limit, record["name"]
 
 
-@pytest.mark.parametrize("scheme,dtype", [*CASES, ("w8a8", "fp16")])
-def test_a_trace_of_the_gpu_replays_on_the_gpu(model: Model, scheme: str, dtype: str) -> None:
+@pytest.mark.parametrize("tokens", [1, 24, 130])
+@pytest.mark.parametrize(
+    "scheme,dtype", [*CASES, ("w8a8", "fp16"), ("flexq", "fp16"), ("w6a6", "bf16")]
+)
+def test_a_trace_of_the_gpu_replays_on_the_gpu(
+    model: Model, scheme: str, dtype: str, tokens: int
+) -> None:
     """What the fused ops made on the way is what the linears give when they are run alone."""
     gpu = model.engine(scheme, dtype=dtype, device="cuda")
-    for record in gpu.trace(model.text[:24]):
+    for record in gpu.trace(model.text[:tokens]):
         np.testing.assert_array_equal(
             gpu.run_linear(record["name"], record["x"]), record["y"], err_msg=record["name"]
         )
 
 
-@pytest.mark.parametrize("scheme,dtype", [*CASES, ("w8a8", "fp16")])
+@pytest.mark.parametrize("scheme,dtype", [*CASES, ("w8a8", "fp16"), ("flexq", "fp16")])
 def test_perplexity_is_that_of_the_cpu(
     model: Model,
     scheme: str,

@@ -16,7 +16,7 @@ from tests.tools.engines import generate, greedy
 
 pytestmark = pytest.mark.skipif(not _native.gpus(), reason="no GPU, or a build without CUDA")
 
-SCHEMES = ["fp16", "bf16", "w8a16", "w8a8"]
+SCHEMES = ["fp16", "bf16", "w8a16", "w8a8", "w6ax", "w6a16"]
 SAMPLED = {"temperature": 0.9, "top_k": 50, "top_p": 0.95, "seed": 11, "ignore_eos": True}
 
 FRESH = """
@@ -45,7 +45,7 @@ def test_a_hundred_requests_give_the_same_tokens(model: Model, scheme: str) -> N
         assert generate(gpu, [prompt], params)[0] == first, f"request {i}"
 
 
-@pytest.mark.parametrize("scheme", ["fp16", "w8a8"])
+@pytest.mark.parametrize("scheme", ["fp16", "w8a8", "w6ax"])
 def test_fresh_processes_give_the_same_tokens(model: Model, scheme: str) -> None:
     params = {**SAMPLED, "max_tokens": 64}
     prompt = model.text[:15]
@@ -66,6 +66,18 @@ def test_graphs_and_eager_steps_give_the_same_bits(model: Model, scheme: str) ->
     with_graphs = generate(engine(model, scheme), batch, params, logprobs=True)
     eager = generate(engine(model, scheme, graphs=False), batch, params, logprobs=True)
     assert with_graphs == eager
+
+
+@pytest.mark.parametrize("scheme", ["w6ax", "w6a16"])
+def test_graphs_of_many_rows_give_the_bits_of_eager_steps(model: Model, scheme: str) -> None:
+    """More rows than the kernels for few tokens take."""
+    params = {**SAMPLED, "max_tokens": 12}
+    batch = [model.text[i * 9 : i * 9 + 3 + i % 5] for i in range(70)]
+    made = [
+        generate(engine(model, scheme, max_batch=70, graphs=graphs), batch, params, logprobs=True)
+        for graphs in (True, False)
+    ]
+    assert made[0] == made[1]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -24,8 +24,8 @@ pytestmark = [needs_mpi, needs_gpus(2)]
 
 PROMPT = [1, 30, 45, 27, 65, 12, 7]
 NEW = 32
-SCHEMES = ["fp16", "w8a16", "w8a8"]
-INT8_MODE = {"fp16": 0, "w8a16": 1, "w8a8": 2}
+SCHEMES = ["fp16", "w8a16", "w8a8", "w6ax"]
+INT8_MODE = {"fp16": 0, "w8a16": 1, "w8a8": 2, "w6ax": 5}
 PROGRAMS = {"llama": "llama_example", "opt": "multi_gpu_gpt_example"}
 
 
@@ -96,7 +96,8 @@ def assert_same(model: Path, one: list[int], two: list[int]) -> None:
 def test_the_command_gives_what_one_gpu_gives(
     models: Path, scheme: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """w8a8's tokens may part ways across sizes (tests/e2e replays it), never across runs."""
+    """Tokens of quantised activations may part ways across sizes (tests/e2e replays), never across
+    runs."""
     two = by_command(models / scheme, 2, capsys)
     assert len(two) == NEW and by_command(models / scheme, 2, capsys) == two
     if scheme in GREEDY_COMPARABLE:

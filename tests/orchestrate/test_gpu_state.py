@@ -16,6 +16,7 @@ from flexq_ft.errors import DeviceError
 from flexq_ft.orchestrate import devices, doctor, envelope, gpu_probes, gpu_state, self_test
 from flexq_ft.orchestrate.gpu_state import GpuState, read_states, slowdowns_of
 from tests.orchestrate.test_doctor import finding
+from tests.reference import quantization
 
 GPU = {
     "name": "NVIDIA H100 80GB HBM3", "compute_capability": "9.0", "multiprocessors": 132,
@@ -143,6 +144,16 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_probes, "read_states", lambda gpus: [GpuState(sm_mhz=1980.0)])
     monkeypatch.setattr(_native.ops, "use_device", lambda name: None)
     monkeypatch.setattr(_native.ops, "gpu_gemm", numpy_product, raising=False)
+    monkeypatch.setattr(_native.ops, "gpu_w6ax", numpy_w6ax, raising=False)
+
+
+def numpy_w6ax(x: Any, packed: Any, scales: Any, n: int, *, act_bits: int) -> Any:
+    k = x.shape[1]
+    if act_bits < 16:
+        codes, act_scales = quantization.activations(x, act_bits=act_bits)
+        x = codes[:, :k] * np.repeat(act_scales, 128, axis=1)[:, :k].astype(np.float64)
+    w = _native.kernels.unpack_int6(packed, n, k).astype(np.float64)
+    return (x @ (w * np.repeat(scales.T.astype(np.float64), 128, axis=1)[:, :k]).T).astype("f4")
 
 
 def numpy_product(x: Any, w: Any, *, scheme: str) -> Any:
@@ -161,9 +172,9 @@ def test_doctor_shows_devices_libraries_and_what_runs_where(two_gpus: None) -> N
     assert finding("peer access", findings).value == "not 1->0"
     assert "13.1.0, /lib/x.so (loaded)" in finding("cublaslt", findings).value
     assert finding("nccl", findings).hint == "pip install it"
-    for scheme in ("fp16", "bf16", "w8a16", "w8a8"):
+    for scheme in devices.GPU_SCHEMES:
         assert finding(f"{scheme} on gpu", findings).status == "ok"
-    assert "no GPU kernels" in finding("w6ax on gpu", findings).why
+    assert "no GPU kernels" in finding("fp32 on gpu", findings).why
     assert doctor.unmet("cuda", findings) == []
     assert [f.name for f in doctor.unmet("nccl", findings)] == ["nccl"]
 
@@ -176,9 +187,13 @@ def test_a_wrong_product_on_the_gpu_is_found(
         got[0, 0] += 1
         return got
 
+    def wrong_w6ax(*args: Any, act_bits: int) -> Any:
+        return numpy_w6ax(*args, act_bits=act_bits) * (1.001 if act_bits == 8 else 1)
+
     monkeypatch.setattr(_native.ops, "gpu_gemm", wrong, raising=False)
+    monkeypatch.setattr(_native.ops, "gpu_w6ax", wrong_w6ax, raising=False)
     findings = doctor.diagnose()
-    for scheme in ("fp16", "w8a16", "w8a8"):
+    for scheme in ("fp16", "w8a16", "w8a8", "w6ax"):
         assert finding(f"{scheme} on gpu", findings).status == "no"
     with pytest.raises(AssertionError, match="of the largest value"):
         self_test.gpu_self_test("w8a8")

@@ -55,7 +55,7 @@ def test_what_progress_raises_ends_the_load(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", devices())
-@pytest.mark.parametrize("scheme", ["fp16", "w8a16", "w8a8"])
+@pytest.mark.parametrize("scheme", ["fp16", "w8a16", "w8a8", "w6ax"])
 def test_synthetic_weights_of_a_shape(shape: str, scheme: str, where: str) -> None:
     engine = _native.Engine(
         shape, scheme=scheme, dtype="fp16", synthetic_weights=True, device=where
@@ -84,8 +84,6 @@ def test_synthetic_weights_may_take_the_place_of_files(tmp_path: Path, scheme: s
 def test_a_shape_has_no_weights_to_read(shape: str) -> None:
     with pytest.raises(ConfigError, match=r"shape\.ini"):
         _native.Engine(shape)
-    with pytest.raises(ConfigError, match="w6ax"):
-        _native.Engine(shape, scheme="w6ax", synthetic_weights=True)
 
 
 def test_what_a_gpu_does_not_do(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from flexq_ft import _native
 from flexq_ft.converter import ConvertOptions, convert
 from flexq_ft.errors import ConfigError
+from tests.runtime.conftest import devices
 from tests.tools.hf_models import VOCAB, logits_of, make_model
 
 SCHEMA = "flexq-ft/policy/1"
@@ -42,14 +43,22 @@ def uniform(bits: int) -> dict[str, Any]:
     return {"schema": SCHEMA, "name": f"w6a{bits}", "default": bits, "rules": []}
 
 
+def engine_on(where: str, folder: str, **options: Any) -> _native.Engine:
+    dtype = "fp32" if where == "cpu" else "fp16"
+    return _native.Engine(folder, device=where, dtype=dtype, **options)
+
+
+@pytest.mark.parametrize("where", devices())
 @pytest.mark.parametrize("kind", ["llama_gqa", "opt"])
-def test_more_activation_bits_come_nearer_to_the_model(converted: Converted, kind: str) -> None:
+def test_more_activation_bits_come_nearer_to_the_model(
+    converted: Converted, kind: str, where: str
+) -> None:
     model, folder = converted(kind)
     ids = some_ids(60)
     expected = logits_of(model, ids)
 
     def error(policy: dict[str, Any] | None) -> float:
-        ours = _native.Engine(folder, policy=policy).forward(ids)
+        ours = engine_on(where, folder, policy=policy).forward(ids)
         return float(((ours - expected) ** 2).mean() / (expected**2).mean())
 
     a6, a8, a16 = (error(uniform(bits)) for bits in (6, 8, 16))
@@ -99,14 +108,15 @@ def test_policy_is_the_folders_unless_given(converted: Converted) -> None:
     assert resolved["rules"][0] == {"layers": [0, 1], "linear": "qkv", "act_bits": 16}
 
 
-def test_last_matching_rule_decides_one_linear(converted: Converted) -> None:
+@pytest.mark.parametrize("where", devices())
+def test_last_matching_rule_decides_one_linear(converted: Converted, where: str) -> None:
     _, folder = converted("llama_gqa")
     rules = [
         {"layers": "*", "linear": "o", "act_bits": 8},
         {"layers": [1], "linear": "o", "act_bits": 16},
     ]
-    mixed = _native.Engine(folder, policy={"schema": SCHEMA, "default": 6, "rules": rules})
-    plain = {bits: _native.Engine(folder, policy=uniform(bits)) for bits in (6, 8, 16)}
+    mixed = engine_on(where, folder, policy={"schema": SCHEMA, "default": 6, "rules": rules})
+    plain = {bits: engine_on(where, folder, policy=uniform(bits)) for bits in (6, 8, 16)}
     x = np.random.default_rng(0).standard_normal((5, 72)).astype(np.float32)
     for name, bits in [("layers.0.o", 8), ("layers.1.o", 16), ("layers.1.qkv", 6)]:
         y = mixed.run_linear(name, x)

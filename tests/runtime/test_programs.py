@@ -14,6 +14,7 @@ import pytest
 
 from flexq_ft import _native
 from flexq_ft.converter import ConvertOptions, convert
+from tests.runtime.conftest import devices
 from tests.tools.checkpoints import make_checkpoint
 from tests.tools.mpi import needs_mpi, run_ranks
 from tests.tools.programs import program
@@ -179,10 +180,15 @@ def test_float_folders_are_quantised_at_load(case: Case, mode: int) -> None:
     assert [row[: len(prompt)] for row, prompt in zip(case.out(), PROMPTS, strict=True)] == PROMPTS
 
 
-def test_a_w6ax_folder_runs_as_mode_5_and_as_nothing_else(case: Case) -> None:
+@pytest.mark.parametrize("where", devices())
+def test_a_w6ax_folder_runs_as_mode_5_and_as_nothing_else(case: Case, where: str) -> None:
     case.keys["ft_instance_hyperparameter.model_dir"] = str(case.models / "llama-w6ax" / "1-gpu")
     case.keys["ft_instance_hyperparameter.int8_mode"] = "5"
-    assert case.run().returncode == 0
+    case.keys["ft_instance_hyperparameter.device"] = where
+    case.keys["ft_instance_hyperparameter.data_type"] = "fp32" if where == "cpu" else "fp16"
+    done = case.run()
+    assert done.returncode == 0, done.stderr
+    assert [row[: len(prompt)] for row, prompt in zip(case.out(), PROMPTS, strict=True)] == PROMPTS
     case.keys["ft_instance_hyperparameter.int8_mode"] = "0"
     done = case.run()
     assert done.returncode == 2

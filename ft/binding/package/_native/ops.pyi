@@ -154,6 +154,17 @@ def random_fill(
 def gpu_gemm(x: NDArray[Any], w: NDArray[Any], *, scheme: str, table: str = "") -> NDArray[Any]: ...
 def gpu_gemm_choice(*, scheme: str, dtype: str, m: int, n: int, k: int, table: str = "") -> str: ...
 def gpu_gemm_note(*, table: str = "") -> str: ...
+def gpu_w6ax(
+    x: NDArray[Any],
+    codes: NDArray[np.uint8],
+    scales: NDArray[np.float16],
+    n: int,
+    *,
+    act_bits: int,
+    bias: NDArray[np.float32] | None = None,
+    rounded: bool = False,
+) -> NDArray[Any]: ...
+def gpu_w6ax_choice(*, m: int, n: int, k: int, act_bits: int) -> str: ...
 def skinny_gemm(
     x: NDArray[Any],
     w: NDArray[Any],
