@@ -140,7 +140,7 @@ class Bench {
     const auto add = [&](const char* family, const auto& config, const auto& gemm) {
       std::ostringstream name, tile;
       name << family << " " << config;
-      tile << family << " " << config.tokens;
+      tile << family << " " << name.str().substr(0, name.str().find("cluster"));
       out.push_back({name.str(), tile.str(), [=](const auto& y, const auto& x, const auto& w) {
                        gemm(y, x, w, problem, config, how);
                      }});

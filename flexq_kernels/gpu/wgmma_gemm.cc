@@ -11,10 +11,22 @@ namespace flexq_kernels::gpu {
 
 namespace {
 
-constexpr WgmmaConfig kConfigs[] = {{192, 2, false}, {192, 2, true},  {192, 1, false},
-                                    {192, 1, true},  {128, 2, false}, {128, 2, true},
-                                    {128, 1, false}, {128, 1, true},  {64, 2, false},
-                                    {64, 2, true},   {64, 1, false},  {64, 1, true}};
+constexpr struct {
+  int rows, tokens;
+} kTiles[] = {{192, 128}, {128, 192}, {128, 128}, {128, 64}};
+
+std::vector<WgmmaConfig> all_configs() {
+  std::vector<WgmmaConfig> all;
+  for (const auto& tile : kTiles) {
+    for (const int cluster : {2, 1}) {
+      for (const bool split : {false, true}) {
+        all.push_back({tile.rows, tile.tokens, cluster, split});
+      }
+    }
+  }
+  return all;
+}
+
 constexpr int64_t kMostRows = int64_t{1} << 30;  // of m and n: tiles past the end still fit an int
 
 int64_t blocks(int64_t extent, int64_t size) { return (extent + size - 1) / size; }
@@ -26,7 +38,7 @@ double guessed_cost(const GemmProblem& problem, const WgmmaConfig& config, const
   const double waves = schedule.split > 0
                            ? static_cast<double>(schedule.tiles) / schedule.clusters + 0.05
                            : static_cast<double>(blocks(schedule.tiles, schedule.clusters));
-  return waves * (config.tokens + 24) * (config.cluster == 1 ? 1.05 : 1.0);
+  return waves * config.rows / 128 * (config.tokens + 24) * (config.cluster == 1 ? 1.05 : 1.0);
 }
 
 }  // namespace
@@ -35,7 +47,7 @@ WgmmaSchedule wgmma_schedule(const GemmProblem& problem, const WgmmaConfig& conf
                              const Device& device) {
   WgmmaSchedule schedule;
   schedule.groups = static_cast<int>(group_count(problem.k));
-  schedule.tiles = static_cast<int>(blocks(problem.n, kWgmmaRows * config.cluster) *
+  schedule.tiles = static_cast<int>(blocks(problem.n, config.rows * config.cluster) *
                                     blocks(problem.m, config.tokens));
   schedule.clusters =
       std::min(schedule.tiles, std::max(1, device.multiprocessors / config.cluster));
@@ -49,12 +61,12 @@ WgmmaSchedule wgmma_schedule(const GemmProblem& problem, const WgmmaConfig& conf
 }
 
 std::ostream& operator<<(std::ostream& out, const WgmmaConfig& config) {
-  return out << "tokens=" << config.tokens << " cluster=" << config.cluster
-             << (config.split ? " split" : "");
+  return out << "rows=" << config.rows << " tokens=" << config.tokens
+             << " cluster=" << config.cluster << (config.split ? " split" : "");
 }
 
 std::optional<WgmmaConfig> parse_wgmma_config(const std::string& text) {
-  for (const WgmmaConfig& config : kConfigs) {
+  for (const WgmmaConfig& config : all_configs()) {
     std::ostringstream name;
     name << config;
     if (name.str() == text) return config;
@@ -63,12 +75,14 @@ std::optional<WgmmaConfig> parse_wgmma_config(const std::string& text) {
 }
 
 bool wgmma_has_config(const WgmmaConfig& config) {
-  return std::find(std::begin(kConfigs), std::end(kConfigs), config) != std::end(kConfigs);
+  const std::vector<WgmmaConfig> all = all_configs();
+  return std::find(all.begin(), all.end(), config) != all.end();
 }
 
 size_t wgmma_workspace_bytes(const Device& device) {
+  constexpr size_t kMostOutputs = size_t{192} * 128;  // of a tile
   return static_cast<size_t>(device.multiprocessors) *
-         (kWgmmaFlagBytes + size_t{kWgmmaRows} * 192 * sizeof(float));
+         (kWgmmaFlagBytes + kMostOutputs * sizeof(float));
 }
 
 std::string wgmma_why_not(const GemmProblem& problem, const Device& device) {
@@ -94,7 +108,7 @@ std::string wgmma_why_not(const GemmProblem& problem, const Device& device) {
 std::vector<WgmmaConfig> wgmma_configs(const GemmProblem& problem, const Device& device) {
   if (!wgmma_why_not(problem, device).empty()) return {};
   std::vector<WgmmaConfig> all;
-  for (const WgmmaConfig& config : kConfigs) {
+  for (const WgmmaConfig& config : all_configs()) {
     if (!config.split || wgmma_schedule(problem, config, device).split > 0) all.push_back(config);
   }
   std::stable_sort(all.begin(), all.end(), [&](const WgmmaConfig& a, const WgmmaConfig& b) {

@@ -29,31 +29,34 @@ WgmmaParams make_params(const Activations& x, const Weight& w, const GemmProblem
   const auto blocks = [](int64_t extent, int64_t size) {
     return static_cast<int>((extent + size - 1) / size);
   };
-  params.tiles.row_blocks = blocks(problem.n, kWgmmaRows * config.cluster);
+  params.tiles.row_blocks = blocks(problem.n, config.rows * config.cluster);
   params.tiles.token_tiles = blocks(problem.m, config.tokens);
   params.tiles.band = kBandTokens / config.tokens;
   encode_tensor_maps(params, x, w, problem, config);
   return params;
 }
 
-template <int kTokens, int kCluster, bool kDump>
+template <typename Tile, bool kDump>
 void launch(const WgmmaParams& params, const Launch& how) {
-  launch_kernel(&sm90_w6ax_wgmma_gemm<kTokens, kCluster, kDump>,
-                dim3(params.schedule.clusters * kCluster), dim3(kWgmmaThreads),
-                WgmmaShared<kTokens>::kBytes, how, params);
+  launch_kernel(&sm90_w6ax_wgmma_gemm<Tile, kDump>, dim3(params.schedule.clusters * Tile::kCluster),
+                dim3(kWgmmaThreads<Tile>), WgmmaShared<Tile>::kBytes, how, params);
+}
+
+template <int kRows, int kTokens, bool kDump>
+void launch(const WgmmaParams& params, int cluster, const Launch& how) {
+  if (cluster == 2) return launch<WgmmaTile<kRows, kTokens, 2>, kDump>(params, how);
+  launch<WgmmaTile<kRows, kTokens, 1>, kDump>(params, how);
 }
 
 template <bool kDump>
 void launch(const WgmmaParams& params, const WgmmaConfig& config, const Launch& how) {
-  const auto is = [&](int tokens, int cluster) {
-    return config.tokens == tokens && config.cluster == cluster;
+  const auto is = [&](int rows, int tokens) {
+    return config.rows == rows && config.tokens == tokens;
   };
-  if (is(192, 2)) return launch<192, 2, kDump>(params, how);
-  if (is(192, 1)) return launch<192, 1, kDump>(params, how);
-  if (is(128, 2)) return launch<128, 2, kDump>(params, how);
-  if (is(128, 1)) return launch<128, 1, kDump>(params, how);
-  if (is(64, 2)) return launch<64, 2, kDump>(params, how);
-  if (is(64, 1)) return launch<64, 1, kDump>(params, how);
+  if (is(192, 128)) return launch<192, 128, kDump>(params, config.cluster, how);
+  if (is(128, 192)) return launch<128, 192, kDump>(params, config.cluster, how);
+  if (is(128, 128)) return launch<128, 128, kDump>(params, config.cluster, how);
+  if (is(128, 64)) return launch<128, 64, kDump>(params, config.cluster, how);
   FLEXQ_CHECK(false, "wgmma GEMM has no config ", config);
 }
 

@@ -11,14 +11,15 @@ constexpr int kWgmmaSharedBytes = 227 * 1024;  // of a block of sm_90, at most
 
 // Shared memory, in this order; every part of a stage starts at a multiple of 128 bytes, the codes
 // of the tokens at a multiple of 1024 (the swizzle's period).
-template <int kTokens>
+template <typename Tile>
 struct WgmmaShared {
-  static constexpr int kCodes = kTokens * kGroupSize;
-  static constexpr int kWeight = kWgmmaRows / kTileRows * kTileBytes;
-  static constexpr int kWeightScales = kWgmmaRows * 2;
-  static constexpr int kScales = kTokens * 4;
+  static constexpr int kCodes = Tile::kTokens * kGroupSize;
+  static constexpr int kWeight = Tile::kRows / kTileRows * kTileBytes;
+  static constexpr int kWeightScales = Tile::kRows * 2;
+  static constexpr int kScales = Tile::kTokens * 4;
   static constexpr int kStage = kCodes + kWeight + kWeightScales + kScales;
-  static constexpr int kFixed = 1024 + 8 * kStagingBytes + 256;  // alignment, staging, barriers
+  static constexpr int kFixed =
+      1024 + Tile::kWarps * kStagingBytes + 256;  // alignment, staging, barriers
   static constexpr int kMost = (kWgmmaSharedBytes - kFixed) / kStage;
   static constexpr int kStages = kMost < 8 ? kMost : 8;
   static constexpr int kBytes = kFixed + kStages * kStage;
@@ -27,7 +28,7 @@ struct WgmmaShared {
   static constexpr int kWeightScalesAt = kWeightAt + kStages * kWeight;
   static constexpr int kScalesAt = kWeightScalesAt + kStages * kWeightScales;
   static constexpr int kStagingAt = kScalesAt + kStages * kScales;
-  static constexpr int kFullAt = kStagingAt + 8 * kStagingBytes;
+  static constexpr int kFullAt = kStagingAt + Tile::kWarps * kStagingBytes;
   static constexpr int kEmptyAt = kFullAt + 8 * kStages;
   static_assert(kCodes % 1024 == 0 && kStages >= 3 && 16 * kStages <= 256);
 };
@@ -47,7 +48,7 @@ struct RingPlace {
 };
 
 // Counts the groups of all tiles that a block takes part in, one after the other.
-template <int kTokens, int kCluster>
+template <typename Tile>
 struct WgmmaStep {
   struct Place {
     int rows, tokens;  // where the part's tile begins
@@ -64,7 +65,7 @@ struct WgmmaStep {
   }
 
   static __device__ __forceinline__ WgmmaSchedule::Cluster schedule(const WgmmaParams& p) {
-    int cluster = static_cast<int>(blockIdx.x) / kCluster;
+    int cluster = static_cast<int>(blockIdx.x) / Tile::kCluster;
     asm volatile("" : "+r"(cluster));  // else all is computed at the start, and takes registers
     return p.schedule.of(cluster);
   }
@@ -72,9 +73,9 @@ struct WgmmaStep {
   __device__ __forceinline__ Place place(const WgmmaParams& p) const {
     const WgmmaPart now = schedule(p).part(part);
     const auto at = p.tiles.at(now.tile);
-    const int rank = kCluster == 1 ? 0 : static_cast<int>(cluster_rank());
-    return {(at.row_block * kCluster + rank) * kWgmmaRows, at.token_tile * kTokens, now.first,
-            now.last};
+    const int rank = Tile::kCluster == 1 ? 0 : static_cast<int>(cluster_rank());
+    return {(at.row_block * Tile::kCluster + rank) * Tile::kRows, at.token_tile * Tile::kTokens,
+            now.first, now.last};
   }
 
   __device__ __forceinline__ void begin(const WgmmaParams& p) {
@@ -89,10 +90,10 @@ struct WgmmaStep {
   }
 };
 
-template <int kTokens, int kCluster>
+template <typename Tile>
 __device__ __forceinline__ void copy_operands(const WgmmaParams& p, uint32_t shared) {
-  using Shared = WgmmaShared<kTokens>;
-  using Step = WgmmaStep<kTokens, kCluster>;
+  using Shared = WgmmaShared<Tile>;
+  using Step = WgmmaStep<Tile>;
   struct Copied {
     Step step;
     typename Step::Place place;
@@ -125,13 +126,13 @@ __device__ __forceinline__ void copy_operands(const WgmmaParams& p, uint32_t sha
     copy_tensor(shared + Shared::kScalesAt + stage * Shared::kScales, p.scales, full,
                 of.place.tokens, of.group);
     const uint32_t to = shared + stage * Shared::kCodes;
-    if constexpr (kCluster == 1) {
+    if constexpr (Tile::kCluster == 1) {
       copy_tensor(to, p.codes, full, of.group * kGroupSize, of.place.tokens);
     } else {
-      constexpr int kPart = kTokens / kCluster;
+      constexpr int kPart = Tile::kTokens / Tile::kCluster;
       const int rank = static_cast<int>(cluster_rank());
       multicast_tensor(to + rank * kPart * kGroupSize, p.codes, full, of.group * kGroupSize,
-                       of.place.tokens + rank * kPart, (1 << kCluster) - 1);
+                       of.place.tokens + rank * kPart, (1 << Tile::kCluster) - 1);
     }
   };
 
@@ -152,7 +153,7 @@ __device__ __forceinline__ void copy_operands(const WgmmaParams& p, uint32_t sha
     fresh = fresh && place.stage != 0;
   }
   // Other blocks of the cluster write here, or arrive, no more once all that was copied was read.
-  if constexpr (kCluster > 1) {
+  if constexpr (Tile::kCluster > 1) {
     for (uint32_t i = 0; i < Shared::kStages; ++i) {
       mbarrier_wait(shared + Shared::kEmptyAt + 8 * place.stage, place.parity ^ 1);
       place.advance();

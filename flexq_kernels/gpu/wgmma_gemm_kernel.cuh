@@ -1,11 +1,12 @@
 // The kernel of the wgmma family. One block per multiprocessor stays and takes tile after tile:
 //
 //   warpgroup 0   one thread copies, group after group and tile after tile, into a ring of stages:
-//                 8 packed row tiles, their scales, the codes of the tokens (TMA swizzles them as
+//                 8 or 12 packed row tiles, their scales, the codes of the tokens (TMA swizzles them as
 //                 wgmma wants B) and their scales. In a cluster of two each block copies half of
 //                 the tokens' codes, to both.
 //   warpgroup 1   rows  0 …  63 x all tokens of the tile
 //   warpgroup 2   rows 64 … 127
+//   warpgroup 3   rows 128 … 191, in tiles of 192 rows
 //
 // A warp unpacks its row tile once per group, into one of two sets of A registers, and multiplies
 // 64 tokens (a chunk) at a time into one of two sets of int32 sums. While the tensor core works on
@@ -16,6 +17,10 @@
 //   sums in set   | 0          | 1                     | 0          | 1              |
 //   warp                       | promote 0, load g + 1 | promote 1, | give stage g   |
 //                                                        unpack       back, promote 2
+//
+// In tiles of 192 rows there are registers for one set of each only: a warpgroup waits for its
+// chunk, reads the sums, starts the next chunk and then promotes; meanwhile the tensor core has
+// the chunks of the other two.
 #pragma once
 
 #include <utility>
@@ -26,7 +31,8 @@
 
 namespace flexq_kernels::gpu {
 
-constexpr int kWgmmaThreads = 3 * 128;
+template <typename Tile>
+constexpr int kWgmmaThreads = 128 + Tile::kWarps * 32;
 constexpr int kWgmmaChunk = 64;  // tokens of one wgmma
 
 // ---- One chunk ----
@@ -70,11 +76,12 @@ __device__ __forceinline__ void dump_chunk(const WgmmaParams& p, const float (&s
 
 // ---- All tiles of a block ----
 
-template <int kTokens, int kCluster, bool kDump>
+template <typename Tile, bool kDump>
 struct WgmmaMultiplier {
-  using Shared = WgmmaShared<kTokens>;
+  using Shared = WgmmaShared<Tile>;
   using Place = RingPlace<Shared::kStages>;
-  static constexpr int kChunks = kTokens / kWgmmaChunk;
+  static constexpr int kChunks = Tile::kTokens / kWgmmaChunk;
+  static constexpr bool kAlone = Tile::kWarps > 8;
 
   // A group as it comes out of the ring.
   struct Group {
@@ -86,11 +93,17 @@ struct WgmmaMultiplier {
   const WgmmaParams& p;
   unsigned char* memory;
   uint32_t shared;
-  int warp;  // 0 … 7, and its row tile
+  int warp;  // among those that multiply, and its row tile
   int lane;  // 4g + t: rows g and g + 8 of the row tile; tokens 2t, 2t + 1 of every eight
-  WgmmaStep<kTokens, kCluster> at;
-  uint32_t a[2][kStepsPerGroup][4];
+  WgmmaStep<Tile> at;
+  uint32_t a[kAlone ? 1 : 2][kStepsPerGroup][4];
   float y[kChunks][32];
+
+  // The same number, for addresses that are not worth a register all the time.
+  static __device__ __forceinline__ int fresh(int number) {
+    asm volatile("" : "+r"(number));
+    return number;
+  }
 
   // All lanes have the same; the shuffle tells the compiler, which then keeps it in a uniform
   // register, as wgmma wants it.
@@ -111,8 +124,9 @@ struct WgmmaMultiplier {
     }
     const auto* const scales = reinterpret_cast<const __half*>(memory + Shared::kWeightScalesAt +
                                                                of.at.stage * Shared::kWeightScales);
-    of.quarter[0] = 0.25f * __half2float(scales[kTileRows * warp + lane / 4]);
-    of.quarter[1] = 0.25f * __half2float(scales[kTileRows * warp + lane / 4 + 8]);
+    const int row = kTileRows * warp + fresh(lane) / 4;
+    of.quarter[0] = 0.25f * __half2float(scales[row]);
+    of.quarter[1] = 0.25f * __half2float(scales[row + 8]);
   }
 
   template <int kParity>
@@ -126,15 +140,37 @@ struct WgmmaMultiplier {
   __device__ __forceinline__ void release(const Place& at) const {
     const uint32_t empty = shared + Shared::kEmptyAt + 8 * at.stage;
     __syncwarp();
-    if constexpr (kCluster == 1) {
+    if constexpr (Tile::kCluster == 1) {
       if (lane == 0) mbarrier_arrive(empty);
     } else {
-      if (lane < kCluster) mbarrier_arrive_at(empty, lane);
+      if (lane < Tile::kCluster) mbarrier_arrive_at(empty, lane);
     }
   }
 
   __device__ __forceinline__ void wait_full(const Place& at) const {
     mbarrier_wait(shared + Shared::kFullAt + 8 * at.stage, at.parity);
+  }
+
+  template <int kChunk>
+  __device__ __forceinline__ void load_scales(float2 (&scales)[8], const Place& of) const {
+    const auto* const from =
+        reinterpret_cast<const float2*>(memory + Shared::kScalesAt + of.stage * Shared::kScales +
+                                        kChunk * kWgmmaChunk * 4 + lane % 4 * 8);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) scales[j] = from[4 * j];
+  }
+
+  // What becomes of the sums of a chunk.
+  template <int kChunk>
+  __device__ __forceinline__ void use(const float (&sums)[32], const Group& now,
+                                      const float2 (&scales)[8]) {
+    if constexpr (kDump) {
+      const auto where = at.place(p);
+      dump_chunk(p, sums, where.rows + kTileRows * warp + lane / 4,
+                 where.tokens + kChunk * kWgmmaChunk + lane % 4 * 2, where.last - at.todo);
+    } else {
+      promote_chunk(y[kChunk], sums, now.quarter, scales);
+    }
   }
 
   // Starts what comes after a chunk, the next group's first after the last; then promotes it.
@@ -156,11 +192,7 @@ struct WgmmaMultiplier {
                                p.groups < 0);
     }
     float2 scales[8];
-    const auto* const from = reinterpret_cast<const float2*>(
-        memory + Shared::kScalesAt + now.at.stage * Shared::kScales + kChunk * kWgmmaChunk * 4 +
-        lane % 4 * 8);
-#pragma unroll
-    for (int j = 0; j < 8; ++j) scales[j] = from[4 * j];
+    load_scales<kChunk>(scales, now.at);
     wgmma_wait<1>();
     if constexpr (kLast) release(now.at);
     if constexpr (kLoads && !kLast) {
@@ -168,23 +200,45 @@ struct WgmmaMultiplier {
     }
     float sums[32];
     read_sums<kSet>(sums);
-    if constexpr (kDump) {
-      const auto where = at.place(p);
-      dump_chunk(p, sums, where.rows + kTileRows * warp + lane / 4,
-                 where.tokens + kChunk * kWgmmaChunk + lane % 4 * 2, where.last - at.todo);
-    } else {
-      promote_chunk(y[kChunk], sums, now.quarter, scales);
-    }
+    use<kChunk>(sums, now, scales);
     if constexpr (kLoads && !kLast) {
       load(next, words);
       unpack<1 - kParity>(words);
     }
   }
 
+  // The same with one set of sums and one of A registers: waits for the chunk first.
+  template <int kChunk>
+  __device__ __forceinline__ void chunk_alone(const Group& now, Group& next) {
+    constexpr bool kLast = kChunk + 1 == kChunks;
+    uint32_t words[kTileWords / 32];
+    if constexpr (kLast) {
+      if (at.left > 1) wait_full(next.at);
+      load(next, words);
+    }
+    wgmma_wait<0>();
+    if constexpr (kLast) unpack<0>(words);
+    float sums[32];
+    read_sums<0>(sums);
+    if constexpr (kLast) {
+      multiply_chunk<0>(a[0], next.codes, p.groups < 0);
+    } else {
+      multiply_chunk<0>(a[0], now.codes + (kChunk + 1) * kDescriptorRows64, p.groups < 0);
+    }
+    float2 scales[8];
+    load_scales<kChunk>(scales, now.at);
+    use<kChunk>(sums, now, scales);
+    if constexpr (kLast) release(now.at);
+  }
+
   template <int kParity, int... kChunk>
   __device__ __forceinline__ void chunks(const Group& now, Group& next,
                                          std::integer_sequence<int, kChunk...>) {
-    (chunk<kParity, kChunk>(now, next), ...);
+    if constexpr (kAlone) {
+      (chunk_alone<kChunk>(now, next), ...);
+    } else {
+      (chunk<kParity, kChunk>(now, next), ...);
+    }
   }
 
   // A group whose first chunk is under way. After the last of all, the first chunk of whatever lies
@@ -205,16 +259,10 @@ struct WgmmaMultiplier {
     int32_t* flag;
   };
   __device__ __forceinline__ Handover handover(int block) const {
-    return {
-        reinterpret_cast<float4*>(p.handed) + (block * kChunks * 8 * 8 + warp) * 32 + own_lane(),
-        p.handed_flags + block * 8 + warp};
-  }
-
-  // The lane, for addresses that are not worth a register all the time.
-  __device__ __forceinline__ int own_lane() const {
-    int own = lane;
-    asm volatile("" : "+r"(own));
-    return own;
+    const int first = fresh(block);
+    return {reinterpret_cast<float4*>(p.handed) +
+                (first * kChunks * 8 * Tile::kWarps + fresh(warp)) * 32 + fresh(lane),
+            p.handed_flags + first * kWgmmaMostWarps + fresh(warp)};
   }
 
   // A part's sums begin at 0, or where the cluster in front left off.
@@ -224,12 +272,12 @@ struct WgmmaMultiplier {
       for (int i = 0; i < kChunks * 32; ++i) y[i / 32][i % 32] = 0;
       return;
     }
-    const Handover from = handover(static_cast<int>(blockIdx.x) - kCluster);
+    const Handover from = handover(static_cast<int>(blockIdx.x) - Tile::kCluster);
     while (!__all_sync(~0u, load_acquire(from.flag) != 0)) {
     }
 #pragma unroll
     for (int i = 0; i < kChunks * 8; ++i) {
-      const float4 four = __ldcg(from.sums + i * 8 * 32);
+      const float4 four = __ldcg(from.sums + i * Tile::kWarps * 32);
       y[i / 8][i % 8 * 4] = four.x;
       y[i / 8][i % 8 * 4 + 1] = four.y;
       y[i / 8][i % 8 * 4 + 2] = four.z;
@@ -250,13 +298,13 @@ struct WgmmaMultiplier {
 #pragma unroll
         for (int i = 0; i < kChunks * 8; ++i) {
           const float* const four = &y[i / 8][i % 8 * 4];
-          __stcg(to.sums + i * 8 * 32, make_float4(four[0], four[1], four[2], four[3]));
+          __stcg(to.sums + i * Tile::kWarps * 32, make_float4(four[0], four[1], four[2], four[3]));
         }
         __syncwarp();
         if (lane == 0) store_release(to.flag, 1);
       } else {
-        store_rows<kChunks>(p, y, memory + Shared::kStagingAt + warp * kStagingBytes, own_lane(),
-                            where.rows + kTileRows * warp, where.tokens);
+        store_rows<kChunks>(p, y, memory + Shared::kStagingAt + fresh(warp) * kStagingBytes,
+                            fresh(lane), where.rows + kTileRows * fresh(warp), where.tokens);
       }
     }
     if (at.left == 0) return;
@@ -278,9 +326,11 @@ struct WgmmaMultiplier {
       step<0>(now);
       advance();
       if (at.left == 0) break;
-      step<1>(now);
-      advance();
-      if (at.left == 0) break;
+      if constexpr (!kAlone) {
+        step<1>(now);
+        advance();
+        if (at.left == 0) break;
+      }
     }
     // Never so, but without a way on the assembler waits for each wgmma of the loop (C7514).
     if (p.groups < 0) {
@@ -291,11 +341,11 @@ struct WgmmaMultiplier {
   }
 };
 
-template <int kTokens, int kCluster, bool kDump>
-__global__ void FLEXQ_CLUSTER(kCluster) __launch_bounds__(kWgmmaThreads, 1)
+template <typename Tile, bool kDump>
+__global__ void FLEXQ_CLUSTER(Tile::kCluster) __launch_bounds__(kWgmmaThreads<Tile>, 1)
     sm90_w6ax_wgmma_gemm(const __grid_constant__ WgmmaParams p) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  using Shared = WgmmaShared<kTokens>;
+  using Shared = WgmmaShared<Tile>;
   extern __shared__ unsigned char memory[];
   const uint32_t shared = (shared_address(memory) + 1023) / 1024 * 1024;
   declare_sums();
@@ -303,27 +353,27 @@ __global__ void FLEXQ_CLUSTER(kCluster) __launch_bounds__(kWgmmaThreads, 1)
   if (threadIdx.x == 0) {
     for (int i = 0; i < Shared::kStages; ++i) {
       mbarrier_init(shared + Shared::kFullAt + 8 * i, 1);
-      mbarrier_init(shared + Shared::kEmptyAt + 8 * i, 8 * kCluster);  // multiplying warps
+      mbarrier_init(shared + Shared::kEmptyAt + 8 * i, Tile::kWarps * Tile::kCluster);
     }
     mbarrier_init_fence();
   }
-  if constexpr (kCluster == 1) {
+  if constexpr (Tile::kCluster == 1) {
     __syncthreads();
   } else {
     cluster_sync();
   }
   if (threadIdx.x < 128) {
     keep_registers<24>();
-    if (threadIdx.x == 0) copy_operands<kTokens, kCluster>(p, shared);
+    if (threadIdx.x == 0) copy_operands<Tile>(p, shared);
   } else {
-    take_registers<240>();
+    take_registers<Tile::kWarps == 8 ? 240 : 160>();
     pdl_wait();
-    WgmmaMultiplier<kTokens, kCluster, kDump> multiplier{p,
-                                                         memory + (shared - shared_address(memory)),
-                                                         shared,
-                                                         static_cast<int>(threadIdx.x) / 32 - 4,
-                                                         static_cast<int>(threadIdx.x) % 32,
-                                                         WgmmaStep<kTokens, kCluster>(p)};
+    WgmmaMultiplier<Tile, kDump> multiplier{p,
+                                            memory + (shared - shared_address(memory)),
+                                            shared,
+                                            static_cast<int>(threadIdx.x) / 32 - 4,
+                                            static_cast<int>(threadIdx.x) % 32,
+                                            WgmmaStep<Tile>(p)};
     multiplier.run();
   }
 #endif

@@ -67,17 +67,17 @@ CUtensorMap encode(const char* what, CUtensorMapDataType type, CUtensorMapSwizzl
 void encode_tensor_maps(WgmmaParams& params, const Activations& x, const Weight& w,
                         const GemmProblem& problem, const WgmmaConfig& config) {
   const int64_t groups = group_count(problem.k), tiles = row_tiles(problem.n);
-  constexpr int64_t kTiles = kWgmmaRows / kTileRows;
+  const int64_t box_tiles = config.rows / kTileRows;
   params.weight_codes =
       encode("weight codes", CU_TENSOR_MAP_DATA_TYPE_INT64, CU_TENSOR_MAP_SWIZZLE_NONE, w.codes,
              {{kTileBytes / 8, 8, kTileBytes / 8},
               {groups, kTileBytes, 1},
-              {tiles, groups * kTileBytes, kTiles}});
+              {tiles, groups * kTileBytes, box_tiles}});
   params.weight_scales =
       encode("weight scales", CU_TENSOR_MAP_DATA_TYPE_UINT16, CU_TENSOR_MAP_SWIZZLE_NONE, w.scales,
              {{kTileRows, 2, kTileRows},
               {groups, 2 * kTileRows, 1},
-              {tiles, groups * 2 * kTileRows, kTiles}});
+              {tiles, groups * 2 * kTileRows, box_tiles}});
   params.codes =
       encode("activation codes", CU_TENSOR_MAP_DATA_TYPE_UINT8, CU_TENSOR_MAP_SWIZZLE_128B, x.codes,
              {{groups * kGroupSize, 1, kGroupSize},

@@ -14,24 +14,31 @@
 
 namespace flexq_kernels::gpu {
 
-constexpr int kWgmmaRows = 128;                          // of a block: two warpgroups of 64
-constexpr size_t kWgmmaFlagBytes = 8 * sizeof(int32_t);  // of a block: one for each of its warps
+// What a block computes at a time, 64 rows by each of its multiplying warpgroups.
+template <int kRows_, int kTokens_, int kCluster_>
+struct WgmmaTile {
+  static constexpr int kRows = kRows_, kTokens = kTokens_, kCluster = kCluster_;
+  static constexpr int kWarps = kRows / kTileRows;  // multiplying ones
+};
+
+constexpr int kWgmmaMostWarps = 12;
+constexpr size_t kWgmmaFlagBytes = kWgmmaMostWarps * sizeof(int32_t);  // of a block
 
 bool wgmma_has_config(const WgmmaConfig& config);
 
 struct WgmmaParams {
-  CUtensorMap weight_codes;   // [row tile][group][1536 bytes], in boxes of 8 x 1 x 1536 bytes
-  CUtensorMap weight_scales;  // [row tile][group][16] fp16, in boxes of 8 x 1 x 16
+  CUtensorMap weight_codes;   // [row tile][group][1536 bytes], in boxes of rows / 16 x 1 x 1536
+  CUtensorMap weight_scales;  // [row tile][group][16] fp16, in boxes of rows / 16 x 1 x 16
   CUtensorMap codes;          // [token][k], in boxes of (tokens / cluster) x 128, swizzled
   CUtensorMap scales;         // [group][token], in boxes of 1 x tokens
   StoreTarget y;
   FloatType type = FloatType::kFp32;
   int32_t* sums = nullptr;  // [m, n, groups] instead of y
   int groups = 0;
-  TileOrder tiles;  // of `cluster` blocks of 128 rows x config.tokens
+  TileOrder tiles;  // of `cluster` blocks of config.rows x config.tokens
   WgmmaSchedule schedule;
-  // Of blocks that hand over the sums of a cut tile: the sums [block][tokens / 8][256 threads][4],
-  // and whether they are there [block][8 warps].
+  // Of blocks that hand over the sums of a cut tile: the sums [block][tokens / 8][2 x rows
+  // threads][4], and whether they are there [block][warp].
   float* handed = nullptr;
   int32_t* handed_flags = nullptr;
 };

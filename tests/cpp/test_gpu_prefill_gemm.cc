@@ -1,6 +1,6 @@
 // W6Ax GEMM of many tokens: every config of the wgmma and mma families against group sums of the
 // CPU, to the last bit. `--small`: a few problems only, for compute-sanitizer. `--only TEXT`: only
-// instances whose name has it, as in "wgmma tokens=192 cluster=2".
+// instances whose name has it, as in "rows=128 tokens=192 cluster=2".
 #include <signal.h>
 #include <unistd.h>
 

@@ -16,20 +16,22 @@
 
 namespace flexq_kernels::gpu {
 
-// A block computes 128 rows x `tokens`; `cluster` blocks of neighbouring rows share the copies of
-// their tokens. Where the tiles do not come out even, `split` cuts the last ones, so that all
-// blocks end together; that needs a workspace.
+// A block computes `rows` x `tokens` at a time; `cluster` blocks of neighbouring rows share the
+// copies of their tokens. Where the tiles do not come out even, `split` cuts the last ones, so that
+// all blocks end together; that needs a workspace.
 struct WgmmaConfig {
+  int rows = 128;    // 128, or 192 with 128 tokens
   int tokens = 192;  // 64, 128 or 192
   int cluster = 2;   // 1 or 2
   bool split = false;
 
   bool operator==(const WgmmaConfig& other) const {
-    return tokens == other.tokens && cluster == other.cluster && split == other.split;
+    return rows == other.rows && tokens == other.tokens && cluster == other.cluster &&
+           split == other.split;
   }
 };
 
-// "tokens=192 cluster=2", or "tokens=192 cluster=2 split"
+// "rows=128 tokens=192 cluster=2", or the same with " split".
 std::ostream& operator<<(std::ostream& out, const WgmmaConfig& config);
 std::optional<WgmmaConfig> parse_wgmma_config(const std::string& text);
 
