@@ -1,9 +1,9 @@
 // The kernel of the wgmma family. One block per multiprocessor stays and takes tile after tile:
 //
 //   warpgroup 0   one thread copies, group after group and tile after tile, into a ring of stages:
-//                 8 or 12 packed row tiles, their scales, the codes of the tokens (TMA swizzles them as
-//                 wgmma wants B) and their scales. In a cluster of two each block copies half of
-//                 the tokens' codes, to both.
+//                 8 or 12 packed row tiles, their scales, the codes of the tokens (TMA swizzles
+//                 them as wgmma wants B) and their scales. In a cluster of two each block copies
+//                 half of the tokens' codes, to both.
 //   warpgroup 1   rows  0 …  63 x all tokens of the tile
 //   warpgroup 2   rows 64 … 127
 //   warpgroup 3   rows 128 … 191, in tiles of 192 rows
