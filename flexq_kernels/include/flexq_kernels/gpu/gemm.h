@@ -38,7 +38,7 @@ struct Activations {
   CodeOrder order = CodeOrder::kNatural;
 };
 
-constexpr int64_t scale_stride_of(int64_t m) { return (m + 3) / 4 * 4; }
+constexpr int64_t scale_stride_of(int64_t m) { return m > 0 ? (m + 3) / 4 * 4 : 4; }
 
 // y [m, n] = round(product + bias), then round(y + residual) if there is one.
 struct Output {
