@@ -95,16 +95,23 @@ class Pool {
 
 // ---- The naive kernel ----
 
-// One thread per sampled output, from the definition of the layout (pack.h) and of the sum.
+// One thread per sampled output, from the definition of the layout (pack.h) and of the sum, whose
+// groups are added up in so many slices.
 static __global__ void sample(int* wrong, const __half* y, const int8_t* a,
                               const float* token_scales, int64_t stride, const uint8_t* w,
                               const __half* row_scales, int64_t m, int64_t n, int64_t groups,
-                              int samples) {
+                              int slices, int samples) {
   const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   if (i >= samples) return;
   const int64_t token = scrambled(2 * i) % m, row = scrambled(2 * i + 1) % n;
-  float sum = 0;
+  float sum = 0, slice = 0;
+  int in_slice = 0;
   for (int64_t g = 0; g < groups; ++g) {
+    if (g == groups * (in_slice + 1) / slices) {
+      sum += slice;
+      slice = 0;
+      ++in_slice;
+    }
     const int64_t tile = row / 16 * groups + g;
     const uint32_t* words = reinterpret_cast<const uint32_t*>(w + tile * kTileBytes);
     int32_t exact = 0;
@@ -122,8 +129,9 @@ static __global__ void sample(int* wrong, const __half* y, const int8_t* a,
           (code ^ 32) - 32 == 0 ? 0 : ((code ^ 32) - 32) * a[(token * groups + g) * kGroupSize + k];
     }
     const float t = static_cast<float>(exact) * __half2float(row_scales[tile * 16 + row % 16]);
-    sum = __fmaf_rn(t, token_scales[g * stride + token], sum);
+    slice = __fmaf_rn(t, token_scales[g * stride + token], slice);
   }
+  sum += slice;
   const __half want = __float2half_rn(sum), got = y[token * n + row];
   if (__half_as_ushort(want) == __half_as_ushort(got)) return;
   if (atomicAdd(wrong, 1) < 4) {

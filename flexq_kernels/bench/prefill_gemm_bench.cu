@@ -28,6 +28,7 @@
 #include "flexq_kernels/gpu/mma_gemm.h"
 #include "flexq_kernels/gpu/wgmma_gemm.h"
 #include "ft/kernels/cublaslt_gemm.h"
+#include "ft/kernels/timed_graph.h"
 
 namespace {
 
@@ -59,9 +60,12 @@ struct Row {
   double tops, ratio;  // ratio 0: cuBLASLt was not there
 };
 
+constexpr int64_t kFewTokens = 64;
+
 struct Candidate {
   std::string name;
   std::string tile;  // of the name
+  int slices = 1;    // whose sums are added
   std::function<void(const gpu::Output&, const gpu::Activations&, const gpu::Weight&)> run;
   double us = 1e30;  // the best of its moments
 };
@@ -113,9 +117,9 @@ class Bench {
         least_large = std::min(least_large, row.tops);
       }
       if (count == 0) continue;
-      std::printf("M %5lld: all geomean %.0f min %.0f TOPS, x FP16 geomean %.3f min %.3f",
-                  static_cast<long long>(m), std::exp(tops / count), least, std::exp(ratio / count),
-                  least_ratio);
+      std::printf("M %5lld: all geomean %.0f min %.0f TOPS, x %s geomean %.3f min %.3f",
+                  static_cast<long long>(m), std::exp(tops / count), least,
+                  m <= kFewTokens ? "INT8" : "FP16", std::exp(ratio / count), least_ratio);
       if (large_count > 0) {
         std::printf("; 13B and larger geomean %.0f min %.0f TOPS", std::exp(large / large_count),
                     least_large);
@@ -137,13 +141,14 @@ class Bench {
   std::vector<Candidate> candidates(const GemmProblem& problem) const {
     std::vector<Candidate> out;
     const gpu::Launch how{stream(), true};
-    const auto add = [&](const char* family, const auto& config, const auto& gemm) {
+    const auto add = [&](const char* family, const auto& config, int slices, const auto& gemm) {
       std::ostringstream name, tile;
       name << family << " " << config;
       tile << family << " " << name.str().substr(0, name.str().find("cluster"));
-      out.push_back({name.str(), tile.str(), [=](const auto& y, const auto& x, const auto& w) {
-                       gemm(y, x, w, problem, config, how);
-                     }});
+      out.push_back(
+          {name.str(), tile.str(), slices, [=](const auto& y, const auto& x, const auto& w) {
+             gemm(y, x, w, problem, config, how);
+           }});
     };
     const auto wgmma = [workspace = cut_tiles_.get()](
                            const auto& y, const auto& x, const auto& w, const GemmProblem& problem,
@@ -151,10 +156,10 @@ class Bench {
       gpu::wgmma_gemm(y, x, w, problem, config, workspace->at<void>(), how);
     };
     for (const auto& config : gpu::wgmma_configs(problem, gpu::current_device())) {
-      add("wgmma", config, wgmma);
+      add("wgmma", config, config.sliced ? config.cluster : 1, wgmma);
     }
     for (const auto& config : gpu::mma_configs(problem, gpu::current_device())) {
-      add("mma", config, &gpu::mma_gemm);
+      add("mma", config, 1, &gpu::mma_gemm);
     }
     return out;
   }
@@ -179,10 +184,10 @@ class Bench {
     candidate.run({y_.at<void>(), FloatType::kFp16}, x, w);
     check_cuda(cudaMemsetAsync(wrong_, 0, 4, stream()), "flag");
     constexpr int kSamples = 4096;
-    sample<<<kSamples / 64, 64, 0, stream()>>>(wrong_, y_.at<__half>(), x.codes, x.scales,
-                                               x.scale_stride, w.codes,
-                                               reinterpret_cast<const __half*>(w.scales), problem.m,
-                                               problem.n, group_count(problem.k), kSamples);
+    sample<<<kSamples / 64, 64, 0, stream()>>>(
+        wrong_, y_.at<__half>(), x.codes, x.scales, x.scale_stride, w.codes,
+        reinterpret_cast<const __half*>(w.scales), problem.m, problem.n, group_count(problem.k),
+        candidate.slices, kSamples);
     int wrong = 0;
     check_cuda(cudaMemcpyAsync(&wrong, wrong_, 4, cudaMemcpyDeviceToHost, stream()), "flag");
     check_cuda(cudaStreamSynchronize(stream()), candidate.name.c_str());
@@ -212,6 +217,7 @@ class Bench {
       return [=, run = candidate.run](int turn) { run(y, x, weight(shape, turn)); };
     };
     const std::string guess = all[0].name;
+    if (m <= kFewTokens) return run_few(shape, m, all, guess);
     for (int i = 0; i < 3; ++i) {
       for (Candidate& candidate : all) {
         // Those that are far behind need no second look.
@@ -222,6 +228,61 @@ class Bench {
     const Candidate& best = least(all);
     report(shape, m, operations, launch(best), best.name + (best.name == guess ? " (guess)" : ""));
     print_moments(all, operations);
+  }
+
+  // Few tokens: graphs of launches that depend on each other, beside cuBLASLt INT8; microseconds.
+  void run_few(const Shape& shape, int64_t m, std::vector<Candidate>& all,
+               const std::string& guess) {
+    const gpu::Activations x{tokens_.at<int8_t>(), token_scales_.at<float>(),
+                             gpu::scale_stride_of(m), gpu::CodeOrder::kNatural};
+    const gpu::Output y{y_.at<void>(), FloatType::kFp16};
+    const flexq_ft::Stream on{stream(), nullptr};
+    const auto time = [&](const Run& run) {
+      flexq_ft::TimedGraph graph(on, 40, [] {}, run);
+      graph.replay(on);
+      double us = 1e30;
+      for (int i = 0; i < 5; ++i) us = std::min(us, graph.replay(on));
+      return us;
+    };
+    for (Candidate& candidate : all) {
+      candidate.us = time([&](int turn) { candidate.run(y, x, weight(shape, turn)); });
+    }
+    double theirs = 1e30;
+    if (cublas_) {
+      flexq_ft::GemmProblem integers;
+      integers.scheme = flexq_ft::Scheme::kW8A8;
+      integers.m = m;
+      integers.n = shape.n;
+      integers.k = shape.k;
+      const flexq_ft::cublaslt::Gemm gemm(*cublas_, integers);
+      const auto bytes = static_cast<size_t>(shape.n * shape.k);
+      const size_t copies = std::min<size_t>(16, codes_.bytes() / bytes);
+      for (const auto& heuristic : gemm.heuristics(24)) {
+        theirs =
+            std::min(theirs, time([&](int turn) {
+                       gemm.run(y_.at<void>(), tokens_.at<void>(),
+                                codes_.at<void>(static_cast<size_t>(turn) % copies * bytes),
+                                heuristic.algo, workspace_->at<void>(), workspace_->bytes(), on);
+                     }));
+      }
+    }
+    std::stable_sort(all.begin(), all.end(),
+                     [](const Candidate& a, const Candidate& b) { return a.us < b.us; });
+    const double bytes = static_cast<double>(shape.n * shape.k) * 6.125 / 8;
+    std::printf("%5lldx%-5lld%s M %2lld %6.2f us %.2f TB/s INT8 %6.2f x %.3f %s%s |",
+                static_cast<long long>(shape.n), static_cast<long long>(shape.k),
+                shape.wide ? "*" : " ", static_cast<long long>(m), all[0].us,
+                bytes / all[0].us * 1e-6, theirs, theirs / all[0].us, all[0].name.c_str(),
+                all[0].name == guess ? " (guess)" : "");
+    for (size_t i = 1; i < all.size() && (i < 6 || options_.all); ++i) {
+      std::printf(" %s %.2f;", all[i].name.c_str(), all[i].us);
+    }
+    std::printf("\n");
+    std::fflush(stdout);
+    rows_.push_back(
+        {&shape, m,
+         2.0 * static_cast<double>(m * shape.n) * static_cast<double>(shape.k) / all[0].us * 1e-6,
+         theirs / all[0].us});
   }
 
   static const Candidate& least(const std::vector<Candidate>& all) {

@@ -20,8 +20,13 @@ std::vector<WgmmaConfig> all_configs() {
   for (const auto& tile : kTiles) {
     for (const int cluster : {2, 1}) {
       for (const bool split : {false, true}) {
-        all.push_back({tile.rows, tile.tokens, cluster, split});
+        all.push_back({tile.rows, tile.tokens, cluster, split, false});
       }
+    }
+  }
+  for (const int tokens : {32, 64}) {
+    for (int slices = 1; slices <= kWgmmaMostSlices; ++slices) {
+      all.push_back({128, tokens, slices, false, true});
     }
   }
   return all;
@@ -31,9 +36,28 @@ constexpr int64_t kMostRows = int64_t{1} << 30;  // of m and n: tiles past the e
 
 int64_t blocks(int64_t extent, int64_t size) { return (extent + size - 1) / size; }
 
+// Does the config make sense for the problem?
+bool takes(const WgmmaConfig& config, const GemmProblem& problem, const Device& device) {
+  if (config.sliced) {
+    return problem.m <= config.tokens && config.cluster <= group_count(problem.k);
+  }
+  return !config.split || wgmma_schedule(problem, config, device).split > 0;
+}
+
+// The same for slices: two blocks share a multiprocessor, and each takes about two groups longer
+// than its own.
+double sliced_cost(const GemmProblem& problem, const WgmmaConfig& config, const Device& device) {
+  const int64_t groups = group_count(problem.k);
+  const int64_t waves =
+      blocks(blocks(problem.n, config.rows) * config.cluster, 2 * device.multiprocessors);
+  const auto steps = static_cast<double>(blocks(groups, config.cluster) + 2);
+  return static_cast<double>(waves) * steps / static_cast<double>(groups) * (config.tokens + 24);
+}
+
 // In units of a token of a tile: how long the last block is busy. A tile costs its tokens and the
 // unpacking of its weights; blocks that copy for themselves wait a little longer.
 double guessed_cost(const GemmProblem& problem, const WgmmaConfig& config, const Device& device) {
+  if (config.sliced) return sliced_cost(problem, config, device);
   const WgmmaSchedule schedule = wgmma_schedule(problem, config, device);
   const double waves = schedule.split > 0
                            ? static_cast<double>(schedule.tiles) / schedule.clusters + 0.05
@@ -62,7 +86,8 @@ WgmmaSchedule wgmma_schedule(const GemmProblem& problem, const WgmmaConfig& conf
 
 std::ostream& operator<<(std::ostream& out, const WgmmaConfig& config) {
   return out << "rows=" << config.rows << " tokens=" << config.tokens
-             << " cluster=" << config.cluster << (config.split ? " split" : "");
+             << " cluster=" << config.cluster << (config.split ? " split" : "")
+             << (config.sliced ? " sliced" : "");
 }
 
 std::optional<WgmmaConfig> parse_wgmma_config(const std::string& text) {
@@ -109,7 +134,7 @@ std::vector<WgmmaConfig> wgmma_configs(const GemmProblem& problem, const Device&
   if (!wgmma_why_not(problem, device).empty()) return {};
   std::vector<WgmmaConfig> all;
   for (const WgmmaConfig& config : all_configs()) {
-    if (!config.split || wgmma_schedule(problem, config, device).split > 0) all.push_back(config);
+    if (takes(config, problem, device)) all.push_back(config);
   }
   std::stable_sort(all.begin(), all.end(), [&](const WgmmaConfig& a, const WgmmaConfig& b) {
     return guessed_cost(problem, a, device) < guessed_cost(problem, b, device);

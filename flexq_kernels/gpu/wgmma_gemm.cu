@@ -6,6 +6,7 @@
 #include "flexq_kernels/check.h"
 #include "flexq_kernels/gpu/checks.h"
 #include "flexq_kernels/gpu/wgmma_gemm_kernel.cuh"
+#include "flexq_kernels/gpu/wgmma_gemm_sliced.cuh"
 
 namespace flexq_kernels::gpu {
 
@@ -22,17 +23,22 @@ WgmmaParams make_params(const Activations& x, const Weight& w, const GemmProblem
   check_activations(x, problem);
   check_weight(w);
   WgmmaParams params;
-  params.schedule = wgmma_schedule(problem, config, current_device());
-  params.groups = params.schedule.groups;
+  params.groups = static_cast<int>(group_count(problem.k));
   params.y.m = static_cast<int>(problem.m);
   params.y.n = static_cast<int>(problem.n);
+  encode_tensor_maps(params, x, w, problem, config);
+  if (config.sliced) {
+    FLEXQ_CHECK(problem.m <= config.tokens, "wgmma GEMM: ", config, " does not take ", problem);
+    params.slices = config.cluster;
+    return params;
+  }
+  params.schedule = wgmma_schedule(problem, config, current_device());
   const auto blocks = [](int64_t extent, int64_t size) {
     return static_cast<int>((extent + size - 1) / size);
   };
   params.tiles.row_blocks = blocks(problem.n, config.rows * config.cluster);
   params.tiles.token_tiles = blocks(problem.m, config.tokens);
   params.tiles.band = kBandTokens / config.tokens;
-  encode_tensor_maps(params, x, w, problem, config);
   return params;
 }
 
@@ -48,8 +54,18 @@ void launch(const WgmmaParams& params, int cluster, const Launch& how) {
   launch<WgmmaTile<kRows, kTokens, 1>, kDump>(params, how);
 }
 
+template <int kTokens, bool kDump>
+void launch_sliced(const WgmmaParams& params, const Launch& how) {
+  const auto tiles = static_cast<unsigned>((params.y.n + kSlicedRows - 1) / kSlicedRows);
+  const auto slices = static_cast<unsigned>(params.slices);
+  launch_kernel(&sm90_w6ax_wgmma_sliced<kTokens, kDump>, Grid{dim3(tiles * slices), slices},
+                dim3(kSlicedThreads), SlicedShared<kTokens>::kBytes, how, params);
+}
+
 template <bool kDump>
 void launch(const WgmmaParams& params, const WgmmaConfig& config, const Launch& how) {
+  if (config.sliced && config.tokens == 64) return launch_sliced<64, kDump>(params, how);
+  if (config.sliced) return launch_sliced<32, kDump>(params, how);
   const auto is = [&](int rows, int tokens) {
     return config.rows == rows && config.tokens == tokens;
   };

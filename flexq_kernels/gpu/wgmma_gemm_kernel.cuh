@@ -25,7 +25,7 @@
 
 #include <utility>
 
-#include "flexq_kernels/gpu/int6.cuh"
+#include "flexq_kernels/gpu/wgmma_gemm_chunk.cuh"
 #include "flexq_kernels/gpu/wgmma_gemm_copy.cuh"
 #include "flexq_kernels/gpu/wgmma_gemm_store.cuh"
 
@@ -34,47 +34,6 @@ namespace flexq_kernels::gpu {
 template <typename Tile>
 constexpr int kWgmmaThreads = 128 + Tile::kWarps * 32;
 constexpr int kWgmmaChunk = 64;  // tokens of one wgmma
-
-// ---- One chunk ----
-
-// `never` is false, and the compiler does not know: to it the sums live on, so that it reads the
-// old ones before they are overwritten instead of keeping a third set.
-template <int kSet>
-__device__ __forceinline__ void multiply_chunk(const uint32_t (&a)[kStepsPerGroup][4],
-                                               uint32_t tokens, bool never) {
-  wgmma_fence();
-#pragma unroll
-  for (int s = 0; s < kStepsPerGroup; ++s) {
-    wgmma_int8<kSet>(a[s], swizzled_descriptor(tokens + s * kDescriptorStep), s > 0 || never);
-  }
-  wgmma_commit();
-}
-
-// y += scale of the row * sum / 4 * scale of the token. The sums began at 0, are exact in a float,
-// and the product with a quarter of the scale is rounded once, as WeightScale does it.
-__device__ __forceinline__ void promote_chunk(float (&y)[32], const float (&sums)[32],
-                                              const float (&quarter)[2],
-                                              const float2 (&scales)[8]) {
-#pragma unroll
-  for (int i = 0; i < 32; ++i) {
-    const float product = __fmul_rn(sums[i], quarter[i % 4 / 2]);
-    const float2 scale = scales[i / 4];
-    y[i] = __fmaf_rn(product, i % 2 == 0 ? scale.x : scale.y, y[i]);
-  }
-}
-
-__device__ __forceinline__ void dump_chunk(const WgmmaParams& p, const float (&sums)[32], int row,
-                                           int token, int group) {
-#pragma unroll
-  for (int i = 0; i < 32; ++i) {
-    const int n = row + i % 4 / 2 * 8, m = token + i / 4 * 8 + i % 2;
-    if (n >= p.y.n || m >= p.y.m) continue;
-    p.sums[(static_cast<int64_t>(m) * p.y.n + n) * p.groups + group] =
-        static_cast<int32_t>(sums[i]) / 4;
-  }
-}
-
-// ---- All tiles of a block ----
 
 template <typename Tile, bool kDump>
 struct WgmmaMultiplier {
@@ -111,30 +70,13 @@ struct WgmmaMultiplier {
     return __shfl_sync(~0u, descriptor_address(shared + at.stage * Shared::kCodes), 0);
   }
 
-  __device__ __forceinline__ void load(Group& of, uint32_t (&words)[kTileWords / 32]) const {
-    const unsigned char* const tile =
-        memory + Shared::kWeightAt + of.at.stage * Shared::kWeight + warp * kTileBytes;
-#pragma unroll
-    for (int i = 0; i < 3; ++i) {
-      const uint4 four = *reinterpret_cast<const uint4*>(tile + 512 * i + 16 * lane);
-      words[4 * i] = four.x;
-      words[4 * i + 1] = four.y;
-      words[4 * i + 2] = four.z;
-      words[4 * i + 3] = four.w;
-    }
-    const auto* const scales = reinterpret_cast<const __half*>(memory + Shared::kWeightScalesAt +
-                                                               of.at.stage * Shared::kWeightScales);
-    const int row = kTileRows * warp + fresh(lane) / 4;
-    of.quarter[0] = 0.25f * __half2float(scales[row]);
-    of.quarter[1] = 0.25f * __half2float(scales[row + 8]);
-  }
-
-  template <int kParity>
-  __device__ __forceinline__ void unpack(const uint32_t (&words)[kTileWords / 32]) {
-#pragma unroll
-    for (int s = 0; s < kStepsPerGroup; ++s) {
-      unpack_int6(a[kParity][s], words[3 * s], words[3 * s + 1], words[3 * s + 2]);
-    }
+  __device__ __forceinline__ void load(Group& of, TileWords& words) const {
+    load_words(words,
+               memory + Shared::kWeightAt + of.at.stage * Shared::kWeight + warp * kTileBytes,
+               lane);
+    load_quarters(of.quarter,
+                  memory + Shared::kWeightScalesAt + of.at.stage * Shared::kWeightScales,
+                  kTileRows * warp + fresh(lane) / 4);
   }
 
   __device__ __forceinline__ void release(const Place& at) const {
@@ -153,11 +95,9 @@ struct WgmmaMultiplier {
 
   template <int kChunk>
   __device__ __forceinline__ void load_scales(float2 (&scales)[8], const Place& of) const {
-    const auto* const from =
-        reinterpret_cast<const float2*>(memory + Shared::kScalesAt + of.stage * Shared::kScales +
-                                        kChunk * kWgmmaChunk * 4 + lane % 4 * 8);
-#pragma unroll
-    for (int j = 0; j < 8; ++j) scales[j] = from[4 * j];
+    gpu::load_scales(
+        scales, memory + Shared::kScalesAt + of.stage * Shared::kScales + kChunk * kWgmmaChunk * 4,
+        lane);
   }
 
   // What becomes of the sums of a chunk.
@@ -179,17 +119,17 @@ struct WgmmaMultiplier {
     constexpr int kSet = (kParity * kChunks + kChunk) % 2;
     constexpr bool kLast = kChunk + 1 == kChunks;
     constexpr bool kLoads = kChunk == (kChunks == 1 ? 0 : kChunks - 2);
-    uint32_t words[kTileWords / 32];
+    TileWords words;
     if constexpr (kLoads && kLast) {
       if (at.left > 1) wait_full(next.at);
       load(next, words);
-      unpack<1 - kParity>(words);
+      unpack_words(a[1 - kParity], words);
     }
     if constexpr (kLast) {
-      multiply_chunk<1 - kSet>(a[1 - kParity], next.codes, p.groups < 0);
+      multiply_chunk<1 - kSet, kWgmmaChunk>(a[1 - kParity], next.codes, p.groups < 0);
     } else {
-      multiply_chunk<1 - kSet>(a[kParity], now.codes + (kChunk + 1) * kDescriptorRows64,
-                               p.groups < 0);
+      multiply_chunk<1 - kSet, kWgmmaChunk>(
+          a[kParity], now.codes + (kChunk + 1) * kDescriptorRows64, p.groups < 0);
     }
     float2 scales[8];
     load_scales<kChunk>(scales, now.at);
@@ -203,7 +143,7 @@ struct WgmmaMultiplier {
     use<kChunk>(sums, now, scales);
     if constexpr (kLoads && !kLast) {
       load(next, words);
-      unpack<1 - kParity>(words);
+      unpack_words(a[1 - kParity], words);
     }
   }
 
@@ -211,19 +151,20 @@ struct WgmmaMultiplier {
   template <int kChunk>
   __device__ __forceinline__ void chunk_alone(const Group& now, Group& next) {
     constexpr bool kLast = kChunk + 1 == kChunks;
-    uint32_t words[kTileWords / 32];
+    TileWords words;
     if constexpr (kLast) {
       if (at.left > 1) wait_full(next.at);
       load(next, words);
     }
     wgmma_wait<0>();
-    if constexpr (kLast) unpack<0>(words);
+    if constexpr (kLast) unpack_words(a[0], words);
     float sums[32];
     read_sums<0>(sums);
     if constexpr (kLast) {
-      multiply_chunk<0>(a[0], next.codes, p.groups < 0);
+      multiply_chunk<0, kWgmmaChunk>(a[0], next.codes, p.groups < 0);
     } else {
-      multiply_chunk<0>(a[0], now.codes + (kChunk + 1) * kDescriptorRows64, p.groups < 0);
+      multiply_chunk<0, kWgmmaChunk>(a[0], now.codes + (kChunk + 1) * kDescriptorRows64,
+                                     p.groups < 0);
     }
     float2 scales[8];
     load_scales<kChunk>(scales, now.at);
@@ -317,11 +258,11 @@ struct WgmmaMultiplier {
     begin_part();
     Group now;
     now.codes = descriptor(now.at);
-    uint32_t words[kTileWords / 32];
+    TileWords words;
     wait_full(now.at);
     load(now, words);
-    unpack<0>(words);
-    multiply_chunk<0>(a[0], now.codes, p.groups < 0);
+    unpack_words(a[0], words);
+    multiply_chunk<0, kWgmmaChunk>(a[0], now.codes, p.groups < 0);
     while (true) {
       step<0>(now);
       advance();

@@ -81,7 +81,8 @@ void encode_tensor_maps(WgmmaParams& params, const Activations& x, const Weight&
   params.codes =
       encode("activation codes", CU_TENSOR_MAP_DATA_TYPE_UINT8, CU_TENSOR_MAP_SWIZZLE_128B, x.codes,
              {{groups * kGroupSize, 1, kGroupSize},
-              {problem.m, groups * kGroupSize, config.tokens / config.cluster}});
+              {problem.m, groups * kGroupSize,
+               config.sliced ? config.tokens : config.tokens / config.cluster}});
   params.scales =
       encode("activation scales", CU_TENSOR_MAP_DATA_TYPE_FLOAT32, CU_TENSOR_MAP_SWIZZLE_NONE,
              x.scales, {{problem.m, 4, config.tokens}, {groups, x.scale_stride * 4, 1}});

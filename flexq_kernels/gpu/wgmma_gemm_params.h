@@ -21,6 +21,7 @@ struct WgmmaTile {
   static constexpr int kWarps = kRows / kTileRows;  // multiplying ones
 };
 
+constexpr int kWgmmaMostSlices = 8;  // a cluster that every Hopper GPU takes
 constexpr int kWgmmaMostWarps = 12;
 constexpr size_t kWgmmaFlagBytes = kWgmmaMostWarps * sizeof(int32_t);  // of a block
 
@@ -35,6 +36,7 @@ struct WgmmaParams {
   FloatType type = FloatType::kFp32;
   int32_t* sums = nullptr;  // [m, n, groups] instead of y
   int groups = 0;
+  int slices = 0;   // where config.sliced; then nothing below is used
   TileOrder tiles;  // of `cluster` blocks of config.rows x config.tokens
   WgmmaSchedule schedule;
   // Of blocks that hand over the sums of a cut tile: the sums [block][tokens / 8][2 x rows

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <map>
 #include <random>
 #include <utility>
 #include <vector>
@@ -83,7 +84,6 @@ struct Operands {
   std::vector<float> row_scales;    // [n][groups]
   std::vector<float> token_scales;  // [m][groups]
   std::vector<int32_t> sums;        // [m][n][groups]
-  std::vector<float> product;       // [m][n], as the kernels add it up
   std::vector<float> bias;
   std::vector<float> residual;
   Memory codes, packed, scales, tiled, bias_memory;
@@ -95,9 +95,32 @@ struct Operands {
     return {codes.as<int8_t>(), scales.as<float>(), gpu::scale_stride_of(m),
             gpu::CodeOrder::kNatural};
   }
+  // [m][n] as the kernels add it up: group after group in every slice, then the slices.
+  const std::vector<float>& product(int slices = 1) {
+    std::vector<float>& all = products_[slices];
+    if (!all.empty()) return all;
+    all.resize(static_cast<size_t>(m * n));
+    for (int64_t i = 0; i < m * n; ++i) {
+      float y = 0;
+      for (int slice = 0; slice < slices; ++slice) {
+        float part = 0;
+        for (int64_t g = groups * slice / slices; g < groups * (slice + 1) / slices; ++g) {
+          const float t = row_scales[static_cast<size_t>(i % n * groups + g)] *
+                          static_cast<float>(sums[static_cast<size_t>(i * groups + g)]);
+          part = std::fmaf(t, token_scales[static_cast<size_t>(i / n * groups + g)], part);
+        }
+        y = slice == 0 ? part : y + part;
+      }
+      all[static_cast<size_t>(i)] = y;
+    }
+    return all;
+  }
+
   gpu::Weight weight() { return {packed.as<uint8_t>(), tiled.as<uint16_t>()}; }
 
  private:
+  std::map<int, std::vector<float>> products_;  // of so many slices
+
   struct Made {
     std::vector<int8_t> a;  // [m][groups * 128]
     std::vector<uint8_t> packed;
@@ -179,16 +202,6 @@ struct Operands {
         bias_memory(bias) {
     flexq_kernels::group_sums_w6ax(sums.data(), host_codes.data(), host_packed.data(),
                                    {m, n, k, 8});
-    product.resize(static_cast<size_t>(m * n));
-    for (int64_t i = 0; i < m * n; ++i) {
-      float y = 0;
-      for (int64_t g = 0; g < groups; ++g) {
-        const float t = row_scales[static_cast<size_t>(i % n * groups + g)] *
-                        static_cast<float>(sums[static_cast<size_t>(i * groups + g)]);
-        y = std::fmaf(t, token_scales[static_cast<size_t>(i / n * groups + g)], y);
-      }
-      product[static_cast<size_t>(i)] = y;
-    }
   }
 };
 

@@ -115,6 +115,10 @@ std::string name_of(const Family<Config>& family, const Config& config) {
   return out.str();
 }
 
+// Of K, whose sums are added.
+int slices_of(const gpu::WgmmaConfig& config) { return config.sliced ? config.cluster : 1; }
+int slices_of(const gpu::MmaConfig&) { return 1; }
+
 // The configs that --only leaves, those of single blocks before clusters.
 template <typename Config>
 std::vector<Config> configs_of(const Family<Config>& family, const GemmProblem& p) {
@@ -198,10 +202,11 @@ void check_values(const Family<Config>& family, Operands& o, const GemmProblem& 
   });
   std::vector<unsigned char> bytes;
   const bool guards = y.fetch(bytes);
+  const std::vector<float>& product = o.product(slices_of(config));
   const T* got = reinterpret_cast<const T*>(bytes.data());
   compare(run, guards, p.m, p.n, [&](int64_t at, std::string* values) {
     const auto i = static_cast<size_t>(at);
-    float want = o.product[i];
+    float want = product[i];
     if (bias) want += o.bias[i % static_cast<size_t>(p.n)];
     T rounded = round_to<T>(want);
     if (residual) rounded = round_to<T>(widen(rounded) + widen(added[i]));
@@ -381,13 +386,14 @@ TEST(the_expected_sums_are_those_of_the_cpu_twin) {
     const Half half = flexq_ft::from_float<Half>(o.row_scales[static_cast<size_t>(i)]);
     std::memcpy(&scales[static_cast<size_t>(i % o.groups * n + i / o.groups)], &half, 2);
   }
-  std::vector<float> twin(o.product.size());
+  const std::vector<float>& product = o.product();
+  std::vector<float> twin(product.size());
   flexq_kernels::gemm_w6ax(twin.data(), {o.host_codes.data(), o.token_scales.data()},
                            {o.host_packed.data(), scales.data()}, nullptr, {m, n, o.k, 8});
   float largest = 0, worst = 0;
   for (size_t i = 0; i < twin.size(); ++i) {
     largest = std::max(largest, std::fabs(twin[i]));
-    worst = std::max(worst, std::fabs(twin[i] - o.product[i]));
+    worst = std::max(worst, std::fabs(twin[i] - product[i]));
   }
   EXPECT(worst <= 1e-5f * largest);
 }

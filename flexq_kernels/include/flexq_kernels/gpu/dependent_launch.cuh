@@ -36,9 +36,17 @@ inline void check_cuda(cudaError_t error, const char* what) {
   throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
 }
 
+// Blocks, in clusters of so many neighbours along x where the kernel does not say it itself.
+struct Grid {
+  dim3 blocks;
+  unsigned cluster = 0;
+
+  Grid(dim3 all, unsigned of_cluster = 0) : blocks(all), cluster(of_cluster) {}
+};
+
 // Allows the kernel so much dynamic shared memory and launches it on the current device.
 template <typename... Params, typename... Args>
-void launch_kernel(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes,
+void launch_kernel(void (*kernel)(Params...), const Grid& grid, dim3 block, size_t shared_bytes,
                    const Launch& how, Args&&... args) {
   if (shared_bytes > 48 * 1024) {
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -46,15 +54,22 @@ void launch_kernel(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shar
                "shared memory of a kernel");
   }
   cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
+  config.gridDim = grid.blocks;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = static_cast<cudaStream_t>(how.stream);
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = how.programmatic ? 1 : 0;
+  cudaLaunchAttribute attributes[2];
+  config.attrs = attributes;
+  if (how.programmatic) {
+    cudaLaunchAttribute& early = attributes[config.numAttrs++];
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (grid.cluster > 0) {
+    cudaLaunchAttribute& cluster = attributes[config.numAttrs++];
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {grid.cluster, 1, 1};
+  }
   check_cuda(cudaLaunchKernelEx(&config, kernel, Params(args)...), "launch of a kernel");
 }
 

@@ -113,6 +113,28 @@ __device__ __forceinline__ void multicast_tensor(uint32_t to, const CUtensorMap&
       : "memory");
 }
 
+// ---- Copies of shared memory to another block of the cluster ("cp.async.bulk") ----
+
+// What the thread wrote is seen by copies that it, or a thread behind a barrier, asks for.
+__device__ __forceinline__ void copies_see_writes() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// By one thread; `to` and the barrier are the other block's, at these places of its own memory.
+__device__ __forceinline__ void copy_to_block(uint32_t rank, uint32_t to, uint32_t from,
+                                              uint32_t bytes, uint32_t barrier) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 remote, counted;\n"
+      "mapa.shared::cluster.u32 remote, %0, %4;\n"
+      "mapa.shared::cluster.u32 counted, %3, %4;\n"
+      "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes "
+      "[remote], [%1], %2, [counted];\n"
+      "}" ::"r"(to),
+      "r"(from), "r"(bytes), "r"(barrier), "r"(rank)
+      : "memory");
+}
+
 // ---- Flags between blocks ----
 
 __device__ __forceinline__ int32_t load_acquire(const int32_t* flag) {
@@ -197,6 +219,22 @@ __device__ __forceinline__ void wgmma_int8(const uint32_t (&a)[4], uint64_t b, b
       : "memory");
 }
 
+// The same for 32 tokens: B [32 x 32], the first 16 of a set.
+template <int kSet>
+__device__ __forceinline__ void wgmma_int8_32(const uint32_t (&a)[4], uint64_t b, bool add) {
+  asm volatile(
+      "{\n"
+      ".reg .pred add;\n"
+      "setp.ne.b32 add, %6, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n32k32.s32.s8.s8 "
+      "{sums%5_0,sums%5_1,sums%5_2,sums%5_3,sums%5_4,sums%5_5,sums%5_6,sums%5_7,"
+      "sums%5_8,sums%5_9,sums%5_10,sums%5_11,sums%5_12,sums%5_13,sums%5_14,sums%5_15}, "
+      "{%0,%1,%2,%3}, %4, add;\n"
+      "}" ::"r"(a[0]),
+      "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kSet), "r"(static_cast<int>(add))
+      : "memory");
+}
+
 // A set's sums as floats; they are exact below 2^24.
 template <int kSet>
 __device__ __forceinline__ void read_sums(float (&sums)[32]) {
@@ -223,6 +261,23 @@ __device__ __forceinline__ void read_sums(float (&sums)[32]) {
         "=f"(sums[17]), "=f"(sums[18]), "=f"(sums[19]), "=f"(sums[20]), "=f"(sums[21]),
         "=f"(sums[22]), "=f"(sums[23]), "=f"(sums[24]), "=f"(sums[25]), "=f"(sums[26]),
         "=f"(sums[27]), "=f"(sums[28]), "=f"(sums[29]), "=f"(sums[30]), "=f"(sums[31])
+      : "n"(kSet));
+}
+
+template <int kSet>
+__device__ __forceinline__ void read_sums(float (&sums)[16]) {
+  asm volatile(
+      "cvt.rn.f32.s32 %0, sums%16_0;\ncvt.rn.f32.s32 %1, sums%16_1;\n"
+      "cvt.rn.f32.s32 %2, sums%16_2;\ncvt.rn.f32.s32 %3, sums%16_3;\n"
+      "cvt.rn.f32.s32 %4, sums%16_4;\ncvt.rn.f32.s32 %5, sums%16_5;\n"
+      "cvt.rn.f32.s32 %6, sums%16_6;\ncvt.rn.f32.s32 %7, sums%16_7;\n"
+      "cvt.rn.f32.s32 %8, sums%16_8;\ncvt.rn.f32.s32 %9, sums%16_9;\n"
+      "cvt.rn.f32.s32 %10, sums%16_10;\ncvt.rn.f32.s32 %11, sums%16_11;\n"
+      "cvt.rn.f32.s32 %12, sums%16_12;\ncvt.rn.f32.s32 %13, sums%16_13;\n"
+      "cvt.rn.f32.s32 %14, sums%16_14;\ncvt.rn.f32.s32 %15, sums%16_15;\n"
+      : "=f"(sums[0]), "=f"(sums[1]), "=f"(sums[2]), "=f"(sums[3]), "=f"(sums[4]), "=f"(sums[5]),
+        "=f"(sums[6]), "=f"(sums[7]), "=f"(sums[8]), "=f"(sums[9]), "=f"(sums[10]), "=f"(sums[11]),
+        "=f"(sums[12]), "=f"(sums[13]), "=f"(sums[14]), "=f"(sums[15])
       : "n"(kSet));
 }
 

@@ -1,7 +1,8 @@
 // W6Ax GEMM of many tokens on Hopper (sm_90a): warpgroup matrix instructions with the weights as
 // their A operand, unpacked into registers, and the tokens as B, copied by TMA. Activations in
-// CodeOrder::kNatural. A row's sum goes over its groups in ascending order in every config, so a
-// row has the same bits alone and in any batch.
+// CodeOrder::kNatural. A row's sum goes over its groups in ascending order, in configs that
+// slice K inside each slice: configs with equally many slices give a row the same bits, alone and
+// in any batch.
 #pragma once
 
 #include <cstddef>
@@ -19,19 +20,23 @@ namespace flexq_kernels::gpu {
 // A block computes `rows` x `tokens` at a time; `cluster` blocks of neighbouring rows share the
 // copies of their tokens. Where the tiles do not come out even, `split` cuts the last ones, so that
 // all blocks end together; that needs a workspace.
+//
+// `sliced`, for no more tokens than a tile has: a cluster of `cluster` blocks computes one tile,
+// each a slice of K, whose sums are added in order.
 struct WgmmaConfig {
   int rows = 128;    // 128, or 192 with 128 tokens
-  int tokens = 192;  // 64, 128 or 192
-  int cluster = 2;   // 1 or 2
+  int tokens = 192;  // 64, 128 or 192; sliced: 32 or 64
+  int cluster = 2;   // 1 or 2; sliced: 1 to 8
   bool split = false;
+  bool sliced = false;
 
   bool operator==(const WgmmaConfig& other) const {
     return rows == other.rows && tokens == other.tokens && cluster == other.cluster &&
-           split == other.split;
+           split == other.split && sliced == other.sliced;
   }
 };
 
-// "rows=128 tokens=192 cluster=2", or the same with " split".
+// "rows=128 tokens=192 cluster=2", or the same with " split" or " sliced".
 std::ostream& operator<<(std::ostream& out, const WgmmaConfig& config);
 std::optional<WgmmaConfig> parse_wgmma_config(const std::string& text);
 

@@ -1,0 +1,289 @@
+// The kernel of the wgmma family for few tokens, where time is that of the weights' bytes: a
+// cluster of blocks computes one tile of 128 rows x all tokens, each block a slice of K, so that
+// all multiprocessors stream weights however few the tiles are.
+//
+//   k:   | block 0      | block 1      | block 2      | block 3      |    of a cluster of four
+//   y =    ((slice 0    +   slice 1)   +   slice 2)   +   slice 3         sums of all tokens
+//          ^ tokens 0-15                               ^ tokens 48-63     stored by this block
+//
+// Two blocks share a multiprocessor. In each a thread of warpgroup 2 copies packed weights, tokens
+// and scales into a ring of stages, one for each group; warpgroups 0 and 1 multiply 64 rows each.
+// At the end every block sends the sums of a block's tokens to it, shared memory to shared memory.
+#pragma once
+
+#include "flexq_kernels/gpu/dependent_launch.cuh"
+#include "flexq_kernels/gpu/output.cuh"
+#include "flexq_kernels/gpu/wgmma_gemm_chunk.cuh"
+#include "flexq_kernels/gpu/wgmma_gemm_copy.cuh"
+
+namespace flexq_kernels::gpu {
+
+constexpr int kSlicedRows = 128;
+constexpr int kSlicedWarps = kSlicedRows / kTileRows;  // multiplying ones
+constexpr int kSlicedThreads = 32 * kSlicedWarps + 128;
+
+// Shared memory, in this order. At the end sums lie where the stages were: those of the block's
+// slice, and what it was sent, both [token][row, 4 of padding that spread the rows of eight tokens
+// over all banks].
+template <int kTokens>
+struct SlicedShared {
+  static constexpr int kCodes = kTokens * kGroupSize;
+  static constexpr int kWeight = kSlicedWarps * kTileBytes;
+  static constexpr int kWeightScales = kSlicedRows * 2;
+  static constexpr int kScales = kTokens * 4;
+  static constexpr int kStage = kCodes + kWeight + kWeightScales + kScales;
+  static constexpr int kFixed = 1024 + 128;  // alignment, barriers
+  static constexpr int kStages = (kWgmmaSharedBytes / 2 - 1024 - kFixed) / kStage;
+  static constexpr int kBytes = kFixed + kStages * kStage;
+
+  static constexpr int kWeightAt = kStages * kCodes;
+  static constexpr int kWeightScalesAt = kWeightAt + kStages * kWeight;
+  static constexpr int kScalesAt = kWeightScalesAt + kStages * kWeightScales;
+  static constexpr int kFullAt = kScalesAt + kStages * kScales;
+  static constexpr int kEmptyAt = kFullAt + 8 * kStages;
+  static constexpr int kSentAt = kEmptyAt + 8 * kStages;  // barrier: all sums are here
+
+  static constexpr int kPitch = kSlicedRows + 4;
+  static constexpr int kTokenBytes = kPitch * 4;
+  static constexpr int kReceivedAt = kTokens * kTokenBytes;
+  static constexpr int kMostReceived = kTokens + kWgmmaMostSlices;  // tokens of all slices
+  static_assert(kStages >= 4 && kFixed - 1024 >= 16 * kStages + 8);
+  static_assert(kReceivedAt + kMostReceived * kTokenBytes <= kFullAt);
+};
+
+// A block's part of the problem.
+struct Slice {
+  int rank, count;           // of all slices
+  int row;                   // where its tile begins
+  int group, groups;         // of its slice
+  int share, token, tokens;  // of a block, at most; those that it stores
+
+  __device__ __forceinline__ explicit Slice(const WgmmaParams& p)
+      : rank(static_cast<int>(cluster_rank())),
+        count(p.slices),
+        row(static_cast<int>(blockIdx.x) / count * kSlicedRows),
+        group(p.groups * rank / count),
+        groups(p.groups * (rank + 1) / count - group),
+        share((p.y.m + count - 1) / count) {
+    token = first_token(rank, p.y.m);
+    tokens = first_token(rank + 1, p.y.m) - token;
+  }
+
+  __device__ __forceinline__ int first_token(int of, int m) const { return min(of * share, m); }
+};
+
+template <int kTokens>
+__device__ __forceinline__ void copy_slice(const WgmmaParams& p, const Slice& slice,
+                                           uint32_t shared) {
+  using Shared = SlicedShared<kTokens>;
+  const auto copy_weight = [&](int i, uint32_t stage) {
+    const uint32_t full = shared + Shared::kFullAt + 8 * stage;
+    mbarrier_arrive_expecting(full, Shared::kStage);
+    copy_tensor(shared + Shared::kWeightAt + stage * Shared::kWeight, p.weight_codes, full, 0,
+                slice.group + i, slice.row / kTileRows);
+    copy_tensor(shared + Shared::kWeightScalesAt + stage * Shared::kWeightScales, p.weight_scales,
+                full, 0, slice.group + i, slice.row / kTileRows);
+  };
+  const auto copy_tokens = [&](int i, uint32_t stage) {
+    const uint32_t full = shared + Shared::kFullAt + 8 * stage;
+    copy_tensor(shared + Shared::kScalesAt + stage * Shared::kScales, p.scales, full, 0,
+                slice.group + i);
+    copy_tensor(shared + stage * Shared::kCodes, p.codes, full, (slice.group + i) * kGroupSize, 0);
+  };
+  // Weights depend on no kernel in front: a ring full of them may come now.
+#pragma unroll 1
+  for (int i = 0; i < Shared::kStages && i < slice.groups; ++i) copy_weight(i, i);
+  pdl_wait();
+  RingPlace<Shared::kStages> place;
+#pragma unroll 1
+  for (int i = 0; i < slice.groups; ++i, place.advance()) {
+    if (i >= Shared::kStages) {
+      mbarrier_wait(shared + Shared::kEmptyAt + 8 * place.stage, place.parity ^ 1);
+      copy_weight(i, place.stage);
+    }
+    copy_tokens(i, place.stage);
+  }
+}
+
+template <int kTokens, bool kDump>
+struct SliceMultiplier {
+  using Shared = SlicedShared<kTokens>;
+  using Place = RingPlace<Shared::kStages>;
+  static constexpr int kSums = kTokens / 2;  // of a lane
+
+  const WgmmaParams& p;
+  const Slice& slice;
+  unsigned char* memory;
+  uint32_t shared;
+  int warp, lane;
+
+  __device__ __forceinline__ void add_group(float (&y)[kSums], const Place& at, int group) const {
+    mbarrier_wait(shared + Shared::kFullAt + 8 * at.stage, at.parity);
+    uint32_t a[kStepsPerGroup][4];
+    TileWords words;
+    load_words(words, memory + Shared::kWeightAt + at.stage * Shared::kWeight + warp * kTileBytes,
+               lane);
+    unpack_words(a, words);
+    // The shuffle tells the compiler that all lanes have the same, as wgmma wants it.
+    const uint32_t codes =
+        __shfl_sync(~0u, descriptor_address(shared + at.stage * Shared::kCodes), 0);
+    multiply_chunk<0, kTokens>(a, codes, false);
+    wgmma_wait<0>();
+    float quarter[2];
+    load_quarters(quarter, memory + Shared::kWeightScalesAt + at.stage * Shared::kWeightScales,
+                  kTileRows * warp + lane / 4);
+    float2 scales[kSums / 4];
+    load_scales(scales, memory + Shared::kScalesAt + at.stage * Shared::kScales, lane);
+    __syncwarp();
+    if (lane == 0) mbarrier_arrive(shared + Shared::kEmptyAt + 8 * at.stage);
+    float sums[kSums];
+    read_sums<0>(sums);
+    if constexpr (kDump) {
+      dump_chunk(p, sums, slice.row + kTileRows * warp + lane / 4, lane % 4 * 2, group);
+    } else {
+      promote_chunk(y, sums, quarter, scales);
+    }
+  }
+
+  // All groups of the slice; then its sums lie in shared memory, for copies to read.
+  __device__ __forceinline__ void run() const {
+    float y[kSums] = {};
+    Place place;
+#pragma unroll 1
+    for (int i = 0; i < slice.groups; ++i, place.advance()) add_group(y, place, slice.group + i);
+    if constexpr (kDump) return;
+    multipliers_sync();  // no warp needs a stage
+    float* const to = reinterpret_cast<float*>(memory) + lane % 4 * 2 * Shared::kPitch +
+                      kTileRows * warp + lane / 4;
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) {
+      to[(i / 4 * 8 + i % 2) * Shared::kPitch + i % 4 / 2 * 8] = y[i];
+    }
+    copies_see_writes();
+    multipliers_sync();
+  }
+
+  static __device__ __forceinline__ void multipliers_sync() {
+    asm volatile("bar.sync 1, %0;" ::"n"(kSlicedWarps * 32) : "memory");
+  }
+};
+
+// To every block of the cluster the sums of its tokens: [slice][its tokens].
+template <int kTokens>
+__device__ __forceinline__ void send_sums(const WgmmaParams& p, const Slice& slice,
+                                          uint32_t shared) {
+  using Shared = SlicedShared<kTokens>;
+#pragma unroll 1
+  for (int to = 0; to < slice.count; ++to) {
+    const int token = slice.first_token(to, p.y.m);
+    const int tokens = slice.first_token(to + 1, p.y.m) - token;
+    if (tokens == 0) return;
+    copy_to_block(to, shared + Shared::kReceivedAt + slice.rank * tokens * Shared::kTokenBytes,
+                  shared + token * Shared::kTokenBytes, tokens * Shared::kTokenBytes,
+                  shared + Shared::kSentAt);
+  }
+}
+
+// Four rows of a token at a time.
+template <typename T, int kTokens>
+__device__ __forceinline__ void store_sums(const WgmmaParams& p, const Slice& slice,
+                                           const unsigned char* memory) {
+  using Shared = SlicedShared<kTokens>;
+  using Value = OutputValue<T>;
+  constexpr int kVectors = kSlicedRows / 4;  // of a token
+  struct alignas(4 * sizeof(T)) Four {
+    T values[4];
+  };
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x); i < slice.tokens * kVectors; i += 32 * kSlicedWarps) {
+    const int token = i / kVectors, row = slice.row + i % kVectors * 4;
+    if (row >= p.y.n) continue;
+    const auto* from = reinterpret_cast<const float4*>(
+        memory + Shared::kReceivedAt + token * Shared::kTokenBytes + i % kVectors * 16);
+    float4 four = *from;
+#pragma unroll 1
+    for (int s = 1; s < slice.count; ++s) {
+      from += slice.tokens * Shared::kTokenBytes / 16;
+      four.x += from->x;
+      four.y += from->y;
+      four.z += from->z;
+      four.w += from->w;
+    }
+    const float sums[4] = {four.x, four.y, four.z, four.w};
+    const int64_t at = static_cast<int64_t>(slice.token + token) * p.y.n + row;
+    const Output y{p.y.values, p.type, p.y.bias, p.y.residual};
+    if (p.y.n % 4 != 0) {
+      for (int e = 0; e < 4 && row + e < p.y.n; ++e) {
+        store_output_as<T>(y, at + e, row + e, sums[e]);
+      }
+      continue;
+    }
+    Four out, residual;
+    if (y.residual != nullptr) {
+      residual = *reinterpret_cast<const Four*>(static_cast<const T*>(y.residual) + at);
+    }
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      out.values[e] = Value::round(y.bias == nullptr ? sums[e] : sums[e] + y.bias[row + e]);
+      if (y.residual == nullptr) continue;
+      out.values[e] = Value::round(Value::widen(out.values[e]) + Value::widen(residual.values[e]));
+    }
+    *reinterpret_cast<Four*>(static_cast<T*>(y.values) + at) = out;
+  }
+}
+
+// Warps that copy keep few registers: they leave in their own branch, and share no code behind it.
+template <int kTokens, bool kDump>
+__global__ void __launch_bounds__(kSlicedThreads, 2)
+    sm90_w6ax_wgmma_sliced(const __grid_constant__ WgmmaParams p) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  using Shared = SlicedShared<kTokens>;
+  extern __shared__ unsigned char unaligned[];
+  const uint32_t shared = (shared_address(unaligned) + 1023) / 1024 * 1024;
+  unsigned char* const memory = unaligned + (shared - shared_address(unaligned));
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const Slice slice(p);
+  declare_sums();
+  pdl_launch_dependents();
+  if (threadIdx.x == kSlicedWarps * 32) {
+    for (int i = 0; i < Shared::kStages; ++i) {
+      mbarrier_init(shared + Shared::kFullAt + 8 * i, 1);
+      mbarrier_init(shared + Shared::kEmptyAt + 8 * i, kSlicedWarps);
+    }
+    mbarrier_init(shared + Shared::kSentAt, 1);
+    mbarrier_init_fence();
+    mbarrier_arrive_expecting(shared + Shared::kSentAt,
+                              slice.count * slice.tokens * Shared::kTokenBytes);
+  }
+  __syncthreads();
+  if (warp >= kSlicedWarps) {
+    keep_registers<24>();
+    if (threadIdx.x == kSlicedWarps * 32) copy_slice<kTokens>(p, slice, shared);
+    __syncwarp();
+    if constexpr (!kDump) {
+      cluster_sync();
+      cluster_sync();
+    }
+    return;
+  }
+  take_registers<104>();
+  pdl_wait();
+  SliceMultiplier<kTokens, kDump>{p,      slice, memory,
+                                  shared, warp,  static_cast<int>(threadIdx.x) % 32}
+      .run();
+  if constexpr (kDump) return;
+  cluster_sync();  // no block needs a stage
+  if (threadIdx.x == 0) send_sums<kTokens>(p, slice, shared);
+  mbarrier_wait(shared + Shared::kSentAt, 0);
+  if (p.type == FloatType::kFp32) {
+    store_sums<float, kTokens>(p, slice, memory);
+  } else if (p.type == FloatType::kFp16) {
+    store_sums<__half, kTokens>(p, slice, memory);
+  } else {
+    store_sums<__nv_bfloat16, kTokens>(p, slice, memory);
+  }
+  cluster_sync();  // all sums that were sent have come
+#endif
+}
+
+}  // namespace flexq_kernels::gpu
