@@ -251,6 +251,7 @@ class Bench {
     if (cublas_) {
       flexq_ft::GemmProblem integers;
       integers.scheme = flexq_ft::Scheme::kW8A8;
+      integers.dtype = flexq_ft::DataType::kInt8;
       integers.m = m;
       integers.n = shape.n;
       integers.k = shape.k;
