@@ -45,6 +45,10 @@ DeviceInfo device_info(int device) {
   info.l2_bytes = static_cast<size_t>(p.l2CacheSize);
   info.shared_bytes = p.sharedMemPerBlockOptin;
   info.total_bytes = p.totalGlobalMem;
+  int kilohertz = 0, bits = 0;
+  FLEXQ_FT_CUDA(cudaDeviceGetAttribute(&kilohertz, cudaDevAttrMemoryClockRate, device));
+  FLEXQ_FT_CUDA(cudaDeviceGetAttribute(&bits, cudaDevAttrGlobalMemoryBusWidth, device));
+  info.memory_bytes_per_second = 2.0 * 1000.0 * kilohertz * bits / 8;  // two transfers a clock
   return info;
 }
 

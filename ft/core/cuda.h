@@ -22,6 +22,7 @@ struct DeviceInfo {
   size_t l2_bytes = 0;
   size_t shared_bytes = 0;  // most of one block
   size_t total_bytes = 0;
+  double memory_bytes_per_second = 0.0;  // by its data sheet, not measured
 };
 DeviceInfo device_info(int device);
 std::string driver_version();   // "13.0", the newest CUDA that the driver runs; "" without one

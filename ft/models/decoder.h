@@ -28,6 +28,11 @@ class Decoder {
   Decoder& operator=(const Decoder&) = delete;
 
   const DecoderLimits& limits() const { return limits_; }
+  const ModelWeights& weights() const { return weights_; }
+  // [positions, head_dim] fp32, or undefined: learned positions.
+  ConstTensor rope() const {
+    return rope_table_.defined() ? ConstTensor(rope_table_.tensor()) : ConstTensor();
+  }
 
   // Runs the batch through every layer and appends to the cache, kv[layer]. The residual stream
   // stays in the workspace for logits(), until the next forward.

@@ -1,0 +1,150 @@
+// The ring of stages in shared memory through which one warp streams everything that a block reads
+// in a step, in order of use and across the ends of ops: memory is busy while the other warps wait
+// for other blocks.
+#pragma once
+
+#include <cstdint>
+
+#include "flexq_kernels/gpu/hopper.cuh"
+#include "ft/step/packets.cuh"
+
+namespace flexq_ft::step {
+
+using flexq_kernels::gpu::copy_bytes;
+using flexq_kernels::gpu::mbarrier_arrive;
+using flexq_kernels::gpu::mbarrier_arrive_expecting;
+using flexq_kernels::gpu::mbarrier_init;
+using flexq_kernels::gpu::mbarrier_init_fence;
+using flexq_kernels::gpu::mbarrier_passed;
+using flexq_kernels::gpu::mbarrier_try_wait;
+using flexq_kernels::gpu::shared_address;
+
+// Barriers of a slot: full, and `stages` further on, empty.
+struct RingPlace {
+  uint32_t base;      // of the shared memory
+  uint32_t barriers;
+  int stages;
+
+  __device__ __forceinline__ uint32_t stage(int slot) const {
+    return base + static_cast<uint32_t>(slot * kStageBytes);
+  }
+  __device__ __forceinline__ uint32_t full(int slot) const {
+    return barriers + static_cast<uint32_t>(slot * 8);
+  }
+  __device__ __forceinline__ uint32_t empty(int slot) const {
+    return barriers + static_cast<uint32_t>((stages + slot) * 8);
+  }
+};
+
+__device__ __forceinline__ void bounded_wait(uint32_t barrier, uint32_t parity, const Args& args,
+                                             int op) {
+  if (mbarrier_try_wait(barrier, parity)) return;
+  Patience patience(args, op, true);
+  while (!mbarrier_try_wait(barrier, parity)) patience.wear();
+}
+
+// By thread 0, before a barrier of the block.
+__device__ __forceinline__ void make_ring(const RingPlace& ring) {
+  for (int i = 0; i < ring.stages; ++i) {
+    mbarrier_init(ring.full(i), 1);
+    mbarrier_init(ring.empty(i), kWarps);
+  }
+  mbarrier_init_fence();
+}
+
+// A computing warp's view. All of them take every stage, in order.
+class RingReader {
+ public:
+  __device__ __forceinline__ RingReader(const RingPlace& ring, const Args& args)
+      : ring_(ring), args_(args) {}
+
+  // The next stage; or, without freeing it, the one behind.
+  __device__ __forceinline__ uint32_t wait(int op) const {
+    bounded_wait(ring_.full(slot_), parity_, args_, op);
+    return ring_.stage(slot_);
+  }
+  __device__ __forceinline__ uint32_t wait_behind(int op) const {
+    RingReader next = *this;
+    next.advance();
+    return next.wait(op);
+  }
+  __device__ __forceinline__ void release() {
+    disturb(args_, static_cast<uint32_t>(slot_) + 7919u);
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) mbarrier_arrive(ring_.empty(slot_));
+    advance();
+  }
+
+ private:
+  __device__ __forceinline__ void advance() {
+    if (++slot_ == ring_.stages) {
+      slot_ = 0;
+      parity_ ^= 1;
+    }
+  }
+
+  RingPlace ring_;
+  const Args& args_;
+  int slot_ = 0;
+  uint32_t parity_ = 0;
+};
+
+// The streaming warp's view. Deep queues in front of the memory would delay the small reads that
+// other blocks wait for: so many stages are on their way at most, and fewer once the ring is well
+// filled, when the others are in a phase of waiting.
+class RingWriter {
+ public:
+  __device__ __forceinline__ RingWriter(const RingPlace& ring, const Args& args)
+      : ring_(ring), args_(args) {}
+
+  // Until there is room; announces the stage's bytes. Of the whole warp.
+  __device__ __forceinline__ void begin(uint32_t bytes, int op) {
+    bounded_wait(ring_.empty(slot_), parity_ ^ 1, args_, op);
+    int limit = args_.in_flight;
+    if (written_ >= args_.filled) {
+      const Earlier freed(*this, args_.filled);
+      if (!mbarrier_passed(ring_.empty(freed.slot), freed.parity)) limit = args_.in_flight_filled;
+    }
+    if (written_ >= limit) {
+      const Earlier arrived(*this, limit);
+      bounded_wait(ring_.full(arrived.slot), arrived.parity, args_, op);
+    }
+    if (threadIdx.x % 32 == 0) mbarrier_arrive_expecting(ring_.full(slot_), bytes);
+    __syncwarp();
+    stage_ = ring_.stage(slot_);
+    full_ = ring_.full(slot_);
+    if (written_ < ring_.stages) ++written_;
+    if (++slot_ == ring_.stages) {
+      slot_ = 0;
+      parity_ ^= 1;
+    }
+  }
+
+  // Of the stage begun last, for any lane's copies.
+  __device__ __forceinline__ uint32_t stage() const { return stage_; }
+  __device__ __forceinline__ uint32_t full() const { return full_; }
+
+ private:
+  // The place of the stage written so many before the next one; at most all of the ring.
+  struct Earlier {
+    int slot;
+    uint32_t parity;
+
+    __device__ __forceinline__ Earlier(const RingWriter& ring, int stages)
+        : slot(ring.slot_ - stages), parity(ring.parity_) {
+      if (slot < 0) {
+        slot += ring.ring_.stages;
+        parity ^= 1;
+      }
+    }
+  };
+
+  RingPlace ring_;
+  const Args& args_;
+  int slot_ = 0;
+  uint32_t parity_ = 0;
+  int written_ = 0;  // stages; no more are counted once the ring was full
+  uint32_t stage_ = 0, full_ = 0;
+};
+
+}  // namespace flexq_ft::step

@@ -1,0 +1,60 @@
+#include "ft/step/shared_map.h"
+
+#include <algorithm>
+
+#include "flexq_kernels/pack.h"
+#include "ft/step/args.h"
+
+namespace flexq_ft::step {
+
+namespace {
+
+// Fewer could not hold a norm's weights and biases while products run ahead.
+constexpr int kLeastStages = 6;
+
+constexpr int round_up(int value, int to) { return (value + to - 1) / to * to; }
+
+}  // namespace
+
+SharedMap make_shared_map(const SharedSizes& sizes) {
+  SharedMap map;
+  int at = 0;
+  const auto take = [&](int bytes) {
+    const int begin = at;
+    at = round_up(at + bytes, 16);
+    return begin;
+  };
+  // Offsets behind the ring, whose size is what is left.
+  const int k = std::max(sizes.widest_k, sizes.hidden);
+  const int groups = static_cast<int>(flexq_kernels::group_count(k));
+  const int padded = groups * flexq_kernels::kGroupSize;
+  const int head_row = round_up(sizes.hidden, flexq_kernels::kGroupSize) * 2;  // never quantised
+  const int raw_codes = round_up(sizes.raw_k, flexq_kernels::kGroupSize);
+  map.token_pitch =
+      std::max({padded * sizes.operand_bytes, head_row, 3 * raw_codes}) + sizes.spread;
+  map.tokens = take(std::max(sizes.tokens * map.token_pitch, sizes.attention_floats * 4));
+  map.raw = map.tokens + raw_codes;
+  map.scale_tokens = round_up(sizes.tokens, 2);
+  map.scales = take(groups * map.scale_tokens * 4);
+  map.group_limit = static_cast<int>(flexq_kernels::group_count(sizes.hidden));
+  map.sums = take(2 * sizes.tokens * map.group_limit * 4);
+  map.maxima = take(kMaxTokens * 4);
+  map.partial = take(2 * 2 * kWarps * sizes.tokens * kStageRows * 4);
+  map.ops = take(2 * static_cast<int>(sizeof(Op)));
+  map.plan = take(sizes.ops * 4);
+  const int others = at;
+  constexpr int kBarrierBytes = 2 * 8;
+  const int stages = (sizes.block_bytes - others - 16) / (kStageBytes + kBarrierBytes);
+  if (stages < kLeastStages) return map;
+  map.stages = stages;
+  const int ring = stages * kStageBytes;
+  for (int* offset : {&map.tokens, &map.raw, &map.scales, &map.sums, &map.maxima, &map.partial,
+                      &map.ops, &map.plan}) {
+    *offset += ring;
+  }
+  map.barriers = ring + others;
+  map.bytes = map.barriers + stages * kBarrierBytes;
+  return map;
+}
+
+}  // namespace flexq_ft::step

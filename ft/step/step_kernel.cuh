@@ -1,0 +1,198 @@
+// The kernel of a whole decode step: one block on every multiprocessor, all at once (a cooperative
+// launch). In each, one warp streams what the block reads through a ring in shared memory
+// (stream.cuh), and eight compute, op by op, passing results to other blocks as packets.
+#pragma once
+
+#include <type_traits>
+
+#include "ft/core/cuda_check.h"
+#include "ft/kernels/launch.cuh"
+#include "ft/step/product.cuh"
+#include "ft/step/step_launch.h"
+#include "ft/step/stream.cuh"
+
+namespace flexq_ft::step {
+
+constexpr int kStepThreads = kComputeThreads + 32;
+
+// The residual stream of the first layer: rows of the embedding, shared out over all blocks.
+template <typename T>
+__device__ __forceinline__ void embed(const Place& place, const Epochs& epochs) {
+  const Args& args = place.args;
+  const int quads = args.hidden / 4;
+  for (int i = static_cast<int>(blockIdx.x) * kComputeThreads + place.thread();
+       i < args.tokens * quads; i += static_cast<int>(gridDim.x) * kComputeThreads) {
+    const int token = i / quads, column = i % quads * 4;
+    const int id = __ldg(args.ids + token), position = __ldg(args.positions + token);
+    const bool learned = args.positional != nullptr;
+    float x[4] = {};
+    if (id >= 0 && id < args.vocab && (!learned || position < args.positional_rows)) {
+      const auto row = [&](const void* table, int64_t at) {
+        return __ldg(reinterpret_cast<const uint2*>(static_cast<const T*>(table) +
+                                                    at * args.hidden + column));
+      };
+      unpack_quad<T>(x, row(args.embedding, id));
+      if (learned) {
+        float offset[4];
+        unpack_quad<T>(offset, row(args.positional, position));
+#pragma unroll
+        for (int e = 0; e < 4; ++e) x[e] = __fadd_rn(x[e], offset[e]);
+      }
+    }
+    const uint2 quad = pack_quad<T>(x);
+    store_packets(args.stream_in + (static_cast<int64_t>(token) * args.hidden + column) / 2,
+                  quad.x, quad.y, epochs.input);
+  }
+}
+
+// Brings an op's description to shared memory; arrived behind copies_arrived() and a barrier.
+__device__ __forceinline__ void fetch_op(const Place& place, int index) {
+  constexpr int kPieces = sizeof(Op) / 16;
+  if (place.warp != 0 || place.lane >= kPieces || index > kLayerOps * place.args.layers) return;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(
+                   place.at(place.args.map.ops + (index & 1) * static_cast<int>(sizeof(Op)) +
+                            place.lane * 16)),
+               "l"(reinterpret_cast<const uint4*>(place.args.ops + index) + place.lane)
+               : "memory");
+}
+
+__device__ __forceinline__ void copies_arrived() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
+// Hints of when the packets of an op are worth looking for.
+__device__ __forceinline__ void await_op(const Place& place, int index, int kind) {
+  const Args& args = place.args;
+  const int layer = index / kLayerOps;
+  const auto blocks = [&](int rows) {
+    return static_cast<uint32_t>(min((rows + kStageRows - 1) / kStageRows,
+                                     static_cast<int>(gridDim.x)));
+  };
+  const auto layers = static_cast<uint32_t>(kind == kQkv || kind == kHead ? layer : layer + 1);
+  switch (kind) {
+    case kQkv:
+    case kHead:
+      await_arrivals(args, kArrived + kDown, layers * blocks(args.hidden), index);
+      break;
+    case kO:
+      await_arrivals(args, kArrived + kAttention,
+                     layers * static_cast<uint32_t>(args.tokens * args.kv_heads), index);
+      break;
+    case kUp:
+      await_arrivals(args, kArrived + kO, layers * blocks(args.hidden), index);
+      break;
+    case kDown:
+      await_arrivals(args, kArrived + kUp, layers * blocks(args.inter), index);
+      break;
+    default:
+      break;  // the attention looks at once: it needs few packets
+  }
+}
+
+template <typename T, Format kFormat, int kTokens>
+__device__ __forceinline__ void compute(const Place& place, const RingPlace& ring_place,
+                                        const Epochs& epochs) {
+  const Args& args = place.args;
+  RingReader ring(ring_place, args);
+  embed<T>(place, epochs);
+  fetch_op(place, 0);
+  const int last = kLayerOps * args.layers;
+  for (int index = 0; index <= last; ++index) {
+    const int kind = index == last ? kHead : index % kLayerOps;
+    mark(place, index, kBegun);
+    copies_arrived();
+    if (kFormat == Format::kW8A8 && place.warp == kWarps - 1 && place.lane < kMaxTokens) {
+      store_shared_word(place.at(args.map.maxima + place.lane * 4), 0);
+    }
+    const bool works = kind == kAttention || (place.planned(index) & 0xffff) != 0;
+    if (works && place.thread() == 0) await_op(place, index, kind);
+    __syncwarp();
+    compute_barrier();
+    fetch_op(place, index + 1);
+    mark(place, index, kAwaited);
+    if (kind == kAttention) {
+      if (args.head_dim == 128) {
+        AttentionOp<T, 128>(place, index, epochs).run(ring);
+      } else {
+        AttentionOp<T, 64>(place, index, epochs).run(ring);
+      }
+    } else if (kind == kHead) {
+      ProductOp<T, Format::kFloat, kTokens>(place, index, kind, epochs).run(ring);
+    } else {
+      ProductOp<T, kFormat, kTokens>(place, index, kind, epochs).run(ring);
+    }
+    mark(place, index, kDone);
+  }
+}
+
+// The last block to end sets everything back and begins the next epoch.
+__device__ __forceinline__ void end_step(const Args& args, uint32_t step) {
+  __threadfence();
+  uint32_t* const ended = args.counters + kEnded * kCounterWords;
+  if (atomicAdd(ended, 1u) != gridDim.x - 1) return;
+  for (int kind = 0; kind < kLayerOps; ++kind) args.counters[(kArrived + kind) * kCounterWords] = 0;
+  *ended = 0;
+  args.counters[kStep * kCounterWords] = step + 1;
+}
+
+template <typename T, Format kFormat, int kTokens>
+__global__ void __launch_bounds__(kStepThreads, 1) step_kernel(const __grid_constant__ Args args) {
+#if __CUDA_ARCH__ >= 900
+  extern __shared__ __align__(1024) uint8_t shared[];
+  const uint32_t base = shared_address(shared);
+  const RingPlace ring{base, base + static_cast<uint32_t>(args.map.barriers), args.map.stages};
+  auto* const plan = reinterpret_cast<uint32_t*>(shared + args.map.plan);
+  const int ops = kLayerOps * args.layers + 1;
+  if (threadIdx.x == 0) make_ring(ring);
+  for (int i = static_cast<int>(threadIdx.x); i < ops; i += kStepThreads) {
+    plan[i] = __ldg(args.plan + static_cast<int64_t>(i) * gridDim.x + blockIdx.x);
+  }
+  const uint32_t step = __ldcg(args.counters + kStep * kCounterWords);
+  __syncthreads();
+  if (threadIdx.x >= kComputeThreads) {
+    Streamer<T, kFormat>(args, ring).run(plan);
+    return;
+  }
+  const Place place{args, base, static_cast<int>(threadIdx.x / 32),
+                    static_cast<int>(threadIdx.x % 32)};
+  const Epochs epochs{step * static_cast<uint32_t>(args.layers + 1)};
+  compute<T, kFormat, kTokens>(place, ring, epochs);
+  compute_barrier();
+  if (place.thread() == 0) end_step(args, step);
+#endif
+}
+
+template <typename T, Format kFormat, int kTokens>
+void launch_step_as(const Args& args, int blocks, Stream stream) {
+  auto* const kernel = &step_kernel<T, kFormat, kTokens>;
+  gpu::allow_shared_memory(kernel, static_cast<size_t>(args.map.bytes));
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(kStepThreads);
+  config.dynamicSmemBytes = static_cast<size_t>(args.map.bytes);
+  config.stream = static_cast<cudaStream_t>(stream.handle);
+  cudaLaunchAttribute attribute;
+  attribute.id = cudaLaunchAttributeCooperative;
+  attribute.val.cooperative = 1;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  FLEXQ_FT_CUDA(cudaLaunchKernelEx(&config, kernel, args));
+  gpu::foreign_work(stream);  // what follows waits for all of it
+}
+
+template <Format kFormat>
+void launch_step_of(DataType dtype, const Args& args, int blocks, Stream stream) {
+  const auto run = [&](auto tag) {
+    using T = decltype(tag);
+    if (args.tokens == 1) {
+      launch_step_as<T, kFormat, 1>(args, blocks, stream);
+    } else {
+      launch_step_as<T, kFormat, kMaxTokens>(args, blocks, stream);
+    }
+  };
+  if (dtype == DataType::kFp16) return run(__half{});
+  FLEXQ_FT_CHECK_EQ(dtype, DataType::kBf16, "compute type of a step");
+  run(__nv_bfloat16{});
+}
+
+}  // namespace flexq_ft::step

@@ -1,0 +1,9 @@
+#include "ft/step/step_kernel.cuh"
+
+namespace flexq_ft::step {
+
+void launch_w8a16_step(DataType dtype, const Args& args, int blocks, Stream stream) {
+  launch_step_of<Format::kW8A16>(dtype, args, blocks, stream);
+}
+
+}  // namespace flexq_ft::step

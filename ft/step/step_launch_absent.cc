@@ -1,0 +1,22 @@
+// A build without CUDA has no step kernel, and no device that would ask for it.
+#include "ft/core/error.h"
+#include "ft/step/row_map.h"
+#include "ft/step/step_launch.h"
+
+namespace flexq_ft::step {
+
+namespace {
+
+[[noreturn]] void refuse() {
+  throw Error(ErrorKind::kDevice, "this build of flexq-ft has no CUDA kernels");
+}
+
+}  // namespace
+
+int make_row_map(RowMap*, const void*, int64_t, int64_t) { refuse(); }
+void launch_float_step(DataType, const Args&, int, Stream) { refuse(); }
+void launch_w8a16_step(DataType, const Args&, int, Stream) { refuse(); }
+void launch_w8a8_step(DataType, const Args&, int, Stream) { refuse(); }
+void launch_w6_step(DataType, const Args&, int, Stream) { refuse(); }
+
+}  // namespace flexq_ft::step

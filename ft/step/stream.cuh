@@ -1,0 +1,135 @@
+// What the streaming warp of a block does: everything that the block reads in a step, in the order
+// in which the computing warps take it.
+#pragma once
+
+#include "ft/step/attention.cuh"
+#include "ft/step/row_tile.cuh"
+
+namespace flexq_ft::step {
+
+template <typename T, Format kFormat>
+class Streamer {
+ public:
+  __device__ __forceinline__ Streamer(const Args& args, const RingPlace& ring)
+      : args_(args), ring_(ring, args), lane_(static_cast<int>(threadIdx.x % 32)) {
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(once_));
+    asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(often_));
+  }
+
+  __device__ __forceinline__ void run(const uint32_t* plan) {
+    const int last = kLayerOps * args_.layers;
+    for (int index = 0; index <= last; ++index) {
+      const Op op = args_.ops[index];
+      const int kind = index == last ? kHead : index % kLayerOps;
+      if (kind == kAttention) {
+        attention(op, index);
+        continue;
+      }
+      const int first = static_cast<int>(plan[index] >> 16);
+      const int count = static_cast<int>(plan[index] & 0xffff);
+      if (count == 0) continue;
+      if (op.norm_weight != nullptr) norm(op, index);
+      const int halves = kind == kUp && args_.gated ? 2 : 1;
+      for (int u = first; u < first + count; ++u) {
+        for (int half = 0; half < halves; ++half) {
+          const int row = u * kStageRows + half * (op.n / halves);
+          if (kFormat == Format::kW6 && kind != kHead) {
+            tiles(op, index, row / kStageRows);
+          } else {
+            stored_rows(op, index, row,
+                        op.k * (kFormat == Format::kFloat || kind == kHead ? 2 : 1));
+          }
+        }
+      }
+    }
+  }
+
+ private:
+  // All blocks read the same few: they may stay in the L2.
+  __device__ __forceinline__ void norm(const Op& op, int index) {
+    for (int begin = 0; begin < op.k; begin += kNormValues) {
+      const auto bytes = static_cast<uint32_t>(min(kNormValues, op.k - begin) * 2);
+      for (const void* values : {op.norm_weight, op.norm_bias}) {
+        if (values == nullptr) continue;
+        ring_.begin(bytes, index);
+        if (lane_ == 0) copy(0, static_cast<const T*>(values) + begin, bytes, often_);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void tiles(const Op& op, int index, int row_tile) {
+    const int groups = static_cast<int>(flexq_kernels::group_count(op.k));
+    const int64_t at = static_cast<int64_t>(row_tile) * groups;
+    constexpr int kScaleBytes = flexq_kernels::gpu::kTileScaleBytes;
+    for (int g = 0; g < groups; g += kStageTiles) {
+      const int count = min(kStageTiles, groups - g);
+      const auto code_bytes = static_cast<uint32_t>(count * flexq_kernels::kTileBytes);
+      const auto scale_bytes = static_cast<uint32_t>(count * kScaleBytes);
+      ring_.begin(code_bytes + scale_bytes, index);
+      if (lane_ == 0) {
+        copy(0, static_cast<const uint8_t*>(op.codes) + (at + g) * flexq_kernels::kTileBytes,
+             code_bytes, once_);
+      } else if (lane_ == 1) {
+        copy(kStageTiles * flexq_kernels::kTileBytes,
+             static_cast<const uint8_t*>(op.scales) + (at + g) * kScaleBytes, scale_bytes, once_);
+      }
+    }
+  }
+
+  // Boxes outside the matrix arrive as zeros, and count.
+  __device__ __forceinline__ void stored_rows(const Op& op, int index, int row, int row_bytes) {
+    const auto& map = *static_cast<const CUtensorMap*>(op.rows);
+    constexpr int kBoxes = kRowBytes / kBoxBytes;
+    for (int begin = 0; begin < row_bytes; begin += kRowBytes) {
+      ring_.begin(kStageRows * kRowBytes, index);
+      if (lane_ != 0) continue;
+      if (op.boxes == 1) {
+        flexq_kernels::gpu::copy_tensor(ring_.stage(), map, ring_.full(), 0, row,
+                                        begin / kBoxBytes, once_);
+      } else {
+#pragma unroll
+        for (int b = 0; b < kBoxes; ++b) {
+          flexq_kernels::gpu::copy_tensor(
+              ring_.stage() + static_cast<uint32_t>(b * kStageRows * kBoxBytes), map, ring_.full(),
+              begin + b * kBoxBytes, row, 0, once_);
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ void copy(int offset, const void* from, uint32_t bytes,
+                                       uint64_t policy) const {
+    copy_bytes(ring_.stage() + static_cast<uint32_t>(offset), from, bytes, ring_.full(), policy);
+  }
+
+  // Of each unit K, then V; two or four pages a stage.
+  __device__ __forceinline__ void attention(const Op& op, int index) {
+    AttentionUnits units(args_);
+    AttentionUnit unit;
+    const int tokens = stage_tokens(args_.head_dim);
+    const int pages = tokens / kPage;
+    const int page_bytes = kPage * args_.head_dim * 2;
+    while (units.next(unit)) {
+      const int32_t* const table = args_.pages + static_cast<int64_t>(unit.sequence) * args_.max_pages;
+      for (const void* cache : {op.k_pages, op.v_pages}) {
+        for (int begin = unit.begin; begin < unit.cached_end(); begin += tokens) {
+          const int count =
+              min(pages, (unit.cached_end() - begin + kPage - 1) / kPage);
+          const int page = lane_ < count ? table[begin / kPage + lane_] : 0;
+          ring_.begin(static_cast<uint32_t>(count * page_bytes), index);
+          if (lane_ >= count) continue;
+          const int64_t at = (static_cast<int64_t>(page) * args_.kv_heads + unit.head) * page_bytes;
+          copy(lane_ * page_bytes, static_cast<const uint8_t*>(cache) + at,
+               static_cast<uint32_t>(page_bytes), once_);
+        }
+      }
+    }
+  }
+
+  const Args& args_;
+  RingWriter ring_;
+  int lane_;
+  uint64_t once_, often_;
+};
+
+}  // namespace flexq_ft::step

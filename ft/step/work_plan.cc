@@ -1,0 +1,43 @@
+#include "ft/step/work_plan.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "ft/core/check.h"
+
+namespace flexq_ft::step {
+
+WorkPlan::WorkPlan(const std::vector<PlannedOp>& ops, int blocks) : blocks_(blocks) {
+  FLEXQ_FT_CHECK_LE(1, blocks, "blocks of a work plan");
+  std::vector<int64_t> load(static_cast<size_t>(blocks), 0);
+  std::vector<size_t> order(load.size());
+  for (const PlannedOp& op : ops) {
+    FLEXQ_FT_CHECK_LE(op.units, 65535, "units of an op");
+    std::vector<int64_t> count(load.size(), op.units / blocks);
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::stable_sort(order.begin(), order.end(),
+                     [&](size_t a, size_t b) { return load[a] < load[b]; });
+    const auto spare = static_cast<size_t>(op.units % blocks);
+    for (size_t i = 0; i < spare; ++i) ++count[order[i]];
+    int64_t first = 0;
+    for (size_t b = 0; b < load.size(); ++b) {
+      words_.push_back(static_cast<uint32_t>(first << 16 | count[b]));
+      first += count[b];
+      load[b] += count[b] * op.unit_bytes;
+    }
+  }
+}
+
+UnitRange WorkPlan::range(int op, int block) const {
+  const uint32_t word = words_[static_cast<size_t>(op) * static_cast<size_t>(blocks_) +
+                               static_cast<size_t>(block)];
+  return {static_cast<int>(word >> 16), static_cast<int>(word & 0xffff)};
+}
+
+int WorkPlan::participants(int op) const {
+  int count = 0;
+  for (int b = 0; b < blocks_; ++b) count += range(op, b).count > 0 ? 1 : 0;
+  return count;
+}
+
+}  // namespace flexq_ft::step

@@ -1,0 +1,120 @@
+#include <algorithm>
+#include <vector>
+
+#include "ft/core/error.h"
+#include "ft/step/args.h"
+#include "ft/step/shared_map.h"
+#include "ft/step/work_plan.h"
+#include "tests/cpp/check.h"
+
+using namespace flexq_ft;
+using namespace flexq_ft::step;
+
+namespace {
+
+// LLaMA-7B in six bits, so many layers.
+std::vector<PlannedOp> llama_7b(int layers) {
+  std::vector<PlannedOp> ops;
+  for (int l = 0; l < layers; ++l) {
+    ops.push_back({768, 32 * 1568});
+    ops.push_back({});
+    ops.push_back({256, 32 * 1568});
+    ops.push_back({688, 2 * 32 * 1568});
+    ops.push_back({256, 86 * 1568});
+  }
+  ops.push_back({2000, 16 * 8192});
+  return ops;
+}
+
+}  // namespace
+
+TEST(every_unit_has_one_block) {
+  for (const int blocks : {1, 7, 132}) {
+    const std::vector<PlannedOp> ops = llama_7b(3);
+    const WorkPlan plan(ops, blocks);
+    for (size_t op = 0; op < ops.size(); ++op) {
+      int next = 0;
+      int participants = 0;
+      for (int b = 0; b < blocks; ++b) {
+        const UnitRange range = plan.range(static_cast<int>(op), b);
+        EXPECT_EQ(range.first, next);
+        next += range.count;
+        participants += range.count > 0 ? 1 : 0;
+      }
+      EXPECT_EQ(next, static_cast<int>(ops[op].units));
+      EXPECT_EQ(plan.participants(static_cast<int>(op)), participants);
+      EXPECT_EQ(participants, static_cast<int>(std::min<int64_t>(blocks, ops[op].units)));
+    }
+  }
+}
+
+TEST(bytes_of_a_step_are_even) {
+  const std::vector<PlannedOp> ops = llama_7b(32);
+  const WorkPlan plan(ops, 132);
+  std::vector<int64_t> load(132, 0);
+  for (size_t op = 0; op < ops.size(); ++op) {
+    for (int b = 0; b < 132; ++b) {
+      load[static_cast<size_t>(b)] +=
+          plan.range(static_cast<int>(op), b).count * ops[op].unit_bytes;
+    }
+  }
+  const auto [least, most] = std::minmax_element(load.begin(), load.end());
+  EXPECT(static_cast<double>(*least) > 0.99 * static_cast<double>(*most));
+}
+
+TEST(more_units_than_a_word_holds_are_refused) {
+  EXPECT_THROW(WorkPlan({{70000, 1}}, 132), Error, "70000");
+}
+
+TEST(parts_of_shared_memory_do_not_meet) {
+  for (const int tokens : {1, 3, 8}) {
+    for (const bool codes : {false, true}) {
+      SharedSizes sizes;
+      sizes.tokens = tokens;
+      sizes.hidden = 1000;
+      sizes.widest_k = 2752;
+      sizes.operand_bytes = codes ? 1 : 2;
+      sizes.raw_k = codes ? sizes.hidden : 0;
+      sizes.ops = 161;
+      sizes.attention_floats = 5000;
+      sizes.block_bytes = 232448;
+      const SharedMap map = make_shared_map(sizes);
+      EXPECT(map.stages >= 6);
+      EXPECT(map.bytes <= sizes.block_bytes);
+      struct Part {
+        int begin, bytes;
+      };
+      std::vector<Part> parts = {
+          {0, map.stages * kStageBytes},
+          {map.tokens, std::max(tokens * map.token_pitch, sizes.attention_floats * 4)},
+          {map.scales, 22 * map.scale_tokens * 4},
+          {map.sums, 2 * tokens * map.group_limit * 4},
+          {map.maxima, kMaxTokens * 4},
+          {map.partial, 4 * kWarps * tokens * kStageRows * 4},
+          {map.ops, 2 * static_cast<int>(sizeof(Op))},
+          {map.plan, sizes.ops * 4},
+          {map.barriers, map.stages * 16}};
+      std::sort(parts.begin(), parts.end(),
+                [](const Part& a, const Part& b) { return a.begin < b.begin; });
+      for (size_t i = 0; i < parts.size(); ++i) {
+        EXPECT_EQ(parts[i].begin % 16, 0);
+        const int end = parts[i].begin + parts[i].bytes;
+        EXPECT(end <= (i + 1 < parts.size() ? parts[i + 1].begin : map.bytes));
+      }
+      EXPECT(map.token_pitch >= 22 * 128 * sizes.operand_bytes);
+      EXPECT(map.token_pitch >= 1024 * (codes ? 3 : 2));
+    }
+  }
+}
+
+TEST(a_batch_that_leaves_no_ring_has_no_map) {
+  SharedSizes sizes;
+  sizes.tokens = 8;
+  sizes.hidden = 4096;
+  sizes.widest_k = 11008;
+  sizes.ops = 161;
+  sizes.block_bytes = 232448;
+  EXPECT_EQ(make_shared_map(sizes).stages, 0);
+  sizes.tokens = 4;
+  EXPECT(make_shared_map(sizes).stages > 0);
+}
