@@ -104,8 +104,7 @@ void run_scheme(const BenchOptions& options, Scheme scheme, double rate) {
     const auto line = [&](const char* name, double ms) {
       std::printf("%-6s batch %lld context %lld %-28s %8.4f ms %7.1f steps/s %5.1f %% of floor\n",
                   to_string(scheme), static_cast<long long>(batch),
-                  static_cast<long long>(options.context), name, ms, 1e3 / ms,
-                  100 * floor_ms / ms);
+                  static_cast<long long>(options.context), name, ms, 1e3 / ms, 100 * floor_ms / ms);
       std::fflush(stdout);
     };
     line("op by op", ops_ms);

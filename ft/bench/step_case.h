@@ -32,8 +32,7 @@ class StepCase {
         offsets_(ints(contexts.size() + 1)),
         rows_(ints(contexts.size())),
         pages_(ints(contexts.size() * static_cast<size_t>(max_pages()))),
-        logits_(DataType::kFp32,
-                {static_cast<int64_t>(contexts.size()), folder_.config.vocab_size},
+        logits_(DataType::kFp32, {static_cast<int64_t>(contexts.size()), folder_.config.vocab_size},
                 MemoryKind::kWorkspace, Device::kCuda) {
     std::vector<int32_t> ids, positions, offsets{0}, rows, pages;
     int32_t page = 0;
@@ -65,8 +64,8 @@ class StepCase {
   }
 
   StepModel model() const {
-    return {folder_.config, decoder_.weights(), decoder_.rope(), cache_.layers(),
-            *options_.dtype, options_.max_len};
+    return {folder_.config,  decoder_.weights(), decoder_.rope(),
+            cache_.layers(), *options_.dtype,    options_.max_len};
   }
 
   // A step of sequences [first, first + count).

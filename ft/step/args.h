@@ -24,15 +24,15 @@ using Packet = unsigned long long;
 // One op of the step. A multiple of 16 bytes: it is copied as such.
 struct alignas(16) Op {
   const void* codes = nullptr;
-  const void* scales = nullptr;  // W6: fp16, tile by tile; W8: fp32 [n]
-  const float* bias = nullptr;   // [n], or null
+  const void* scales = nullptr;       // W6: fp16, tile by tile; W8: fp32 [n]
+  const float* bias = nullptr;        // [n], or null
   const void* norm_weight = nullptr;  // [k], of the norm in front; null: none
   const void* norm_bias = nullptr;    // LayerNorm
   void* k_pages = nullptr;            // of the attention
   void* v_pages = nullptr;
   int32_t n = 0, k = 0;
-  int32_t limit = 0;  // the largest code of an activation, 31 or 127
-  int32_t boxes = 0;  // rows: tensor copies of a stage
+  int32_t limit = 0;           // the largest code of an activation, 31 or 127
+  int32_t boxes = 0;           // rows: tensor copies of a stage
   const void* rows = nullptr;  // rows: their tensor map (row_map.h)
   const void* unused = nullptr;
 };
@@ -57,10 +57,10 @@ struct Disturbance {
 enum Mark : int { kBegun, kAwaited, kGathered, kDone, kMarks };
 
 struct Args {
-  const Op* ops;          // [kLayerOps * layers + 1]
-  const uint32_t* plan;   // [ops][blocks]: first unit << 16 | units (work_plan.h)
+  const Op* ops;         // [kLayerOps * layers + 1]
+  const uint32_t* plan;  // [ops][blocks]: first unit << 16 | units (work_plan.h)
   int layers;
-  int tokens;             // rows of the batch: 1 … kMaxTokens
+  int tokens;  // rows of the batch: 1 … kMaxTokens
 
   int hidden, heads, kv_heads, head_dim, inter, vocab;
   bool gated, layer_norm;

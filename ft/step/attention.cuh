@@ -91,8 +91,8 @@ template <typename T, int kDim>
 class AttentionOp {
  public:
   static constexpr int kStageTokens = 4096 / kDim;
-  static constexpr int kEach = kDim / 16;      // dims of a lane, in each half of a head
-  static constexpr int kColumns = kDim / 32;   // of a lane that adds up values
+  static constexpr int kEach = kDim / 16;     // dims of a lane, in each half of a head
+  static constexpr int kColumns = kDim / 32;  // of a lane that adds up values
   static constexpr int kPartPackets = kDim + 2;
 
   __device__ __forceinline__ AttentionOp(const Place& place, int index, const Epochs& epochs)
@@ -102,7 +102,10 @@ class AttentionOp {
         epoch_(epochs.of_layer(index / kLayerOps)),
         sharing_(args_.heads / args_.kv_heads),
         // Warps of one query head: 8, 4, 2 or 1.
-        team_(sharing_ == 1 ? 8 : sharing_ == 2 ? 4 : sharing_ <= 4 ? 2 : 1),
+        team_(sharing_ == 1   ? 8
+              : sharing_ == 2 ? 4
+              : sharing_ <= 4 ? 2
+                              : 1),
         member_(place.warp % team_),
         row_(place.warp / team_) {}
 
@@ -147,9 +150,9 @@ class AttentionOp {
     float cos[kEach], sin[kEach];
     const bool turns = args_.rope != nullptr;
     if (turns) {
-      const float* const row =
-          args_.rope + static_cast<int64_t>(min(unit.cached, args_.rope_rows - 1)) * kDim +
-          c * kEach;
+      const float* const row = args_.rope +
+                               static_cast<int64_t>(min(unit.cached, args_.rope_rows - 1)) * kDim +
+                               c * kEach;
 #pragma unroll
       for (int e = 0; e < kEach; ++e) {
         cos[e] = __ldg(row + e);
@@ -202,8 +205,7 @@ class AttentionOp {
         to[c * kEach + e] = from_float<T>(a[e]);
         to[kDim / 2 + c * kEach + e] = from_float<T>(b[e]);
         store_shared_float(newest(0) + static_cast<uint32_t>((c * kEach + e) * 4), a[e]);
-        store_shared_float(newest(0) + static_cast<uint32_t>((kDim / 2 + c * kEach + e) * 4),
-                           b[e]);
+        store_shared_float(newest(0) + static_cast<uint32_t>((kDim / 2 + c * kEach + e) * 4), b[e]);
       }
     } else if (place_.warp == 1 && place_.lane * 4 < kDim) {
       uint2 quad[1];
@@ -288,10 +290,10 @@ class AttentionOp {
       weight += p;
 #pragma unroll
       for (int e = 0; e < kColumns; ++e) {
-        acc[e] = fmaf(p,
-                      load_shared_float(newest(1) +
-                                        static_cast<uint32_t>((place_.lane * kColumns + e) * 4)),
-                      acc[e]);
+        acc[e] = fmaf(
+            p,
+            load_shared_float(newest(1) + static_cast<uint32_t>((place_.lane * kColumns + e) * 4)),
+            acc[e]);
       }
     }
 #pragma unroll

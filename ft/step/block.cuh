@@ -12,7 +12,8 @@ using gpu::from_float;
 using gpu::rounded;
 using gpu::to_float;
 
-constexpr int kGroup = flexq_kernels::kGroupSize;  // values that a warp reads at a time: four a lane
+constexpr int kGroup =
+    flexq_kernels::kGroupSize;  // values that a warp reads at a time: four a lane
 constexpr uint32_t kAllLanes = 0xffffffffu;
 
 // Of the computing warps; the streaming one has no part in it.
@@ -94,6 +95,14 @@ struct Place {
   uint32_t base;
   int warp, lane;
 
+  // The same, as far as the compiler cannot tell: what an op computes from it is computed there,
+  // and not kept in registers through all the others, for which there are not enough.
+  __device__ __forceinline__ Place afresh() const {
+    uint32_t thread, from = base;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    asm volatile("" : "+r"(from));
+    return {args, from, static_cast<int>(thread / 32), static_cast<int>(thread % 32)};
+  }
   __device__ __forceinline__ int thread() const { return warp * 32 + lane; }
   __device__ __forceinline__ uint32_t at(int offset) const {
     return base + static_cast<uint32_t>(offset);

@@ -118,8 +118,8 @@ __device__ __forceinline__ void receive(uint2 (&out)[kCount], const From& from,
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       all = all && of_epoch(packets[i][0], epoch) && of_epoch(packets[i][1], epoch);
-      out[i] = make_uint2(static_cast<uint32_t>(packets[i][0]),
-                          static_cast<uint32_t>(packets[i][1]));
+      out[i] =
+          make_uint2(static_cast<uint32_t>(packets[i][0]), static_cast<uint32_t>(packets[i][1]));
     }
     if (all) return;
     patience.wear();
@@ -129,8 +129,7 @@ __device__ __forceinline__ void receive(uint2 (&out)[kCount], const From& from,
 // ---- Counters: only hints of when to look, so that nobody polls packets for long ----
 
 __device__ __forceinline__ void count_arrival(const Args& args, int kind) {
-  asm volatile("red.relaxed.gpu.global.add.u32 [%0], 1;" ::"l"(args.counters +
-                                                               kind * kCounterWords)
+  asm volatile("red.relaxed.gpu.global.add.u32 [%0], 1;" ::"l"(args.counters + kind * kCounterWords)
                : "memory");
 }
 
@@ -145,10 +144,8 @@ __device__ __forceinline__ void await_arrivals(const Args& args, int kind, uint3
   }
 }
 
-// A test's delay, different for every thread block, op and place.
-__device__ __forceinline__ void disturb(const Args& args, uint32_t place) {
-  const Disturbance& d = args.disturbance;
-  if (d.delay_ns == 0) return;
+// A test's delay, different for every warp, op and place.
+static __device__ __noinline__ void delay(const Disturbance& d, uint32_t place) {
   uint32_t x = (d.seed + place) * 2654435761u ^ (blockIdx.x * 40503u + threadIdx.x / 32 * 977u);
   x ^= x >> 15;
   x *= 0x2c1b3c6du;
@@ -156,6 +153,10 @@ __device__ __forceinline__ void disturb(const Args& args, uint32_t place) {
   const uint64_t until = nanoseconds() + x % d.delay_ns;
   while (nanoseconds() < until) {
   }
+}
+
+__device__ __forceinline__ void disturb(const Args& args, uint32_t place) {
+  if (args.disturbance.delay_ns != 0) delay(args.disturbance, place);
 }
 
 }  // namespace flexq_ft::step

@@ -19,7 +19,8 @@ struct PairExtras {
   uint32_t residual;
 };
 
-template <typename T, Format kFormat, int kTokens>
+// kPaired: two stages are multiplied at a time.
+template <typename T, Format kFormat, int kTokens, bool kPaired>
 class ProductOp {
  public:
   using Tile = RowTile<T, kFormat>;
@@ -52,41 +53,33 @@ class ProductOp {
   }
 
  private:
-  // All stages of all units in one loop: while one is multiplied, the next is on its way from
-  // shared memory to registers.
   __device__ __forceinline__ void multiply(int first, int count, RingReader& ring) const {
-    const int k = op_.k, stages = Tile::stages(k);
-    const auto load = [&](int index) {
-      const typename Tile::Operands x = Tile::load(place_, ring.wait(index_), index, k);
-      ring.release();
-      return x;
-    };
-    typename Tile::Operands now = load(0);
-    PairExtras extras[kPairs] = {};
-    Tile tile;
-    int unit = 0, half = 0, index = 0, warp = 0;  // the one of the unit's epilogue
-    if (place_.warp == 0) load_extras(extras, first);
+    Tile tile(place_, op_.k);
+    int warp = 0;  // of the unit's epilogue
 #pragma unroll 1
-    while (true) {
-      const bool ends = index + 1 == stages;
-      const bool last = ends && half + 1 == halves_ && unit + 1 == count;
-      typename Tile::Operands next = now;
-      if (!last) next = load(ends ? 0 : index + 1);
-      tile.multiply(now);
-      now = next;
-      ++index;
-      if (!ends) continue;
-      dump(tile, unit & 1, half);
-      tile = {};
-      index = 0;
-      if (++half < halves_) continue;
-      half = 0;
+    for (int u = 0; u < count; ++u) {
+      const bool mine = place_.warp == warp;
+      PairExtras extras[kPairs] = {};
+      if (mine) load_extras(extras, first + u);
+#pragma unroll 1
+      for (int half = 0; half < halves_; ++half) {
+        tile.begin();
+#pragma unroll 1
+        for (int i = kPaired ? tile.stages / 2 : 0; i > 0; --i) {
+          const uint32_t stage = ring.wait(index_);
+          tile.add(stage, ring.wait_behind(index_));
+          ring.release_two();
+        }
+#pragma unroll 1
+        for (int i = kPaired ? tile.stages % 2 : tile.stages; i > 0; --i) {
+          tile.add(ring.wait(index_));
+          ring.release();
+        }
+        dump(tile, u & 1, half);
+      }
       compute_barrier();
-      if (place_.warp == warp) publish(extras, first + unit, unit & 1);
-      if (last) return;
-      ++unit;
+      if (mine) publish(extras, first + u, u & 1);
       warp = (warp + 1) % kWarps;
-      if (place_.warp == warp) load_extras(extras, first + unit);
     }
   }
 
@@ -170,8 +163,8 @@ class ProductOp {
     Sum low = 0, high = 0;
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) {
-      const uint2 words = load_shared_quad(
-          partial(buffer, half, w) + static_cast<uint32_t>((token * kStageRows + row) * 4));
+      const uint2 words = load_shared_quad(partial(buffer, half, w) +
+                                           static_cast<uint32_t>((token * kStageRows + row) * 4));
       Sum values[2];
       memcpy(values, &words, 8);
       low += values[0];

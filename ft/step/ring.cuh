@@ -21,7 +21,7 @@ using flexq_kernels::gpu::shared_address;
 
 // Barriers of a slot: full, and `stages` further on, empty.
 struct RingPlace {
-  uint32_t base;      // of the shared memory
+  uint32_t base;  // of the shared memory
   uint32_t barriers;
   int stages;
 
@@ -36,11 +36,16 @@ struct RingPlace {
   }
 };
 
-__device__ __forceinline__ void bounded_wait(uint32_t barrier, uint32_t parity, const Args& args,
-                                             int op) {
-  if (mbarrier_try_wait(barrier, parity)) return;
+// Out of line: what is always there must be short.
+static __device__ __noinline__ void wait_on(uint32_t barrier, uint32_t parity, const Args& args,
+                                            int op) {
   Patience patience(args, op, true);
   while (!mbarrier_try_wait(barrier, parity)) patience.wear();
+}
+
+__device__ __forceinline__ void bounded_wait(uint32_t barrier, uint32_t parity, const Args& args,
+                                             int op) {
+  if (!mbarrier_try_wait(barrier, parity)) wait_on(barrier, parity, args, op);
 }
 
 // By thread 0, before a barrier of the block.
@@ -56,12 +61,12 @@ __device__ __forceinline__ void make_ring(const RingPlace& ring) {
 class RingReader {
  public:
   __device__ __forceinline__ RingReader(const RingPlace& ring, const Args& args)
-      : ring_(ring), args_(args) {}
+      : ring_(ring), args_(args), stage_(ring.base), full_(ring.barriers) {}
 
   // The next stage; or, without freeing it, the one behind.
   __device__ __forceinline__ uint32_t wait(int op) const {
-    bounded_wait(ring_.full(slot_), parity_, args_, op);
-    return ring_.stage(slot_);
+    bounded_wait(full_, parity_, args_, op);
+    return stage_;
   }
   __device__ __forceinline__ uint32_t wait_behind(int op) const {
     RingReader next = *this;
@@ -69,23 +74,39 @@ class RingReader {
     return next.wait(op);
   }
   __device__ __forceinline__ void release() {
-    disturb(args_, static_cast<uint32_t>(slot_) + 7919u);
+    disturb(args_, full_);
     __syncwarp();
-    if (threadIdx.x % 32 == 0) mbarrier_arrive(ring_.empty(slot_));
+    if (threadIdx.x % 32 == 0) mbarrier_arrive(full_ + static_cast<uint32_t>(ring_.stages * 8));
+    advance();
+  }
+
+  __device__ __forceinline__ void release_two() {
+    disturb(args_, full_);
+    __syncwarp();
+    const auto to_empty = static_cast<uint32_t>(ring_.stages * 8);
+    const uint32_t first = full_;
+    advance();
+    if (threadIdx.x % 32 == 0) {
+      mbarrier_arrive(first + to_empty);
+      mbarrier_arrive(full_ + to_empty);
+    }
     advance();
   }
 
  private:
   __device__ __forceinline__ void advance() {
-    if (++slot_ == ring_.stages) {
-      slot_ = 0;
+    stage_ += kStageBytes;
+    full_ += 8;
+    if (full_ == ring_.barriers + static_cast<uint32_t>(ring_.stages * 8)) {
+      stage_ = ring_.base;
+      full_ = ring_.barriers;
       parity_ ^= 1;
     }
   }
 
   RingPlace ring_;
   const Args& args_;
-  int slot_ = 0;
+  uint32_t stage_, full_;  // the next one's, and its barrier
   uint32_t parity_ = 0;
 };
 

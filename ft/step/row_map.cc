@@ -14,9 +14,8 @@ int make_row_map(RowMap* map, const void* rows, int64_t n, int64_t row_bytes) {
   constexpr int64_t kBoxes = kRowBytes / kBoxBytes;
   const bool whole = row_bytes % kBoxBytes == 0;
   const auto encode = [&](std::initializer_list<flexq_kernels::gpu::TensorAxis> axes) {
-    const CUtensorMap made =
-        flexq_kernels::gpu::encode_tensor_map("weight rows", CU_TENSOR_MAP_DATA_TYPE_UINT8,
-                                              CU_TENSOR_MAP_SWIZZLE_128B, rows, axes);
+    const CUtensorMap made = flexq_kernels::gpu::encode_tensor_map(
+        "weight rows", CU_TENSOR_MAP_DATA_TYPE_UINT8, CU_TENSOR_MAP_SWIZZLE_128B, rows, axes);
     std::memcpy(map->bytes, &made, sizeof made);
   };
   try {

@@ -16,23 +16,23 @@ constexpr int kStageRows = 16;
 constexpr int kRowBytes = 768;
 constexpr int kBoxBytes = 128;  // of each row, one box of a tensor copy: [rows][128], swizzled
 constexpr int kStageBytes = 13 * 1024;
-constexpr int kStageTiles = 8;  // one for each warp
+constexpr int kStageTiles = 8;     // one for each warp
 constexpr int kNormValues = 6144;  // of 16 bits, in one stage
 
 struct SharedMap {
-  int stages = 0;     // of the ring, which comes first
-  int tokens = 0;     // the operand of the products, [tokens] rows of token_pitch bytes
+  int stages = 0;  // of the ring, which comes first
+  int tokens = 0;  // the operand of the products, [tokens] rows of token_pitch bytes
   int token_pitch = 0;
-  int raw = 0;        // 16-bit values that are still to be quantised: behind the codes of a row
-  int scales = 0;     // fp32, of the operand: [groups][scale_tokens]
+  int raw = 0;     // 16-bit values that are still to be quantised: behind the codes of a row
+  int scales = 0;  // fp32, of the operand: [groups][scale_tokens]
   int scale_tokens = 0;
-  int sums = 0;       // fp32 [2][tokens][groups]: of a norm
+  int sums = 0;  // fp32 [2][tokens][groups]: of a norm
   int group_limit = 0;
-  int maxima = 0;     // int32 [8]
-  int partial = 0;    // [2 units][2 halves][warps][tokens][16] fp32 or int32
-  int ops = 0;        // two Ops: this one and the next
-  int plan = 0;       // uint32 [ops]
-  int barriers = 0;   // two per stage
+  int maxima = 0;    // int32 [8]
+  int partial = 0;   // [2 units][2 halves][warps][tokens][16] fp32 or int32
+  int ops = 0;       // two Ops: this one and the next
+  int plan = 0;      // uint32 [ops]
+  int barriers = 0;  // two per stage
   int bytes = 0;
 };
 
@@ -40,10 +40,10 @@ struct SharedMap {
 struct SharedSizes {
   int tokens = 1;
   int hidden = 0;
-  int widest_k = 0;      // of the products of the layers
-  int operand_bytes = 2; // of one value of the operand: 1 where it is quantised
-  int raw_k = 0;           // values of a row that are kept until they are quantised; 0: none
-  int spread = 16;           // bytes between two tokens' rows, modulo 128, against bank conflicts
+  int widest_k = 0;       // of the products of the layers
+  int operand_bytes = 2;  // of one value of the operand: 1 where it is quantised
+  int raw_k = 0;          // values of a row that are kept until they are quantised; 0: none
+  int spread = 16;        // bytes between two tokens' rows, modulo 128, against bank conflicts
   int ops = 0;
   int attention_floats = 0;  // that the attention keeps where the operand is
   int block_bytes = 0;       // shared memory of one block

@@ -72,8 +72,8 @@ std::string shape_refusal(const ModelConfig& config) {
     return detail::join(sharing, " query heads of one KV head, more than ", step::kMaxSharing);
   }
   if (config.gated_ffn && config.inter_size % step::kStageRows != 0) {
-    return detail::join("a gated feed-forward of ", config.inter_size, " columns, not a multiple of ",
-                        step::kStageRows);
+    return detail::join("a gated feed-forward of ", config.inter_size,
+                        " columns, not a multiple of ", step::kStageRows);
   }
   if (config.hidden_size % 8 != 0) {
     return detail::join("rows of ", config.hidden_size, " values, not a multiple of 8");
@@ -207,8 +207,8 @@ StepKernel::StepKernel(const StepModel& model, const cuda::DeviceInfo& device, S
   plan_ = uploaded(step::WorkPlan(planned, device.multiprocessors).words(), stream);
   ops_ = uploaded(ops(stream), stream);
   const Exchange exchange(config, std::max<int64_t>(most_tokens_, 1), max_parts_);
-  exchange_ = Buffer(DataType::kUint8, {exchange.packets() * 8}, MemoryKind::kWorkspace,
-                     Device::kCuda);
+  exchange_ =
+      Buffer(DataType::kUint8, {exchange.packets() * 8}, MemoryKind::kWorkspace, Device::kCuda);
   counters_ = Buffer(step::kCounters * step::kCounterWords * sizeof(uint32_t),
                      MemoryKind::kWorkspace, Device::kCuda);
   cuda::fill(exchange_.data(), 0, exchange_.bytes(), stream);
@@ -237,7 +237,9 @@ step::SharedSizes StepKernel::shared_sizes(int tokens) const {
   const bool codes = format_ == Format::kW8A8 || format_ == Format::kW6;
   sizes.operand_bytes = codes ? 1 : 2;
   // Behind a norm; of a scale for the whole row, all rows.
-  sizes.raw_k = format_ == Format::kW8A8 ? sizes.widest_k : format_ == Format::kW6 ? sizes.hidden : 0;
+  sizes.raw_k = format_ == Format::kW8A8 ? sizes.widest_k
+                : format_ == Format::kW6 ? sizes.hidden
+                                         : 0;
   // Two tokens' 16-byte loads, of four lanes that are 16 bytes apart, or 32 (six-bit fragments, and
   // 16-bit values against int8 weights).
   sizes.spread = format_ == Format::kFloat || format_ == Format::kW8A8 ? 64 : 16;
@@ -255,15 +257,14 @@ std::vector<Op> StepKernel::ops(Stream stream) {
   for (size_t i = 0; i < model_.weights.layers.size(); ++i) {
     const LayerWeights& layer = model_.weights.layers[i];
     const KvPages& kv = model_.cache[i];
-    out.push_back(normed(product(layer.qkv, data_or_null<float>(layer.qkv.bias)),
-                         layer.input_norm));
+    out.push_back(
+        normed(product(layer.qkv, data_or_null<float>(layer.qkv.bias)), layer.input_norm));
     Op attention;
     attention.k_pages = kv.k.raw();
     attention.v_pages = kv.v.raw();
     out.push_back(attention);
     out.push_back(product(layer.o, data_or_null<float>(layer.o_bias)));
-    out.push_back(
-        normed(product(layer.up, data_or_null<float>(layer.up.bias)), layer.post_norm));
+    out.push_back(normed(product(layer.up, data_or_null<float>(layer.up.bias)), layer.post_norm));
     out.push_back(product(layer.down, data_or_null<float>(layer.down_bias)));
   }
   out.push_back(normed(product(model_.weights.lm_head, nullptr), model_.weights.final_norm));

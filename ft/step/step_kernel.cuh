@@ -40,8 +40,8 @@ __device__ __forceinline__ void embed(const Place& place, const Epochs& epochs) 
       }
     }
     const uint2 quad = pack_quad<T>(x);
-    store_packets(args.stream_in + (static_cast<int64_t>(token) * args.hidden + column) / 2,
-                  quad.x, quad.y, epochs.input);
+    store_packets(args.stream_in + (static_cast<int64_t>(token) * args.hidden + column) / 2, quad.x,
+                  quad.y, epochs.input);
   }
 }
 
@@ -49,11 +49,11 @@ __device__ __forceinline__ void embed(const Place& place, const Epochs& epochs) 
 __device__ __forceinline__ void fetch_op(const Place& place, int index) {
   constexpr int kPieces = sizeof(Op) / 16;
   if (place.warp != 0 || place.lane >= kPieces || index > kLayerOps * place.args.layers) return;
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(
-                   place.at(place.args.map.ops + (index & 1) * static_cast<int>(sizeof(Op)) +
-                            place.lane * 16)),
-               "l"(reinterpret_cast<const uint4*>(place.args.ops + index) + place.lane)
-               : "memory");
+  asm volatile(
+      "cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(place.at(
+          place.args.map.ops + (index & 1) * static_cast<int>(sizeof(Op)) + place.lane * 16)),
+      "l"(reinterpret_cast<const uint4*>(place.args.ops + index) + place.lane)
+      : "memory");
 }
 
 __device__ __forceinline__ void copies_arrived() {
@@ -65,8 +65,8 @@ __device__ __forceinline__ void await_op(const Place& place, int index, int kind
   const Args& args = place.args;
   const int layer = index / kLayerOps;
   const auto blocks = [&](int rows) {
-    return static_cast<uint32_t>(min((rows + kStageRows - 1) / kStageRows,
-                                     static_cast<int>(gridDim.x)));
+    return static_cast<uint32_t>(
+        min((rows + kStageRows - 1) / kStageRows, static_cast<int>(gridDim.x)));
   };
   const auto layers = static_cast<uint32_t>(kind == kQkv || kind == kHead ? layer : layer + 1);
   switch (kind) {
@@ -90,15 +90,16 @@ __device__ __forceinline__ void await_op(const Place& place, int index, int kind
 }
 
 template <typename T, Format kFormat, int kTokens>
-__device__ __forceinline__ void compute(const Place& place, const RingPlace& ring_place,
+__device__ __forceinline__ void compute(const Place& start, const RingPlace& ring_place,
                                         const Epochs& epochs) {
-  const Args& args = place.args;
+  const Args& args = start.args;
   RingReader ring(ring_place, args);
-  embed<T>(place, epochs);
-  fetch_op(place, 0);
+  embed<T>(start, epochs);
+  fetch_op(start, 0);
   const int last = kLayerOps * args.layers;
   for (int index = 0; index <= last; ++index) {
     const int kind = index == last ? kHead : index % kLayerOps;
+    const Place place = start.afresh();
     mark(place, index, kBegun);
     copies_arrived();
     if (kFormat == Format::kW8A8 && place.warp == kWarps - 1 && place.lane < kMaxTokens) {
@@ -116,10 +117,10 @@ __device__ __forceinline__ void compute(const Place& place, const RingPlace& rin
       } else {
         AttentionOp<T, 64>(place, index, epochs).run(ring);
       }
-    } else if (kind == kHead) {
-      ProductOp<T, Format::kFloat, kTokens>(place, index, kind, epochs).run(ring);
+    } else if (kFormat != Format::kFloat && kind == kHead) {
+      ProductOp<T, Format::kFloat, kTokens, false>(place, index, kind, epochs).run(ring);
     } else {
-      ProductOp<T, kFormat, kTokens>(place, index, kind, epochs).run(ring);
+      ProductOp<T, kFormat, kTokens, true>(place, index, kind, epochs).run(ring);
     }
     mark(place, index, kDone);
   }

@@ -84,8 +84,8 @@ class Streamer {
       ring_.begin(kStageRows * kRowBytes, index);
       if (lane_ != 0) continue;
       if (op.boxes == 1) {
-        flexq_kernels::gpu::copy_tensor(ring_.stage(), map, ring_.full(), 0, row,
-                                        begin / kBoxBytes, once_);
+        flexq_kernels::gpu::copy_tensor(ring_.stage(), map, ring_.full(), 0, row, begin / kBoxBytes,
+                                        once_);
       } else {
 #pragma unroll
         for (int b = 0; b < kBoxes; ++b) {
@@ -110,11 +110,11 @@ class Streamer {
     const int pages = tokens / kPage;
     const int page_bytes = kPage * args_.head_dim * 2;
     while (units.next(unit)) {
-      const int32_t* const table = args_.pages + static_cast<int64_t>(unit.sequence) * args_.max_pages;
+      const int32_t* const table =
+          args_.pages + static_cast<int64_t>(unit.sequence) * args_.max_pages;
       for (const void* cache : {op.k_pages, op.v_pages}) {
         for (int begin = unit.begin; begin < unit.cached_end(); begin += tokens) {
-          const int count =
-              min(pages, (unit.cached_end() - begin + kPage - 1) / kPage);
+          const int count = min(pages, (unit.cached_end() - begin + kPage - 1) / kPage);
           const int page = lane_ < count ? table[begin / kPage + lane_] : 0;
           ring_.begin(static_cast<uint32_t>(count * page_bytes), index);
           if (lane_ >= count) continue;

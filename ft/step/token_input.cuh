@@ -72,7 +72,7 @@ class TokenInput {
     if (share_.units(groups_) <= 4) {
       gather_in<4>(source, epoch);
     } else {
-      gather_in<12>(source, epoch);
+      gather_in<8>(source, epoch);
     }
   }
 

@@ -29,8 +29,8 @@ WorkPlan::WorkPlan(const std::vector<PlannedOp>& ops, int blocks) : blocks_(bloc
 }
 
 UnitRange WorkPlan::range(int op, int block) const {
-  const uint32_t word = words_[static_cast<size_t>(op) * static_cast<size_t>(blocks_) +
-                               static_cast<size_t>(block)];
+  const uint32_t word =
+      words_[static_cast<size_t>(op) * static_cast<size_t>(blocks_) + static_cast<size_t>(block)];
   return {static_cast<int>(word >> 16), static_cast<int>(word & 0xffff)};
 }
 

@@ -149,7 +149,8 @@ TEST(logits_and_cache_are_those_of_the_ops) {
             const auto now = bytes_of(i % 2 == 0 ? layer.k : layer.v, model->stream());
             cache_error = std::max(cache_error, difference(cache[i], now, dtype));
           }
-          const bool fine = error < limit_of(scheme, dtype) && cache_error < limit_of(scheme, dtype);
+          const bool fine =
+              error < limit_of(scheme, dtype) && cache_error < limit_of(scheme, dtype);
           if (!fine || has_option("--show")) {
             std::printf("%s, %s %s, %d sequences: logits %.2e, cache %.2e\n", m.name,
                         to_string(scheme), to_string(dtype), static_cast<int>(count), error,
@@ -212,8 +213,8 @@ TEST(delays_and_poisoned_buffers_change_nothing) {
 TEST(long_contexts_are_cut_into_parts) {
   if (skip() || has_option("--small")) return;
   for (const int which : {0, 1, 2}) {
-    const auto model =
-        make_case(models()[static_cast<size_t>(which)].config, Scheme::kFloat, DataType::kFp16, {8191, 4000});
+    const auto model = make_case(models()[static_cast<size_t>(which)].config, Scheme::kFloat,
+                                 DataType::kFp16, {8191, 4000});
     StepKernel kernel(model->model(), device(), model->stream());
     const Tensor logits = model->logits(2);
     model->run_ops(logits, model->batch(0, 2));
