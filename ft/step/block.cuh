@@ -16,7 +16,7 @@ constexpr int kGroup =
     flexq_kernels::kGroupSize;  // values that a warp reads at a time: four a lane
 constexpr uint32_t kAllLanes = 0xffffffffu;
 
-// Of the computing warps; the streaming one has no part in it.
+// Of the computing warps alone.
 __device__ __forceinline__ void compute_barrier() {
   asm volatile("bar.sync 1, %0;" ::"n"(kComputeThreads) : "memory");
 }

@@ -1,33 +1,21 @@
-// One product op of a step: the operand, the block's units of 16 rows, and what becomes of their
-// sums. A unit's sums of all warps are added in their order by one warp, the next unit's by the
-// next, while the others go on.
+// One product op of a step, as the computing warps see it: the operand, then the block's units of
+// 16 rows, whose sums another warp finishes (finish.cuh).
 //
 // One piece of code for all products of a layer, whatever their kind: what a step executes must
 // stay in the instruction caches.
 #pragma once
 
-#include "ft/kernels/activation.cuh"
+#include "ft/step/partial_sums.cuh"
 #include "ft/step/row_tile.cuh"
 #include "ft/step/token_input.cuh"
 
 namespace flexq_ft::step {
-
-// What an epilogue reads besides the sums: two neighbouring rows of one token.
-struct PairExtras {
-  float2 bias[2];   // of the gate's or only tile, and of the up tile
-  float2 scale[2];  // W8
-  uint32_t residual;
-};
 
 // kPaired: two stages are multiplied at a time.
 template <typename T, Format kFormat, int kTokens, bool kPaired>
 class ProductOp {
  public:
   using Tile = RowTile<T, kFormat>;
-  using Sum = typename Tile::Sum;
-  // Row pairs of a unit, 8 for each token, dealt to the lanes of a warp.
-  static constexpr int kPairs = kTokens == 1 ? 1 : 2;
-  static constexpr bool kScaledRows = kFormat == Format::kW8A16 || kFormat == Format::kW8A8;
 
   __device__ __forceinline__ ProductOp(const Place& place, int index, int kind,
                                        const Epochs& epochs)
@@ -36,33 +24,20 @@ class ProductOp {
         op_(place.op(index)),
         index_(index),
         kind_(kind),
-        halves_(kind == kUp && args_.gated ? 2 : 1),
-        rows_(op_.n / halves_),
         epoch_(epochs.of_layer(index / kLayerOps)) {}
 
-  __device__ __forceinline__ void run(RingReader& ring) {
-    const uint32_t planned = place_.planned(index_);
-    const int first = static_cast<int>(planned >> 16), count = static_cast<int>(planned & 0xffff);
+  __device__ __forceinline__ void run(RingReader& ring, PartialSums& partial) {
+    const int count = static_cast<int>(place_.planned(index_) & 0xffff);
     if (count == 0) return;
     read_operand(ring);
     mark(place_, index_, kGathered);
-    multiply(first, count, ring);
-    if (place_.warp == (count - 1) % kWarps && place_.lane == 0 && kind_ != kHead) {
-      count_arrival(args_, kArrived + kind_);
-    }
-  }
-
- private:
-  __device__ __forceinline__ void multiply(int first, int count, RingReader& ring) const {
     Tile tile(place_, op_.k);
-    int warp = 0;  // of the unit's epilogue
+    const int halves = halves_of(args_, kind_);
 #pragma unroll 1
     for (int u = 0; u < count; ++u) {
-      const bool mine = place_.warp == warp;
-      PairExtras extras[kPairs] = {};
-      if (mine) load_extras(extras, first + u);
+      partial.await_free(index_);
 #pragma unroll 1
-      for (int half = 0; half < halves_; ++half) {
+      for (int half = 0; half < halves; ++half) {
         tile.begin();
 #pragma unroll 1
         for (int i = kPaired ? tile.stages / 2 : 0; i > 0; --i) {
@@ -75,14 +50,13 @@ class ProductOp {
           tile.add(ring.wait(index_));
           ring.release();
         }
-        dump(tile, u & 1, half);
+        partial.put(place_, tile, half);
       }
-      compute_barrier();
-      if (mine) publish(extras, first + u, u & 1);
-      warp = (warp + 1) % kWarps;
+      partial.hand_over();
     }
   }
 
+ private:
   __device__ __forceinline__ void read_operand(RingReader& ring) {
     TokenInput<T, kFormat, kTokens> input(place_, index_);
     if (op_.norm_weight != nullptr) {
@@ -94,147 +68,10 @@ class ProductOp {
     }
   }
 
-  __device__ __forceinline__ int token_of(int pair) const {
-    return (place_.lane + pair * 32) / (kStageRows / 2);
-  }
-  __device__ __forceinline__ int row_of(int pair) const {
-    return (place_.lane + pair * 32) % (kStageRows / 2) * 2;
-  }
-
-  __device__ __forceinline__ void load_extras(PairExtras (&extras)[kPairs], int unit) const {
-#pragma unroll
-    for (int p = 0; p < kPairs; ++p) {
-      const int token = token_of(p), row = unit * kStageRows + row_of(p);
-      if (token >= args_.tokens || row >= rows_) continue;
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        if (half >= halves_) continue;
-        const int at = row + half * rows_;
-        if (op_.bias != nullptr) {
-          extras[p].bias[half] = __ldg(reinterpret_cast<const float2*>(op_.bias + at));
-        }
-        if constexpr (kScaledRows) {
-          extras[p].scale[half] =
-              __ldg(reinterpret_cast<const float2*>(static_cast<const float*>(op_.scales) + at));
-        }
-      }
-      if (kind_ == kO || kind_ == kDown) extras[p].residual = residual(token, row);
-    }
-  }
-
-  // Every packet of the stream was seen by this block already: by the norm that began the layer's
-  // half.
-  __device__ __forceinline__ uint32_t residual(int token, int row) const {
-    const bool of_input = kind_ == kO;
-    const Packet* const from = (of_input ? args_.stream_in : args_.stream_mid) +
-                               (static_cast<int64_t>(token) * args_.hidden + row) / 2;
-    const uint32_t epoch = epoch_ - (of_input ? 1 : 0);
-    Patience patience(args_, index_, false);
-    for (;;) {
-      const Packet packet = load_packet(from);
-      if (of_epoch(packet, epoch)) return static_cast<uint32_t>(packet);
-      patience.wear();
-    }
-  }
-
-  __device__ __forceinline__ uint32_t partial(int buffer, int half, int warp) const {
-    return place_.at(args_.map.partial) +
-           static_cast<uint32_t>(((buffer * 2 + half) * kWarps + warp) * args_.tokens * kStageRows *
-                                 4);
-  }
-
-  __device__ __forceinline__ void dump(const Tile& tile, int buffer, int half) const {
-    const int g = place_.lane / 4, t = place_.lane % 4;
-    const uint32_t to = partial(buffer, half, place_.warp);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int token = 2 * t + i % 2, row = Tile::row_of(g) + i / 2 * 8;
-      if (token >= args_.tokens) continue;
-      const Sum sum = tile.at(i);
-      uint32_t word;
-      memcpy(&word, &sum, 4);
-      store_shared_word(to + static_cast<uint32_t>((token * kStageRows + row) * 4), word);
-    }
-  }
-
-  // The sums of two rows over the warps, scales and bias applied.
-  __device__ __forceinline__ float2 finished(const PairExtras& extras, int buffer, int half,
-                                             int token, int row) const {
-    Sum low = 0, high = 0;
-#pragma unroll
-    for (int w = 0; w < kWarps; ++w) {
-      const uint2 words = load_shared_quad(partial(buffer, half, w) +
-                                           static_cast<uint32_t>((token * kStageRows + row) * 4));
-      Sum values[2];
-      memcpy(values, &words, 8);
-      low += values[0];
-      high += values[1];
-    }
-    float2 out = make_float2(static_cast<float>(low), static_cast<float>(high));
-    if constexpr (kScaledRows) {
-      float act = 1.0f;
-      if constexpr (kFormat == Format::kW8A8) {
-        act = load_shared_float(place_.at(args_.map.scales + token * 4));
-      }
-      out.x = __fmul_rn(out.x, __fmul_rn(extras.scale[half].x, act));
-      out.y = __fmul_rn(out.y, __fmul_rn(extras.scale[half].y, act));
-    }
-    if (op_.bias != nullptr) {
-      out.x = __fadd_rn(out.x, extras.bias[half].x);
-      out.y = __fadd_rn(out.y, extras.bias[half].y);
-    }
-    return out;
-  }
-
-  __device__ __forceinline__ void publish(const PairExtras (&extras)[kPairs], int unit,
-                                          int buffer) const {
-    disturb(args_, static_cast<uint32_t>(index_ * 64 + unit));
-    if (args_.disturbance.withheld_op == index_) return;
-#pragma unroll
-    for (int p = 0; p < kPairs; ++p) {
-      const int token = token_of(p), in_tile = row_of(p);
-      const int row = unit * kStageRows + in_tile;
-      if (token >= args_.tokens || row >= rows_) continue;
-      float2 y = finished(extras[p], buffer, 0, token, in_tile);
-      if (kind_ == kHead) {
-        float* const to = args_.logits + static_cast<int64_t>(token) * rows_ + row;
-        to[0] = y.x;
-        if (row + 1 < rows_) to[1] = y.y;
-        continue;
-      }
-      if (kind_ == kUp) {
-        const auto activation = static_cast<Activation>(args_.activation);
-        y = make_float2(activated(y.x, activation), activated(y.y, activation));
-        if (halves_ == 2) {
-          const float2 up = finished(extras[p], buffer, 1, token, in_tile);
-          y = make_float2(__fmul_rn(y.x, up.x), __fmul_rn(y.y, up.y));
-        }
-      } else if (kind_ != kQkv) {
-        const float2 x = unpack_pair<T>(extras[p].residual);
-        y = make_float2(__fadd_rn(x.x, y.x), __fadd_rn(x.y, y.y));
-      }
-      store_packet(target() + (static_cast<int64_t>(token) * rows_ + row) / 2,
-                   pack_pair<T>(y.x, y.y), epoch_);
-    }
-  }
-
-  static __device__ __forceinline__ float activated(float x, Activation activation) {
-    return activation == Activation::kSilu   ? gpu::gate_with(x, x)
-           : activation == Activation::kGelu ? gpu::gelu(x)
-                                             : gpu::relu(x);
-  }
-
-  __device__ __forceinline__ Packet* target() const {
-    return kind_ == kQkv  ? args_.qkv
-           : kind_ == kO  ? args_.stream_mid
-           : kind_ == kUp ? args_.raised
-                          : args_.stream_in;
-  }
-
   const Place& place_;
   const Args& args_;
   const Op& op_;
-  int index_, kind_, halves_, rows_;
+  int index_, kind_;
   uint32_t epoch_;
 };
 

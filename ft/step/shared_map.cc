@@ -42,6 +42,7 @@ SharedMap make_shared_map(const SharedSizes& sizes) {
   map.partial = take(2 * 2 * kWarps * sizes.tokens * kStageRows * 4);
   map.ops = take(2 * static_cast<int>(sizeof(Op)));
   map.plan = take(sizes.ops * 4);
+  map.handover = take(4 * 8);
   const int others = at;
   constexpr int kBarrierBytes = 2 * 8;
   const int stages = (sizes.block_bytes - others - 16) / (kStageBytes + kBarrierBytes);
@@ -49,7 +50,7 @@ SharedMap make_shared_map(const SharedSizes& sizes) {
   map.stages = stages;
   const int ring = stages * kStageBytes;
   for (int* offset : {&map.tokens, &map.raw, &map.scales, &map.sums, &map.maxima, &map.partial,
-                      &map.ops, &map.plan}) {
+                      &map.ops, &map.plan, &map.handover}) {
     *offset += ring;
   }
   map.barriers = ring + others;

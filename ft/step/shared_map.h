@@ -6,7 +6,7 @@
 
 namespace flexq_ft::step {
 
-constexpr int kWarps = 8;  // that compute; one more streams
+constexpr int kWarps = 8;  // that compute; one more streams, one finishes sums
 constexpr int kComputeThreads = kWarps * 32;
 
 // A stage of the ring holds 768 bytes of each of 16 rows; or eight six-bit tiles and behind them
@@ -33,6 +33,7 @@ struct SharedMap {
   int ops = 0;       // two Ops: this one and the next
   int plan = 0;      // uint32 [ops]
   int barriers = 0;  // two per stage
+  int handover = 0;  // four barriers (partial_sums.cuh)
   int bytes = 0;
 };
 

@@ -1,19 +1,21 @@
 // The kernel of a whole decode step: one block on every multiprocessor, all at once (a cooperative
 // launch). In each, one warp streams what the block reads through a ring in shared memory
-// (stream.cuh), and eight compute, op by op, passing results to other blocks as packets.
+// (stream.cuh), eight compute, op by op (token_input.cuh, product.cuh, attention.cuh), and one
+// finishes sums and passes results to other blocks as packets (finish.cuh, packets.cuh).
 #pragma once
 
 #include <type_traits>
 
 #include "ft/core/cuda_check.h"
 #include "ft/kernels/launch.cuh"
+#include "ft/step/finish.cuh"
 #include "ft/step/product.cuh"
 #include "ft/step/step_launch.h"
 #include "ft/step/stream.cuh"
 
 namespace flexq_ft::step {
 
-constexpr int kStepThreads = kComputeThreads + 32;
+constexpr int kStepThreads = kComputeThreads + 64;
 
 // The residual stream of the first layer: rows of the embedding, shared out over all blocks.
 template <typename T>
@@ -94,6 +96,7 @@ __device__ __forceinline__ void compute(const Place& start, const RingPlace& rin
                                         const Epochs& epochs) {
   const Args& args = start.args;
   RingReader ring(ring_place, args);
+  PartialSums partial(args, start.base);
   embed<T>(start, epochs);
   fetch_op(start, 0);
   const int last = kLayerOps * args.layers;
@@ -118,12 +121,33 @@ __device__ __forceinline__ void compute(const Place& start, const RingPlace& rin
         AttentionOp<T, 64>(place, index, epochs).run(ring);
       }
     } else if (kFormat != Format::kFloat && kind == kHead) {
-      ProductOp<T, Format::kFloat, kTokens, false>(place, index, kind, epochs).run(ring);
+      ProductOp<T, Format::kFloat, kTokens, false>(place, index, kind, epochs).run(ring, partial);
     } else {
-      ProductOp<T, kFormat, kTokens, true>(place, index, kind, epochs).run(ring);
+      ProductOp<T, kFormat, kTokens, true>(place, index, kind, epochs).run(ring, partial);
     }
     mark(place, index, kDone);
   }
+}
+
+template <typename T, Format kFormat, int kTokens>
+__device__ __forceinline__ void finish(const Place& place, const Epochs& epochs) {
+  PartialSums sums(place.args, place.base);
+  const int last = kLayerOps * place.args.layers;
+#pragma unroll 1
+  for (int index = 0; index <= last; ++index) {
+    const int kind = index == last ? kHead : index % kLayerOps;
+    if (kind == kAttention) continue;
+    if (kFormat != Format::kFloat && kind == kHead) {
+      FinishOp<T, Format::kFloat, kTokens>(place, index, kind, epochs).run(sums);
+    } else {
+      FinishOp<T, kFormat, kTokens>(place, index, kind, epochs).run(sums);
+    }
+  }
+}
+
+// Of the computing warps and the finishing one, at the end.
+__device__ __forceinline__ void last_barrier() {
+  asm volatile("bar.sync 2, %0;" ::"n"(kComputeThreads + 32) : "memory");
 }
 
 // The last block to end sets everything back and begins the next epoch.
@@ -144,22 +168,31 @@ __global__ void __launch_bounds__(kStepThreads, 1) step_kernel(const __grid_cons
   const RingPlace ring{base, base + static_cast<uint32_t>(args.map.barriers), args.map.stages};
   auto* const plan = reinterpret_cast<uint32_t*>(shared + args.map.plan);
   const int ops = kLayerOps * args.layers + 1;
-  if (threadIdx.x == 0) make_ring(ring);
+  if (threadIdx.x == 0) {
+    PartialSums(args, base).make();
+    make_ring(ring);
+  }
   for (int i = static_cast<int>(threadIdx.x); i < ops; i += kStepThreads) {
     plan[i] = __ldg(args.plan + static_cast<int64_t>(i) * gridDim.x + blockIdx.x);
   }
   const uint32_t step = __ldcg(args.counters + kStep * kCounterWords);
   __syncthreads();
-  if (threadIdx.x >= kComputeThreads) {
-    Streamer<T, kFormat>(args, ring).run(plan);
-    return;
-  }
+  constexpr int kStreamWarp = kWarps, kFinishWarp = kWarps + 1;
   const Place place{args, base, static_cast<int>(threadIdx.x / 32),
                     static_cast<int>(threadIdx.x % 32)};
   const Epochs epochs{step * static_cast<uint32_t>(args.layers + 1)};
+  if (place.warp == kStreamWarp) {
+    Streamer<T, kFormat>(args, ring).run(plan);
+    return;
+  }
+  if (place.warp == kFinishWarp) {
+    finish<T, kFormat, kTokens>(place, epochs);
+    last_barrier();
+    if (place.lane == 0) end_step(args, step);
+    return;
+  }
   compute<T, kFormat, kTokens>(place, ring, epochs);
-  compute_barrier();
-  if (place.thread() == 0) end_step(args, step);
+  last_barrier();
 #endif
 }
 

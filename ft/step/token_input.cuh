@@ -72,7 +72,7 @@ class TokenInput {
     if (share_.units(groups_) <= 4) {
       gather_in<4>(source, epoch);
     } else {
-      gather_in<8>(source, epoch);
+      gather_in<kTokens == 1 && kFormat == Format::kW6 ? 12 : 8>(source, epoch);
     }
   }
 

@@ -1,0 +1,85 @@
+// The sums of a unit of rows, of each computing warp, on their way to the warp that finishes them:
+// two buffers, so that the next unit's sums are made meanwhile.
+//   [2 units][2 halves][warps][tokens][16 rows], fp32 or int32
+#pragma once
+
+#include "ft/step/block.cuh"
+
+namespace flexq_ft::step {
+
+// Tiles of 16 rows of a unit: of a gated up product the gate's, and up's.
+__device__ __forceinline__ int halves_of(const Args& args, int kind) {
+  return kind == kUp && args.gated ? 2 : 1;
+}
+
+// One side's view: the computing warps', or the finishing warp's.
+class PartialSums {
+ public:
+  __device__ __forceinline__ PartialSums(const Args& args, uint32_t base)
+      : args_(args),
+        sums_(base + static_cast<uint32_t>(args.map.partial)),
+        barriers_(base + static_cast<uint32_t>(args.map.handover)) {}
+
+  // By one thread, before a barrier of the block.
+  __device__ __forceinline__ void make() const {
+    for (uint32_t buffer = 0; buffer < 2; ++buffer) {
+      mbarrier_init(full(buffer), kWarps);
+      mbarrier_init(empty(buffer), 1);
+    }
+  }
+
+  // ---- of a computing warp, in this order ----
+  __device__ __forceinline__ void await_free(int op) const {
+    bounded_wait(empty(buffer_), parity_ ^ 1, args_, op);
+  }
+  template <typename Tile>
+  __device__ __forceinline__ void put(const Place& place, const Tile& tile, int half) const {
+    const int g = place.lane / 4, t = place.lane % 4;
+    const uint32_t to = of_warp(half, place.warp);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int token = 2 * t + i % 2, row = Tile::row_of(g) + i / 2 * 8;
+      if (token >= args_.tokens) continue;
+      const auto sum = tile.at(i);
+      uint32_t word;
+      memcpy(&word, &sum, 4);
+      store_shared_word(to + static_cast<uint32_t>((token * kStageRows + row) * 4), word);
+    }
+  }
+  __device__ __forceinline__ void hand_over() {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) mbarrier_arrive(full(buffer_));
+    advance();
+  }
+
+  // ---- of the finishing warp ----
+  __device__ __forceinline__ void await_full(int op) const {
+    bounded_wait(full(buffer_), parity_, args_, op);
+  }
+  // [tokens][16] of one warp, of the unit at hand.
+  __device__ __forceinline__ uint32_t of_warp(int half, int warp) const {
+    const int at = ((static_cast<int>(buffer_) * 2 + half) * kWarps + warp) * args_.tokens;
+    return sums_ + static_cast<uint32_t>(at * kStageRows * 4);
+  }
+  __device__ __forceinline__ void hand_back() {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) mbarrier_arrive(empty(buffer_));
+    advance();
+  }
+
+ private:
+  __device__ __forceinline__ uint32_t full(uint32_t buffer) const { return barriers_ + buffer * 8; }
+  __device__ __forceinline__ uint32_t empty(uint32_t buffer) const {
+    return barriers_ + 16 + buffer * 8;
+  }
+  __device__ __forceinline__ void advance() {
+    buffer_ ^= 1;
+    if (buffer_ == 0) parity_ ^= 1;
+  }
+
+  const Args& args_;
+  uint32_t sums_, barriers_;
+  uint32_t buffer_ = 0, parity_ = 0;
+};
+
+}  // namespace flexq_ft::step
