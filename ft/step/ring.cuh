@@ -1,6 +1,6 @@
-// The ring of stages in shared memory through which one warp streams everything that a block reads
-// in a step, in order of use and across the ends of ops: memory is busy while the other warps wait
-// for other blocks.
+// The ring of stages in shared memory through which warps of their own stream everything that a
+// block reads in a step, in order of use and across the ends of ops: memory is busy while the other
+// warps wait for other blocks.
 #pragma once
 
 #include <cstdint>
@@ -110,35 +110,33 @@ class RingReader {
   uint32_t parity_ = 0;
 };
 
-// The streaming warp's view. Deep queues in front of the memory would delay the small reads that
-// other blocks wait for: so many stages are on their way at most, and fewer once the ring is well
-// filled, when the others are in a phase of waiting.
+// A streaming warp's view; the warps take stages in turn, since what one does for a stage takes
+// longer than memory takes to fill it. Deep queues in front of the memory would delay the small
+// reads that other blocks wait for: so many stages are on their way at most, and fewer once the
+// ring is well filled, when the others are in a phase of waiting.
 class RingWriter {
  public:
-  __device__ __forceinline__ RingWriter(const RingPlace& ring, const Args& args)
-      : ring_(ring), args_(args) {}
+  __device__ __forceinline__ RingWriter(const RingPlace& ring, const Args& args, int self)
+      : ring_(ring), args_(args), turn_(self) {}
 
-  // Until there is room; announces the stage's bytes. Of the whole warp.
-  __device__ __forceinline__ void begin(uint32_t bytes, int op) {
-    bounded_wait(ring_.empty(slot_), parity_ ^ 1, args_, op);
-    int limit = args_.in_flight;
-    if (written_ >= args_.filled) {
-      const Earlier freed(*this, args_.filled);
-      if (!mbarrier_passed(ring_.empty(freed.slot), freed.parity)) limit = args_.in_flight_filled;
+  // The next stage, if it is this warp's turn: waits until there is room and announces the stage's
+  // bytes. Of the whole warp.
+  __device__ __forceinline__ bool begin(uint32_t bytes, int op) {
+    const bool mine = turn_ == 0;
+    turn_ = mine ? kStreamWarps - 1 : turn_ - 1;
+    if (mine) {
+      await_room(op);
+      if (threadIdx.x % 32 == 0) mbarrier_arrive_expecting(ring_.full(slot_), bytes);
+      __syncwarp();
+      stage_ = ring_.stage(slot_);
+      full_ = ring_.full(slot_);
     }
-    if (written_ >= limit) {
-      const Earlier arrived(*this, limit);
-      bounded_wait(ring_.full(arrived.slot), arrived.parity, args_, op);
-    }
-    if (threadIdx.x % 32 == 0) mbarrier_arrive_expecting(ring_.full(slot_), bytes);
-    __syncwarp();
-    stage_ = ring_.stage(slot_);
-    full_ = ring_.full(slot_);
     if (written_ < ring_.stages) ++written_;
     if (++slot_ == ring_.stages) {
       slot_ = 0;
       parity_ ^= 1;
     }
+    return mine;
   }
 
   // Of the stage begun last, for any lane's copies.
@@ -146,6 +144,22 @@ class RingWriter {
   __device__ __forceinline__ uint32_t full() const { return full_; }
 
  private:
+  // All barriers are asked at once: an answer takes as long as the rest of a stage's work.
+  __device__ __forceinline__ void await_room(int op) const {
+    const Earlier freed(*this, args_.filled);
+    const Earlier few(*this, args_.in_flight_filled), many(*this, args_.in_flight);
+    const bool free = mbarrier_passed(ring_.empty(slot_), parity_ ^ 1);
+    const bool is_freed = mbarrier_passed(ring_.empty(freed.slot), freed.parity);
+    const bool few_arrived = mbarrier_passed(ring_.full(few.slot), few.parity);
+    const bool many_arrived = mbarrier_passed(ring_.full(many.slot), many.parity);
+    if (!free) wait_on(ring_.empty(slot_), parity_ ^ 1, args_, op);
+    const bool filled = written_ >= args_.filled && !is_freed;
+    if (written_ < (filled ? args_.in_flight_filled : args_.in_flight)) return;
+    if (filled ? few_arrived : many_arrived) return;
+    const Earlier& last = filled ? few : many;
+    wait_on(ring_.full(last.slot), last.parity, args_, op);
+  }
+
   // The place of the stage written so many before the next one; at most all of the ring.
   struct Earlier {
     int slot;
@@ -162,6 +176,7 @@ class RingWriter {
 
   RingPlace ring_;
   const Args& args_;
+  int turn_;  // stages until this warp's next one
   int slot_ = 0;
   uint32_t parity_ = 0;
   int written_ = 0;  // stages; no more are counted once the ring was full

@@ -6,7 +6,8 @@
 
 namespace flexq_ft::step {
 
-constexpr int kWarps = 8;  // that compute; one more streams, one finishes sums
+constexpr int kWarps = 8;  // that compute; one more finishes sums, and some stream
+constexpr int kStreamWarps = 2;
 constexpr int kComputeThreads = kWarps * 32;
 
 // A stage of the ring holds 768 bytes of each of 16 rows; or eight six-bit tiles and behind them

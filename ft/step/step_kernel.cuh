@@ -1,5 +1,5 @@
 // The kernel of a whole decode step: one block on every multiprocessor, all at once (a cooperative
-// launch). In each, one warp streams what the block reads through a ring in shared memory
+// launch). In each, two warps stream what the block reads through a ring in shared memory
 // (stream.cuh), eight compute, op by op (token_input.cuh, product.cuh, attention.cuh), and one
 // finishes sums and passes results to other blocks as packets (finish.cuh, packets.cuh).
 #pragma once
@@ -15,7 +15,7 @@
 
 namespace flexq_ft::step {
 
-constexpr int kStepThreads = kComputeThreads + 64;
+constexpr int kStepThreads = kComputeThreads + 32 + kStreamWarps * 32;
 
 // The residual stream of the first layer: rows of the embedding, shared out over all blocks.
 template <typename T>
@@ -177,12 +177,12 @@ __global__ void __launch_bounds__(kStepThreads, 1) step_kernel(const __grid_cons
   }
   const uint32_t step = __ldcg(args.counters + kStep * kCounterWords);
   __syncthreads();
-  constexpr int kStreamWarp = kWarps, kFinishWarp = kWarps + 1;
+  constexpr int kFinishWarp = kWarps, kFirstStreamWarp = kWarps + 1;
   const Place place{args, base, static_cast<int>(threadIdx.x / 32),
                     static_cast<int>(threadIdx.x % 32)};
   const Epochs epochs{step * static_cast<uint32_t>(args.layers + 1)};
-  if (place.warp == kStreamWarp) {
-    Streamer<T, kFormat>(args, ring).run(plan);
+  if (place.warp >= kFirstStreamWarp) {
+    Streamer<T, kFormat>(args, ring, place.warp - kFirstStreamWarp).run(plan);
     return;
   }
   if (place.warp == kFinishWarp) {

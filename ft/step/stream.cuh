@@ -1,4 +1,4 @@
-// What the streaming warp of a block does: everything that the block reads in a step, in the order
+// What the streaming warps of a block do: everything that the block reads in a step, in the order
 // in which the computing warps take it.
 #pragma once
 
@@ -10,8 +10,9 @@ namespace flexq_ft::step {
 template <typename T, Format kFormat>
 class Streamer {
  public:
-  __device__ __forceinline__ Streamer(const Args& args, const RingPlace& ring)
-      : args_(args), ring_(ring, args), lane_(static_cast<int>(threadIdx.x % 32)) {
+  // self: which of the streaming warps.
+  __device__ __forceinline__ Streamer(const Args& args, const RingPlace& ring, int self)
+      : args_(args), ring_(ring, args, self), lane_(static_cast<int>(threadIdx.x % 32)) {
     asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(once_));
     asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(often_));
   }
@@ -51,8 +52,8 @@ class Streamer {
       const auto bytes = static_cast<uint32_t>(min(kNormValues, op.k - begin) * 2);
       for (const void* values : {op.norm_weight, op.norm_bias}) {
         if (values == nullptr) continue;
-        ring_.begin(bytes, index);
-        if (lane_ == 0) copy(0, static_cast<const T*>(values) + begin, bytes, often_);
+        if (ring_.begin(bytes, index) && lane_ == 0)
+          copy(0, static_cast<const T*>(values) + begin, bytes, often_);
       }
     }
   }
@@ -65,7 +66,7 @@ class Streamer {
       const int count = min(kStageTiles, groups - g);
       const auto code_bytes = static_cast<uint32_t>(count * flexq_kernels::kTileBytes);
       const auto scale_bytes = static_cast<uint32_t>(count * kScaleBytes);
-      ring_.begin(code_bytes + scale_bytes, index);
+      if (!ring_.begin(code_bytes + scale_bytes, index)) continue;
       if (lane_ == 0) {
         copy(0, static_cast<const uint8_t*>(op.codes) + (at + g) * flexq_kernels::kTileBytes,
              code_bytes, once_);
@@ -81,8 +82,7 @@ class Streamer {
     const auto& map = *static_cast<const CUtensorMap*>(op.rows);
     constexpr int kBoxes = kRowBytes / kBoxBytes;
     for (int begin = 0; begin < row_bytes; begin += kRowBytes) {
-      ring_.begin(kStageRows * kRowBytes, index);
-      if (lane_ != 0) continue;
+      if (!ring_.begin(kStageRows * kRowBytes, index) || lane_ != 0) continue;
       if (op.boxes == 1) {
         flexq_kernels::gpu::copy_tensor(ring_.stage(), map, ring_.full(), 0, row, begin / kBoxBytes,
                                         once_);
@@ -116,7 +116,7 @@ class Streamer {
         for (int begin = unit.begin; begin < unit.cached_end(); begin += tokens) {
           const int count = min(pages, (unit.cached_end() - begin + kPage - 1) / kPage);
           const int page = lane_ < count ? table[begin / kPage + lane_] : 0;
-          ring_.begin(static_cast<uint32_t>(count * page_bytes), index);
+          if (!ring_.begin(static_cast<uint32_t>(count * page_bytes), index)) continue;
           if (lane_ >= count) continue;
           const int64_t at = (static_cast<int64_t>(page) * args_.kv_heads + unit.head) * page_bytes;
           copy(lane_ * page_bytes, static_cast<const uint8_t*>(cache) + at,
