@@ -67,8 +67,7 @@ const ChoiceTable::Row* ChoiceTable::find(int64_t n, int64_t k, int64_t m) const
   return &at->second;
 }
 
-Selector::Selector(const Device& device, const std::string& table, bool has_workspace)
-    : device_(device), has_workspace_(has_workspace) {
+Selector::Selector(const Device& device, const std::string& table) : device_(device) {
   if (table.empty()) {
     note_ = "no table of W6Ax choices for " + device.name + ": default kernels";
     return;
@@ -93,18 +92,9 @@ Choice Selector::choose(const GemmProblem& problem) const {
   return found->second;
 }
 
-std::vector<Candidate> Selector::usable(const GemmProblem& problem,
-                                        std::vector<Refusal>* refusals) const {
-  std::vector<Candidate> all = candidates(problem, device_, refusals);
-  if (has_workspace_) return all;
-  const auto first = std::remove_if(all.begin(), all.end(), needs_workspace);
-  all.erase(first, all.end());
-  return all;
-}
-
 Choice Selector::make_choice(const GemmProblem& problem) const {
   std::vector<Refusal> refusals;
-  const std::vector<Candidate> all = usable(problem, &refusals);
+  const std::vector<Candidate> all = candidates(problem, device_, &refusals);
   if (all.empty()) {
     std::ostringstream out;
     out << problem << ": no GPU kernel takes it";
@@ -129,7 +119,7 @@ std::string Selector::explain(const GemmProblem& problem) const {
   std::ostringstream out;
   out << problem << ": " << shown(choice.candidate) << " (" << choice.why << ")\n";
   std::vector<Refusal> refusals;
-  for (const Candidate& candidate : usable(problem, &refusals)) {
+  for (const Candidate& candidate : candidates(problem, device_, &refusals)) {
     if (shown(candidate) != shown(choice.candidate)) out << "  also " << shown(candidate) << '\n';
   }
   for (const Refusal& refusal : refusals) {

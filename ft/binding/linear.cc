@@ -9,6 +9,7 @@
 #include "ft/binding/borrowed_array.h"
 #include "ft/binding/linear.h"
 #include "ft/binding/module.h"
+#include "ft/core/check.h"
 #include "ft/core/dtype.h"
 #include "ft/core/error.h"
 
@@ -18,9 +19,9 @@ namespace flexq_ft {
 
 namespace fk = ::flexq_kernels;
 
-int64_t linear_workspace_bytes(int64_t m, int64_t k) {
-  const int64_t groups = fk::group_count(k);
-  return m * groups * fk::kGroupSize + groups * fk::gpu::scale_stride_of(m) * 4;
+int64_t linear_scratch_bytes(const fk::GemmProblem& problem) {
+  const int64_t groups = fk::group_count(problem.k);
+  return problem.m * groups * fk::kGroupSize + groups * fk::gpu::scale_stride_of(problem.m) * 4;
 }
 
 namespace {
@@ -37,14 +38,39 @@ void round_to(void* to, const std::vector<float>& from) {
   for (size_t i = 0; i < from.size(); ++i) static_cast<T*>(to)[i] = from_float<T>(from[i]);
 }
 
+// The library's argument errors are the caller's.
+template <typename Call>
+auto run(const Call& call) {
+  try {
+    return call();
+  } catch (const std::invalid_argument& error) {
+    throw Error(ErrorKind::kConfig, error.what());
+  }
+}
+
+// At least so many bytes beside x; null where there are to be none.
+void* memory(const py::object& object, const char* name, int64_t bytes, const BorrowedArray& x) {
+  if (bytes == 0) return nullptr;
+  if (object.is_none()) {
+    throw Error(ErrorKind::kConfig, detail::join("linear needs ", name, " of ", bytes, " bytes"));
+  }
+  const BorrowedArray array(object, name);  // the caller's object keeps the memory
+  array.expect("uint8", {-1}, x);
+  if (array.extent(0) < bytes) {
+    throw Error(ErrorKind::kConfig,
+                detail::join(name, " is ", array.text(), ", expected ", bytes, " bytes or more"));
+  }
+  return array.data();
+}
+
 void linear(const py::object& y_object, const py::object& x_object, const py::object& codes_object,
             const py::object& scales_object, int64_t n, int64_t k, int act_bits,
-            const py::object& bias_object, const py::object& workspace_object, uintptr_t stream) {
+            const py::object& bias_object, const py::object& scratch_object,
+            const py::object& workspace_object, uintptr_t stream) {
   const BorrowedArray x(x_object, "x"), y(y_object, "y");
   const BorrowedArray codes(codes_object, "codes"), scales(scales_object, "scales");
-  std::optional<BorrowedArray> bias, workspace;
+  std::optional<BorrowedArray> bias;
   if (!bias_object.is_none()) bias.emplace(bias_object, "bias");
-  if (!workspace_object.is_none()) workspace.emplace(workspace_object, "workspace");
 
   LinearCall call;
   call.y.type = float_type(x);
@@ -56,9 +82,10 @@ void linear(const py::object& y_object, const py::object& x_object, const py::ob
   const int64_t groups = fk::group_count(k);
   if (x.on_gpu()) {
     scales.expect("float16", {fk::row_tiles(n), groups, fk::kTileRows}, x);
-    if (!workspace) throw Error(ErrorKind::kConfig, "on a GPU linear needs a workspace");
-    workspace->expect("uint8", {linear_workspace_bytes(call.problem.m, k)}, x);
-    call.workspace = workspace->data();
+    call.scratch = memory(scratch_object, "scratch", linear_scratch_bytes(call.problem), x);
+    call.workspace =
+        memory(workspace_object, "workspace",
+               run([&] { return linear_workspace_bytes(call.problem, x.device_index()); }), x);
   } else {
     scales.expect("float16", {groups, n}, x);
   }
@@ -71,11 +98,17 @@ void linear(const py::object& y_object, const py::object& x_object, const py::ob
   call.stream = reinterpret_cast<void*>(stream);
 
   const py::gil_scoped_release release;
-  try {
-    x.on_gpu() ? linear_gpu(call, x.device_index()) : linear_cpu(call);
-  } catch (const std::invalid_argument& error) {
-    throw Error(ErrorKind::kConfig, error.what());
-  }
+  run([&] { x.on_gpu() ? linear_gpu(call, x.device_index()) : linear_cpu(call); });
+}
+
+int64_t scratch_bytes(int64_t m, int64_t n, int64_t k, int act_bits) {
+  const fk::GemmProblem problem{m, n, k, act_bits};
+  run([&] { problem.validate(); });
+  return linear_scratch_bytes(problem);
+}
+
+int64_t workspace_bytes(int64_t m, int64_t n, int64_t k, int act_bits, int device) {
+  return run([&] { return linear_workspace_bytes({m, n, k, act_bits}, device); });
 }
 
 }  // namespace
@@ -105,9 +138,12 @@ void linear_cpu(const LinearCall& call) {
 void bind_linear(py::module_& kernels) {
   kernels.def("linear", &linear, py::arg("y"), py::arg("x"), py::arg("codes"), py::arg("scales"),
               py::arg("n"), py::arg("k"), py::kw_only(), py::arg("act_bits"),
-              py::arg("bias") = py::none(), py::arg("workspace") = py::none(),
-              py::arg("stream") = 0);
-  kernels.def("linear_workspace_bytes", &linear_workspace_bytes, py::arg("m"), py::arg("k"));
+              py::arg("bias") = py::none(), py::arg("scratch") = py::none(),
+              py::arg("workspace") = py::none(), py::arg("stream") = 0);
+  kernels.def("linear_scratch_bytes", &scratch_bytes, py::arg("m"), py::arg("n"), py::arg("k"),
+              py::kw_only(), py::arg("act_bits"));
+  kernels.def("linear_workspace_bytes", &workspace_bytes, py::arg("m"), py::arg("n"), py::arg("k"),
+              py::kw_only(), py::arg("act_bits"), py::arg("device"));
 }
 
 }  // namespace flexq_ft

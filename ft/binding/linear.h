@@ -12,12 +12,15 @@ struct LinearCall {
   const void* x = nullptr;  // [m, k] of y.type
   const uint8_t* codes = nullptr;
   const uint16_t* scales = nullptr;  // on a GPU tiled
-  void* workspace = nullptr;         // on a GPU, linear_workspace_bytes
+  void* scratch = nullptr;           // on a GPU, linear_scratch_bytes
+  void* workspace = nullptr;         // on a GPU, linear_workspace_bytes; null where that is 0
   void* stream = nullptr;            // cudaStream_t
 };
 
 // Codes and scales of the quantised x.
-int64_t linear_workspace_bytes(int64_t m, int64_t k);
+int64_t linear_scratch_bytes(const flexq_kernels::GemmProblem& problem);
+// Of the product on that device: zeros before its first use (flexq_kernels/gpu/w6ax_gemm.h).
+int64_t linear_workspace_bytes(const flexq_kernels::GemmProblem& problem, int device);
 
 void linear_cpu(const LinearCall& call);
 // On that device. Error{kDevice} in a build without CUDA.

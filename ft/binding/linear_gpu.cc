@@ -32,17 +32,23 @@ class OnDevice {
 
 }  // namespace
 
+int64_t linear_workspace_bytes(const fk::GemmProblem& problem, int device) {
+  const OnDevice on(device);
+  return static_cast<int64_t>(fk::gpu::w6ax_workspace_bytes(problem));
+}
+
 void linear_gpu(const LinearCall& call, int device) {
   const OnDevice on(device);
   const fk::GemmProblem& problem = call.problem;
-  auto* codes = static_cast<int8_t*>(call.workspace);
+  auto* codes = static_cast<int8_t*>(call.scratch);
   auto* scales =
       reinterpret_cast<float*>(codes + problem.m * fk::group_count(problem.k) * fk::kGroupSize);
   const fk::gpu::ActivationBuffers x{codes, scales, fk::gpu::scale_stride_of(problem.m),
                                      fk::gpu::w6ax_code_order(problem)};
   fk::gpu::quantize_activations(x, call.x, call.y.type, problem.m, problem.k, problem.act_bits,
                                 {call.stream, false});
-  fk::gpu::gemm_w6ax_gpu(call.y, x.view(), {call.codes, call.scales}, problem, {call.stream, true});
+  fk::gpu::gemm_w6ax_gpu(call.y, x.view(), {call.codes, call.scales}, problem, call.workspace,
+                         {call.stream, true});
 }
 
 }  // namespace flexq_ft

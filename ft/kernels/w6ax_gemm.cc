@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "flexq_kernels/gpu/selector.h"
+#include "flexq_kernels/gpu/w6ax_gemm.h"
 #include "flexq_kernels/gpu/weight_only_gemm.h"
 #include "ft/core/buffer.h"
 #include "ft/core/check.h"
@@ -40,14 +41,13 @@ class SelectingGemm final : public W6axGemm {
  public:
   SelectingGemm()
       : device_(fk::gpu::current_device()),
-        selector_(device_, fk::gpu::built_in_choices(device_.name), /*has_workspace=*/true),
-        workspace_(fk::gpu::workspace_bytes(device_), MemoryKind::kWorkspace, Device::kCuda) {
+        workspace_(fk::gpu::w6ax_workspace_bytes(), MemoryKind::kWorkspace, Device::kCuda) {
     cuda::fill(workspace_.data(), 0, workspace_.bytes(), {});
     cuda::synchronize({});
   }
 
   fk::gpu::CodeOrder code_order(const fk::GemmProblem& problem) const override {
-    return as_errors([&] { return fk::gpu::code_order(selector_.choose(problem).candidate); });
+    return as_errors([&] { return fk::gpu::w6ax_code_order(problem); });
   }
 
   void run(Tensor y, const LinearInput& x, const fk::gpu::Weight& w, ConstTensor bias,
@@ -71,13 +71,13 @@ class SelectingGemm final : public W6axGemm {
   std::string choice(const fk::GemmProblem& problem) const override {
     return as_errors([&] {
       if (problem.act_bits == 16) return detail::join("weight-only ", weight_only_config(problem));
-      const fk::gpu::Choice choice = selector_.choose(problem);
+      const fk::gpu::Choice choice = fk::gpu::device_selector().choose(problem);
       return detail::join(fk::gpu::family_name(choice.candidate), " ",
                           fk::gpu::config_text(choice.candidate), " (", choice.why, ")");
     });
   }
 
-  std::string table_note() const override { return selector_.note(); }
+  std::string table_note() const override { return fk::gpu::device_selector().note(); }
 
  private:
   static fk::gpu::Output output(Tensor y, ConstTensor bias) {
@@ -86,11 +86,10 @@ class SelectingGemm final : public W6axGemm {
 
   void run_quantized(Tensor y, const LinearInput& x, const fk::gpu::Weight& w, ConstTensor bias,
                      const fk::GemmProblem& problem, Stream stream) {
-    const fk::gpu::Candidate candidate = selector_.choose(problem).candidate;
     const fk::gpu::Activations codes{x.codes.data<int8_t>(), x.scales.data<float>(), x.scale_stride,
                                      x.order};
     launch(stream, [&](const fk::gpu::Launch& how) {
-      fk::gpu::gemm_w6ax(output(y, bias), codes, w, problem, candidate, workspace_.data(), how);
+      fk::gpu::gemm_w6ax_gpu(output(y, bias), codes, w, problem, workspace_.data(), how);
     });
   }
 
@@ -122,7 +121,6 @@ class SelectingGemm final : public W6axGemm {
   }
 
   const fk::gpu::Device& device_;
-  fk::gpu::Selector selector_;
   Buffer workspace_;  // zero before its first use
 };
 
@@ -133,7 +131,7 @@ std::unique_ptr<W6axGemm> make_w6ax_gemm() {
 }
 
 size_t w6ax_gemm_workspace_bytes() {
-  return as_errors([] { return fk::gpu::workspace_bytes(fk::gpu::current_device()); });
+  return as_errors([] { return fk::gpu::w6ax_workspace_bytes(); });
 }
 
 }  // namespace flexq_ft

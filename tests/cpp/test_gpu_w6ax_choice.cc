@@ -99,3 +99,14 @@ TEST(the_selector_takes_the_table_and_else_the_default) {
   EXPECT(other.note().find("not Test A6000") != std::string::npos);
   EXPECT_EQ(other.choose(problem).why, std::string("default"));
 }
+
+TEST(what_needs_a_workspace_is_chosen_as_any_other) {
+  const GemmProblem problem{2048, 2048, 576, 6};
+  for (const Candidate& one : candidates(problem, hopper())) {  // none splits without sm_90a
+    if (!needs_workspace(one)) continue;
+    const Selector with(hopper(), kHead + "2048\t576\t2048\t" + family_name(one) + "\t" +
+                                      config_text(one) + "\t5.00\n");
+    EXPECT_EQ(shown(with.choose(problem).candidate), shown(one));
+    EXPECT_EQ(with.choose(problem).why, std::string("table"));
+  }
+}

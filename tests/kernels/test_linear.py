@@ -168,3 +168,35 @@ def test_arrays_of_two_devices_are_refused(rng: np.random.Generator) -> None:
     x = torch.from_numpy(values).cuda().reshape(-1)[1 : 1 + 192].reshape(1, 192)
     with pytest.raises(ConfigError, match="16-byte boundary"):
         kernels.linear(x, kernels.pack(torch.from_numpy(w).cuda()), act_bits=8)
+
+
+@gpu_only
+def test_products_that_want_a_workspace_have_one_for_each_stream(rng: np.random.Generator) -> None:
+    """Products of several streams at once, of one stream in turn, and those of a graph."""
+    m, n, k = 2048, 2048, 576
+    if _native.kernels.linear_workspace_bytes(m, n, k, act_bits=6, device=0) == 0:
+        pytest.skip("this GPU's choice of kernel wants none")
+    values, w, _ = operands(rng, m, n, k)
+    x, packed = torch.from_numpy(values).half().cuda(), kernels.pack(torch.from_numpy(w).cuda())
+    want = kernels.linear(x.cpu(), kernels.pack(torch.from_numpy(w)), act_bits=6).float()
+    streams = [torch.cuda.Stream() for _ in range(3)]
+    torch.cuda.synchronize()
+    results = []
+    for _ in range(4):
+        for stream in streams:
+            with torch.cuda.stream(stream):
+                results.append(kernels.linear(x, packed, act_bits=6))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = kernels.linear(
+            kernels.linear(x, packed, act_bits=6)[:, :k].contiguous(), packed, act_bits=6
+        )
+    torch.cuda.synchronize()
+    for _ in range(2):
+        captured.fill_(float("nan"))
+        graph.replay()
+    chained = kernels.linear(results[0][:, :k].contiguous(), packed, act_bits=6)
+    torch.cuda.synchronize()
+    assert all(torch.equal(y, results[0]) for y in results)
+    assert torch.equal(captured, chained)
+    assert (results[0].cpu().float() - want).abs().max() <= 2e-3 * want.abs().max()

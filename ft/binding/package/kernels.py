@@ -201,8 +201,9 @@ def linear(x: Any, packed: PackedWeight, *, act_bits: int, bias: Any | None = No
     x: float32, float16 or bfloat16, a NumPy array (bfloat16 of ml_dtypes) or a PyTorch tensor;
     packed and bias, float32 `[N]`, are of the same library and on the same device. y has the dtype
     of x, rounded once. On a GPU the work is put on PyTorch's current stream, and x must be
-    contiguous and begin on a 16-byte boundary. A row with a value that is not finite is NaN. There
-    is no gradient.
+    contiguous and begin on a 16-byte boundary; where a kernel wants a workspace, some megabytes,
+    the products of a stream share one that is kept. A row with a value that is not finite is NaN.
+    There is no gradient.
     """
     if isinstance(x, np.ndarray):
         return _linear_numpy(x, packed, act_bits, bias)
@@ -212,11 +213,16 @@ def linear(x: Any, packed: PackedWeight, *, act_bits: int, bias: Any | None = No
         bias = bias.detach()
     rows = x.detach().reshape(-1, x.shape[-1])
     y = torch.empty((rows.shape[0], packed.n), dtype=x.dtype, device=x.device)
-    workspace, stream = None, 0
+    scratch, workspace, stream = None, None, 0
     if x.is_cuda:
-        size = _kernels.linear_workspace_bytes(rows.shape[0], packed.k)
-        workspace = torch.empty(size, dtype=torch.uint8, device=x.device)
+        sizes = (rows.shape[0], packed.n, packed.k)
+        scratch_bytes = _kernels.linear_scratch_bytes(*sizes, act_bits=act_bits)
+        scratch = torch.empty(scratch_bytes, dtype=torch.uint8, device=x.device)
         stream = torch.cuda.current_stream(x.device).cuda_stream
+        workspace_bytes = _kernels.linear_workspace_bytes(
+            *sizes, act_bits=act_bits, device=x.device.index
+        )
+        workspace = _workspace(torch, x.device, stream, workspace_bytes)
     _kernels.linear(
         y,
         rows,
@@ -226,10 +232,29 @@ def linear(x: Any, packed: PackedWeight, *, act_bits: int, bias: Any | None = No
         packed.k,
         act_bits=act_bits,
         bias=bias,
+        scratch=scratch,
         workspace=workspace,
         stream=stream,
     )
     return y.reshape(*x.shape[:-1], packed.n)
+
+
+# Of each device and stream, whose products run one after another. Zeros before the first.
+_workspaces: dict[tuple[int, int], Any] = {}
+
+
+def _workspace(torch: Any, device: Any, stream: int, size: int) -> Any:
+    """A workspace of so many bytes or more for a product on the stream, the current one."""
+    if size == 0:
+        return None
+    with torch.cuda.device(device):
+        if torch.cuda.is_current_stream_capturing():  # a graph replays on any stream: its own
+            return torch.zeros(size, dtype=torch.uint8, device=device)
+    kept = _workspaces.get((device.index, stream))
+    if kept is None or kept.numel() < size:
+        kept = torch.zeros(size, dtype=torch.uint8, device=device)
+        _workspaces[device.index, stream] = kept
+    return kept
 
 
 def _linear_numpy(

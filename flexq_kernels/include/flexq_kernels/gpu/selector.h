@@ -46,12 +46,11 @@ struct Choice {
 class Selector {
  public:
   // table: a ChoiceTable's text, or empty. One of another GPU is not used; note() says so.
-  // has_workspace: whether candidates that need one may be chosen.
-  explicit Selector(const Device& device, const std::string& table = {},
-                    bool has_workspace = false);
+  explicit Selector(const Device& device, const std::string& table = {});
 
-  // Chosen once per problem; may be called from several threads. Throws std::invalid_argument if
-  // nothing takes the problem, with every family's reason.
+  // Chosen once per problem; may be called from several threads. The choice may need a workspace
+  // (needs_workspace). Throws std::invalid_argument if nothing takes the problem, with every
+  // family's reason.
   Choice choose(const GemmProblem& problem) const;
 
   // The choice, the other candidates and what was refused, a line each: for logs.
@@ -62,10 +61,7 @@ class Selector {
  private:
   Choice make_choice(const GemmProblem& problem) const;
 
-  std::vector<Candidate> usable(const GemmProblem& problem, std::vector<Refusal>* refusals) const;
-
   Device device_;
-  bool has_workspace_;
   ChoiceTable table_;
   std::string note_;
   mutable std::mutex mutex_;
@@ -75,7 +71,7 @@ class Selector {
 // The text of the measured table for the GPU of that name (choices/), or empty.
 std::string built_in_choices(const std::string& gpu);
 
-// Of the current device, with its built-in table and no workspace. One for each GPU of the process.
+// Of the current device, with its built-in table. One for each kind of GPU in the process.
 const Selector& device_selector();
 
 }  // namespace flexq_kernels::gpu

@@ -1,8 +1,11 @@
-// The W6Ax GEMM of a GPU, whichever kernel is right for the problem.
+// The W6Ax GEMM of a GPU, whichever kernel is right for the problem (selector.h).
 //
 // Pointers are to memory of the current device, aligned to 16 bytes. Nothing allocates or
-// synchronises. Throws std::invalid_argument for operands that do not fit the problem.
+// synchronises. Throws std::invalid_argument for operands that do not fit the problem. m == 0 is a
+// no-op.
 #pragma once
+
+#include <cstddef>
 
 #include "flexq_kernels/gpu/gemm.h"
 
@@ -11,7 +14,14 @@ namespace flexq_kernels::gpu {
 // The order in which gemm_w6ax_gpu wants the codes of a problem: what to ask of the quantiser.
 CodeOrder w6ax_code_order(const GemmProblem& problem);
 
+// Bytes of the workspace of a problem, 0 where its kernel needs none; and at most, of any problem
+// of the current device. It is all zero before its first product; products of any sizes may follow,
+// one after another. Those that may run at once need one each: one for each stream.
+size_t w6ax_workspace_bytes(const GemmProblem& problem);
+size_t w6ax_workspace_bytes();
+
+// workspace: w6ax_workspace_bytes(problem), or null where that is 0.
 void gemm_w6ax_gpu(const Output& y, const Activations& x, const Weight& w,
-                   const GemmProblem& problem, const Launch& launch);
+                   const GemmProblem& problem, void* workspace, const Launch& launch);
 
 }  // namespace flexq_kernels::gpu
