@@ -4,7 +4,6 @@
 #include <pybind11/stl.h>
 
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,6 +15,7 @@
 #include "ft/binding/module.h"
 #include "ft/core/check.h"
 #include "ft/core/error.h"
+#include "ft/core/library_errors.h"
 
 namespace py = pybind11;
 
@@ -33,12 +33,8 @@ using detail::join;
 // Runs library code without the GIL; its argument errors become ConfigError.
 template <typename Call>
 auto run(const Call& call) {
-  py::gil_scoped_release release;
-  try {
-    return call();
-  } catch (const std::invalid_argument& error) {
-    throw Error(ErrorKind::kConfig, error.what());
-  }
+  const py::gil_scoped_release release;
+  return with_library_errors(ErrorKind::kConfig, call);
 }
 
 std::string dtype_name(const py::array& array) { return py::str(array.dtype()); }

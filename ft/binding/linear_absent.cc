@@ -11,4 +11,6 @@ int64_t linear_workspace_bytes(const flexq_kernels::GemmProblem&, int device) {
 
 void linear_gpu(const LinearCall&, int device) { cuda::use_device(device); }  // throws why not
 
+void dequantize_gpu(const LinearCall&, int device) { cuda::use_device(device); }
+
 }  // namespace flexq_ft

@@ -1,4 +1,5 @@
-// The linear layer on a GPU: quantise, multiply, both on the caller's stream.
+// The linear layer on a GPU, on the caller's stream: quantise and multiply, or multiply floats.
+#include "flexq_kernels/gpu/dequantize.h"
 #include "flexq_kernels/gpu/quantize.h"
 #include "flexq_kernels/gpu/w6ax_gemm.h"
 #include "ft/binding/linear.h"
@@ -40,6 +41,10 @@ int64_t linear_workspace_bytes(const fk::GemmProblem& problem, int device) {
 void linear_gpu(const LinearCall& call, int device) {
   const OnDevice on(device);
   const fk::GemmProblem& problem = call.problem;
+  const fk::gpu::Weight w{call.codes, call.scales};
+  if (problem.act_bits == 16) {
+    return fk::gpu::gemm_w6a16_gpu(call.y, {call.x, call.y.type}, w, problem, {call.stream, false});
+  }
   auto* codes = static_cast<int8_t*>(call.scratch);
   auto* scales =
       reinterpret_cast<float*>(codes + problem.m * fk::group_count(problem.k) * fk::kGroupSize);
@@ -47,8 +52,13 @@ void linear_gpu(const LinearCall& call, int device) {
                                      fk::gpu::w6ax_code_order(problem)};
   fk::gpu::quantize_activations(x, call.x, call.y.type, problem.m, problem.k, problem.act_bits,
                                 {call.stream, false});
-  fk::gpu::gemm_w6ax_gpu(call.y, x.view(), {call.codes, call.scales}, problem, call.workspace,
-                         {call.stream, true});
+  fk::gpu::gemm_w6ax_gpu(call.y, x.view(), w, problem, call.workspace, {call.stream, true});
+}
+
+void dequantize_gpu(const LinearCall& call, int device) {
+  const OnDevice on(device);
+  fk::gpu::dequantize_int6(call.y.values, call.y.type, {call.codes, call.scales}, call.problem.n,
+                           call.problem.k, {call.stream, false});
 }
 
 }  // namespace flexq_ft

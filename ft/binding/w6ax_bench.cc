@@ -6,6 +6,7 @@
 
 #include "ft/bench/quantizer_bench.h"
 #include "ft/binding/module.h"
+#include "ft/core/library_errors.h"
 
 namespace py = pybind11;
 
@@ -38,7 +39,8 @@ py::dict measure_w6ax(int64_t m, int64_t n, int64_t k, int act_bits,
   W6axBenchRow row;
   {
     const py::gil_scoped_release release;
-    row = make_w6ax_bench(options)->run({m, n, k, act_bits});
+    row = with_library_errors(ErrorKind::kConfig,
+                              [&] { return make_w6ax_bench(options)->run({m, n, k, act_bits}); });
   }
   py::dict out;
   py::list times;
@@ -57,7 +59,8 @@ py::dict quantizers(int64_t m, int64_t k, int act_bits, int launches, int replay
   QuantizerTimes times;
   {
     const py::gil_scoped_release release;
-    times = measure_quantizers(m, k, act_bits, launches, replays);
+    times = with_library_errors(
+        ErrorKind::kConfig, [&] { return measure_quantizers(m, k, act_bits, launches, replays); });
   }
   py::dict out;
   out["alone"] = times.alone;

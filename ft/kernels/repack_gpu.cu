@@ -2,6 +2,7 @@
 #include <type_traits>
 
 #include "flexq_kernels/gpu/pack.h"
+#include "ft/core/library_errors.h"
 #include "ft/kernels/float_gpu.cuh"
 #include "ft/kernels/launch.cuh"
 #include "ft/kernels/twins.h"
@@ -93,9 +94,11 @@ void repack_rows(Tensor dst, ConstTensor src, int64_t row, int64_t column, bool 
 }
 
 void tile_scales(Tensor dst, ConstTensor src, int64_t k, Stream stream) {
-  flexq_kernels::gpu::tile_scales(static_cast<uint16_t*>(dst.raw()),
-                                  static_cast<const uint16_t*>(src.raw()), src.dim(1), k,
-                                  {stream.handle, false});
+  with_library_errors(ErrorKind::kInternal, [&] {
+    flexq_kernels::gpu::tile_scales(static_cast<uint16_t*>(dst.raw()),
+                                    static_cast<const uint16_t*>(src.raw()), src.dim(1), k,
+                                    {stream.handle, false});
+  });
   foreign_work(stream);
 }
 

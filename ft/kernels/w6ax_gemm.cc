@@ -1,14 +1,13 @@
 #include "ft/kernels/w6ax_gemm.h"
 
-#include <algorithm>
-#include <stdexcept>
+#include <utility>
 
 #include "flexq_kernels/gpu/selector.h"
 #include "flexq_kernels/gpu/w6ax_gemm.h"
-#include "flexq_kernels/gpu/weight_only_gemm.h"
 #include "ft/core/buffer.h"
 #include "ft/core/check.h"
 #include "ft/core/cuda.h"
+#include "ft/core/library_errors.h"
 
 namespace flexq_ft {
 
@@ -16,18 +15,10 @@ namespace fk = ::flexq_kernels;
 
 namespace {
 
-// What flexq_kernels throws, as an Error: its own checks are broken invariants here.
-template <typename F>
-decltype(auto) as_errors(F&& f) {
-  try {
-    return f();
-  } catch (const Error&) {
-    throw;
-  } catch (const std::invalid_argument& error) {
-    throw Error(ErrorKind::kInternal, error.what());
-  } catch (const std::runtime_error& error) {
-    throw Error(ErrorKind::kDevice, error.what());
-  }
+// The library's own checks are broken invariants here.
+template <typename Call>
+decltype(auto) as_errors(Call&& call) {
+  return with_library_errors(ErrorKind::kInternal, std::forward<Call>(call));
 }
 
 // Puts one kernel on the stream; it may start before another of ours in front of it has ended.
@@ -40,8 +31,7 @@ void launch(Stream stream, F&& put) {
 class SelectingGemm final : public W6axGemm {
  public:
   SelectingGemm()
-      : device_(fk::gpu::current_device()),
-        workspace_(fk::gpu::w6ax_workspace_bytes(), MemoryKind::kWorkspace, Device::kCuda) {
+      : workspace_(fk::gpu::w6ax_workspace_bytes(), MemoryKind::kWorkspace, Device::kCuda) {
     cuda::fill(workspace_.data(), 0, workspace_.bytes(), {});
     cuda::synchronize({});
   }
@@ -69,12 +59,7 @@ class SelectingGemm final : public W6axGemm {
   }
 
   std::string choice(const fk::GemmProblem& problem) const override {
-    return as_errors([&] {
-      if (problem.act_bits == 16) return detail::join("weight-only ", weight_only_config(problem));
-      const fk::gpu::Choice choice = fk::gpu::device_selector().choose(problem);
-      return detail::join(fk::gpu::family_name(choice.candidate), " ",
-                          fk::gpu::config_text(choice.candidate), " (", choice.why, ")");
-    });
+    return as_errors([&] { return fk::gpu::w6ax_choice(problem); });
   }
 
   std::string table_note() const override { return fk::gpu::device_selector().note(); }
@@ -93,34 +78,16 @@ class SelectingGemm final : public W6axGemm {
     });
   }
 
-  // The kernels take so many tokens at a time. A dequantised weight and a product of floats would
-  // take less time for many, but round the weight: codes times scales have more bits than 16.
+  // A dequantised weight and a product of floats would take less time for many tokens, but round
+  // the weight: codes times scales have more bits than 16.
   void run_weight_only(Tensor y, ConstTensor x, const fk::gpu::Weight& w, ConstTensor bias,
                        const fk::GemmProblem& problem, Stream stream) {
-    for (int64_t begin = 0; begin < problem.m; begin += fk::gpu::kWeightOnlyMaxTokens) {
-      fk::GemmProblem part = problem;
-      part.m = std::min(fk::gpu::kWeightOnlyMaxTokens, problem.m - begin);
-      const int64_t end = begin + part.m;
-      const fk::gpu::FloatActivations values{x.rows(begin, end).raw(), float_type(x.dtype())};
-      launch(stream, [&](const fk::gpu::Launch& how) {
-        fk::gpu::weight_only_gemm(output(y.rows(begin, end), bias), values, w, part,
-                                  weight_only_config(part), how);
-      });
-    }
+    const fk::gpu::FloatActivations values{x.raw(), float_type(x.dtype())};
+    launch(stream, [&](const fk::gpu::Launch& how) {
+      fk::gpu::gemm_w6a16_gpu(output(y, bias), values, w, problem, how);
+    });
   }
 
-  fk::gpu::WeightOnlyConfig weight_only_config(const fk::GemmProblem& problem) const {
-    fk::GemmProblem part = problem;
-    part.m = std::min(fk::gpu::kWeightOnlyMaxTokens, problem.m);
-    const std::vector<fk::gpu::WeightOnlyConfig> configs =
-        fk::gpu::weight_only_configs(part, device_);
-    if (configs.empty()) {
-      throw std::invalid_argument(fk::gpu::weight_only_why_not(part, device_));
-    }
-    return configs.front();
-  }
-
-  const fk::gpu::Device& device_;
   Buffer workspace_;  // zero before its first use
 };
 

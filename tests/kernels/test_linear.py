@@ -47,8 +47,40 @@ def test_numpy_is_the_oracle(n: int, k: int, act_bits: int, rng: np.random.Gener
     assert y.tobytes() == expected(x, w, bias, act_bits).tobytes()
 
 
+@pytest.mark.parametrize(("n", "k"), SHAPES)
+def test_float_activations_meet_the_weight_that_dequantize_gives(
+    n: int, k: int, rng: np.random.Generator
+) -> None:
+    x, w, bias = operands(rng, 5, n, k)
+    packed = kernels.pack(w)
+    weight = kernels.dequantize(packed, dtype=np.float32)
+    codes, scales = quantization.weight_int6(w)
+    exact = codes * np.repeat(scales.astype(np.float64), 128, axis=1)[:, :k]
+    assert weight.dtype == np.float32
+    assert np.array_equal(weight, exact)
+    y = kernels.linear(x, packed, act_bits=16, bias=bias)
+    want = x.astype(np.float64) @ exact.T + bias
+    assert np.abs(y - want).max() <= 1e-5 * np.abs(want).max()
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("act_bits", [6, 8])
+def test_a_dequantised_weight_is_rounded_once(dtype: torch.dtype, rng: np.random.Generator) -> None:
+    _, w, _ = operands(rng, 1, 100, 1000)
+    w[7] *= 1e5  # past float16
+    exact = torch.from_numpy(kernels.dequantize(kernels.pack(w), dtype=np.float32))
+    weight = kernels.dequantize(kernels.pack(torch.from_numpy(w)), dtype=dtype)
+    assert torch.equal(weight, exact.to(dtype))
+    on_numpy = {torch.float32: np.float32, torch.float16: np.float16}
+    got = kernels.dequantize(kernels.pack(w), dtype=on_numpy.get(dtype, ml_dtypes.bfloat16))
+    assert got.tobytes() == as_numpy(weight).tobytes()
+    with pytest.raises(ConfigError, match="dtype is int8, expected float32"):
+        kernels.dequantize(kernels.pack(w), dtype=np.int8)
+    with pytest.raises(ConfigError, match="dtype is int8, expected float32"):
+        kernels.dequantize(kernels.pack(torch.from_numpy(w)), dtype=torch.int8)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("act_bits", [6, 8, 16])
 @pytest.mark.parametrize(("n", "k"), SHAPES)
 def test_a_tensor_of_the_cpu_gives_the_same_bits(
     n: int, k: int, act_bits: int, dtype: torch.dtype, rng: np.random.Generator
@@ -157,6 +189,48 @@ def test_a_gpu_gives_what_the_cpu_gives(
         assert y.dtype == dtype
         limit = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}[dtype]
         assert (y.cpu().float() - want).abs().max() <= limit * want.abs().max()
+
+
+@gpu_only
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize(("n", "k"), SHAPES)
+def test_a_gpu_multiplies_floats_of_any_number_of_tokens(
+    n: int, k: int, dtype: torch.dtype, rng: np.random.Generator
+) -> None:
+    values, w, bias = operands(rng, 200, n, k)
+    x, weight, b = torch.from_numpy(values).to(dtype), torch.from_numpy(w), torch.tensor(bias)
+    want = kernels.linear(x, kernels.pack(weight), act_bits=16, bias=b).float()
+    packed = kernels.pack(weight.cuda())
+    whole = kernels.linear(x.cuda(), packed, act_bits=16, bias=b.cuda())
+    assert whole.dtype == dtype
+    limit = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2}[dtype]
+    assert (whole.cpu().float() - want).abs().max() <= limit * want.abs().max()
+    for m in (1, 63, 64, 65, 129):
+        y = kernels.linear(x[:m].cuda(), packed, act_bits=16, bias=b.cuda())
+        assert torch.equal(y, whole[:m])
+    assert kernels.linear(x[:0].cuda(), packed, act_bits=16).shape == (0, n)
+
+
+@gpu_only
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize(("n", "k"), SHAPES)
+def test_a_gpu_dequantises_to_the_bits_of_the_cpu(
+    n: int, k: int, dtype: torch.dtype, rng: np.random.Generator
+) -> None:
+    weight = torch.from_numpy(operands(rng, 1, n, k)[1])
+    got = kernels.dequantize(kernels.pack(weight.cuda()), dtype=dtype)
+    assert got.is_cuda
+    assert torch.equal(got.cpu(), kernels.dequantize(kernels.pack(weight), dtype=dtype))
+
+
+@gpu_only
+def test_a_gpu_has_no_weight_only_kernel_for_float32(rng: np.random.Generator) -> None:
+    values, w, _ = operands(rng, 4, 17, 192)
+    packed = kernels.pack(torch.from_numpy(w).cuda())
+    with pytest.raises(ConfigError, match="activations must be fp16 or bf16, not fp32"):
+        kernels.linear(torch.from_numpy(values).cuda(), packed, act_bits=16)
+    with pytest.raises(ConfigError, match=r"cannot dequantize \[17, 192\] to fp32"):
+        kernels.dequantize(packed, dtype=torch.float32)
 
 
 @gpu_only

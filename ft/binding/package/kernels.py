@@ -4,6 +4,7 @@
 
     packed = kernels.pack(layer.weight)
     y = kernels.linear(x, packed, act_bits=8, bias=layer.bias)
+    w = kernels.dequantize(packed, dtype=torch.float16)  # what the layer's weight has become
 
 The other functions are its parts, on NumPy arrays. Matrices are in Hugging Face order, weights
 `[N, K]` and activations `[M, K]`; G = ceil(K / 128). NumPy arrays are converted to C order where
@@ -26,6 +27,7 @@ from flexq_ft.errors import ConfigError
 __all__ = [
     "PackedWeight",
     "active_isa",
+    "dequantize",
     "gemm_w6a16",
     "gemm_w6ax",
     "group_sums",
@@ -195,15 +197,43 @@ def pack(weight: Any) -> PackedWeight:
     )
 
 
-def linear(x: Any, packed: PackedWeight, *, act_bits: int, bias: Any | None = None) -> Any:
-    """y `[..., N]` = x `[..., K]` quantised to `act_bits` (6 or 8), times the weight, + bias.
+def dequantize(packed: PackedWeight, *, dtype: Any) -> Any:
+    """The weight `[N, K]` that the codes stand for, each code * scale rounded once to `dtype`.
 
+    dtype: float32, float16 or bfloat16 (of ml_dtypes), of the library of packed's arrays; on a GPU
+    one of the two of 16 bits. What does not fit it is infinite. The result lies where packed lies,
+    on a GPU as work of PyTorch's current stream.
+    """
+    n, k = packed.n, packed.k
+    on_numpy = isinstance(packed.codes, np.ndarray)
+    name = np.dtype(dtype).name if on_numpy else str(dtype).removeprefix("torch.")
+    if name not in ("float32", "float16", "bfloat16"):
+        raise ConfigError(f"dtype is {name}, expected float32, float16 or bfloat16")
+    if on_numpy:
+        codes = unpack_int6(packed.codes, n=n, k=k)
+        scales = np.repeat(packed.scales.T.astype(np.float32), 128, axis=1)[:, :k]
+        with np.errstate(over="ignore"):
+            return (codes * scales).astype(dtype)
+    torch = _torch_of(packed.codes, "codes")
+    if not packed.codes.is_cuda:
+        arrays = PackedWeight(packed.codes.numpy(), packed.scales.numpy(), n, k)
+        return torch.from_numpy(dequantize(arrays, dtype=np.float32)).to(dtype)
+    values = torch.empty((n, k), dtype=dtype, device=packed.codes.device)
+    stream = torch.cuda.current_stream(values.device).cuda_stream
+    _kernels.dequantize(values, packed.codes, packed.scales, n, k, stream=stream)
+    return values
+
+
+def linear(x: Any, packed: PackedWeight, *, act_bits: int, bias: Any | None = None) -> Any:
+    """y `[..., N]` = x `[..., K]` quantised to `act_bits`, times the weight, + bias.
+
+    act_bits: 6 or 8; 16 leaves x as it is (weight-only), on a GPU float16 or bfloat16.
     x: float32, float16 or bfloat16, a NumPy array (bfloat16 of ml_dtypes) or a PyTorch tensor;
     packed and bias, float32 `[N]`, are of the same library and on the same device. y has the dtype
     of x, rounded once. On a GPU the work is put on PyTorch's current stream, and x must be
     contiguous and begin on a 16-byte boundary; where a kernel wants a workspace, some megabytes,
-    the products of a stream share one that is kept. A row with a value that is not finite is NaN.
-    There is no gradient.
+    the products of a stream share one that is kept. A row with a value that is not finite is NaN;
+    with 16 bits it is what the floats give. There is no gradient.
     """
     if isinstance(x, np.ndarray):
         return _linear_numpy(x, packed, act_bits, bias)
@@ -263,8 +293,12 @@ def _linear_numpy(
     rows = x.reshape(-1, x.shape[-1])
     if rows.shape[1] != packed.k:
         raise ConfigError(f"x has shape {list(x.shape)}, expected [..., {packed.k}]")
-    codes, scales = quantize_activations(rows, act_bits=act_bits)
-    y = gemm_w6ax(codes, scales, packed.codes, packed.scales, n=packed.n, k=packed.k, bias=bias)
+    weight: dict[str, Any] = {"n": packed.n, "k": packed.k, "bias": bias}
+    if act_bits == 16:
+        y = gemm_w6a16(rows, packed.codes, packed.scales, **weight)
+    else:
+        codes, scales = quantize_activations(rows, act_bits=act_bits)
+        y = gemm_w6ax(codes, scales, packed.codes, packed.scales, **weight)
     with np.errstate(over="ignore"):  # past float16 is infinity, as in PyTorch
         return y.astype(x.dtype).reshape(*x.shape[:-1], packed.n)
 
