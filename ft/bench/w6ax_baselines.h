@@ -1,29 +1,17 @@
 // The libraries' products of the same sizes: cuBLASLt in int8 and fp16, and cublasGemmEx.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "ft/bench/cublas_gemm_ex.h"
+#include "ft/bench/w6ax_contender.h"
 #include "ft/bench/w6ax_operands.h"
 #include "ft/kernels/gemm_backend.h"
 
 namespace flexq_ft {
-
-// One way to do the product, and its times.
-struct Contender {
-  std::string implementation, config, note;
-  // y of the rotation's weights; `rounded`: y is fp16 instead of fp32 or int32.
-  std::function<void(int rotation, bool rounded, Stream stream, bool programmatic)> launch;
-  std::function<void(Stream)> write_x;  // the kernel in front; null: x is as it was
-  bool ours = false;
-  double first_us = 0;
-  std::vector<double> samples, full_edges;
-  double sustained = 0;
-};
 
 // The library's products, of the same sizes.
 class Baselines {
@@ -68,6 +56,16 @@ class Baselines {
       out.push_back(std::move(one));
     }
     return out;
+  }
+
+  // y fp32 = x · wᵀ, both fp16. False where the library has nothing for the sizes.
+  bool multiply(Tensor y, ConstTensor x, ConstTensor w, Stream stream) {
+    GemmProblem p{Scheme::kFloat, DataType::kFp16, x.dim(0), w.dim(0), x.dim(1)};
+    if (!backend_.has_library() || !GemmBackend::library_takes(p)) return false;
+    const std::vector<GemmCandidate> all = backend_.library_candidates(p, 1);
+    if (all.empty()) return false;
+    backend_.run(y, x, w, Scheme::kFloat, all.front(), stream);
+    return true;
   }
 
  private:

@@ -5,9 +5,10 @@
 #include <stdexcept>
 #include <utility>
 
-#include "flexq_kernels/gpu/candidate.h"
+#include "flexq_kernels/gpu/dequantize.h"
 #include "flexq_kernels/gpu/plain_gemm.h"
 #include "ft/bench/w6ax_baselines.h"
+#include "ft/bench/w6ax_kernels.h"
 #include "ft/core/check.h"
 #include "ft/core/cuda.h"
 #include "ft/kernels/timed_graph.h"
@@ -16,7 +17,7 @@ namespace flexq_ft {
 
 namespace {
 
-constexpr const char* kOurs[] = {"stream", "wgmma", "mma", "btc"};
+constexpr const char* kOurs[] = {"stream", "wgmma", "mma", "btc", "weight-only"};
 constexpr const char* kTheirs[] = {"cublaslt-int8", "cublaslt-fp16", "cublas-nn"};
 constexpr int kFewestLaunches = 10, kMostLaunches = 100;  // of a graph
 constexpr double kGraphMicroseconds = 2000;
@@ -37,6 +38,7 @@ class Measurement {
         options_(options),
         stream_(stream),
         operands_(problem, options, stream),
+        kernels_(operands_),
         baselines_(problem, options, stream) {
     row_.problem = problem;
   }
@@ -70,56 +72,7 @@ class Measurement {
         return {};
       }
     }
-    if (name == "btc") return btc();
-    std::vector<fg::Refusal> refusals;
-    std::vector<Contender> out;
-    for (const fg::Candidate& candidate :
-         fg::candidates(operands_.problem(), fg::current_device(), &refusals)) {
-      if (fg::family_name(candidate) == name) out.push_back(of_candidate(candidate));
-    }
-    for (const fg::Refusal& refusal : refusals) {
-      if (refusal.family == name) row_.refused.push_back(name + ": " + refusal.reason);
-    }
-    return out;
-  }
-
-  Contender of_candidate(const fg::Candidate& candidate) {
-    Contender one;
-    one.implementation = fg::family_name(candidate);
-    one.config = fg::config_text(candidate);
-    one.ours = true;
-    const fg::CodeOrder order = fg::code_order(candidate);
-    one.write_x = [this, order](Stream stream) { operands_.quantize(order, stream); };
-    one.launch = [this, order, candidate](int rotation, bool rounded, Stream stream, bool early) {
-      fg::gemm_w6ax(output(rounded), operands_.activations(order).view(),
-                    operands_.weight(rotation), operands_.problem(), candidate,
-                    operands_.workspace(), {stream.handle, early});
-    };
-    return one;
-  }
-
-  std::vector<Contender> btc() {
-    const std::string reason = fg::btc_why_not(operands_.problem(), fg::current_device());
-    if (!reason.empty()) {
-      row_.refused.push_back("btc: " + reason);
-      return {};
-    }
-    Contender one;
-    one.implementation = "btc";
-    one.ours = true;
-    one.write_x = [this](Stream stream) { operands_.btc_activations(stream); };
-    one.launch = [this](int rotation, bool rounded, Stream stream, bool early) {
-      fg::btc_gemm(output(rounded), operands_.btc_activations(), operands_.btc_weight(rotation),
-                   operands_.problem(), {stream.handle, early});
-    };
-    return {one};
-  }
-
-  fg::Output output(bool rounded) {
-    fg::Output y;
-    y.values = into_->data();
-    y.type = rounded ? fk::FloatType::kFp16 : fk::FloatType::kFp32;
-    return y;
+    return kernels_.contenders(name, row_.refused);
   }
 
   // The rows that are compared: all of few tokens, the first and the last of many.
@@ -141,20 +94,33 @@ class Measurement {
       problem.m = end - begin;
       fg::plain_gemm(y, part, operands_.weight(0), problem, {stream_.handle, false});
     }
+    if (contains(options_.implementations, std::string("weight-only"))) make_float_reference();
     cuda::synchronize(stream_);
+  }
+
+  // With the weight rounded to fp16, which is within kCalcDiff.
+  void make_float_reference() {
+    const Buffer weight = device_buffer(DataType::kFp16, {case_.n, case_.k});
+    fg::dequantize_int6(weight.data(), fk::FloatType::kFp16, operands_.weight(0), case_.n, case_.k,
+                        {stream_.handle, false});
+    Buffer y = device_buffer(DataType::kFp32, {case_.m, case_.n});
+    if (baselines_.multiply(y.tensor(), operands_.x(), weight.tensor(), stream_)) {
+      operands_.float_reference() = std::move(y);
+    }
+    cuda::synchronize(stream_);  // the weight is still read
   }
 
   // Empty, or what is wrong with the results.
   std::string fault(const Contender& one) {
-    if (!one.ours) return {};
+    if (!one.ours()) return {};
     for (Buffer* y : {&operands_.y(), &operands_.again()}) {
       cuda::fill(y->data(), kPoison, y->bytes(), stream_);
-      into_ = y;
+      kernels_.write_to(*y);
       one.write_x(stream_);
       one.launch(0, false, stream_, false);
       cuda::synchronize(stream_);
     }
-    into_ = &operands_.y();
+    kernels_.write_to(operands_.y());
     for (const auto& [begin, end] : checked_rows()) {
       const auto rows = [begin = begin, end = end](const Buffer& buffer) {
         return buffer.tensor().rows(begin, end);
@@ -162,8 +128,7 @@ class Measurement {
       const int64_t varying =
           compare_(rows(operands_.y()), rows(operands_.again()), stream_).unequal;
       if (varying != 0) return detail::join("a second run differs in ", varying, " elements");
-      const double wrong =
-          compare_(rows(operands_.y()), rows(operands_.reference()), stream_).calc_diff;
+      const double wrong = compare_(rows(operands_.y()), rows(*one.reference), stream_).calc_diff;
       if (!(wrong <= kCalcDiff)) return detail::join("calc_diff ", wrong);  // NaN is wrong too
     }
     return {};
@@ -184,6 +149,19 @@ class Measurement {
         [&](int i) { one.launch(i, true, stream_, programmatic); });
   }
 
+  // A kernel that faults takes the process's device with it: whatever came next would be refused
+  // for its fault.
+  void check_device(const Contender& one, const std::string& wrong) {
+    try {
+      cuda::synchronize(stream_);
+    } catch (const Error& error) {
+      throw Error(ErrorKind::kDevice,
+                  detail::join(operands_.problem(), ": ", one.implementation, " ", one.config,
+                               " broke the device: ", wrong),
+                  error.what(), detail::join("measure without ", one.implementation));
+    }
+  }
+
   // Leaves those that are right, the fastest first.
   void first_timing(std::vector<Contender>& all) {
     std::vector<Contender> right;
@@ -192,7 +170,7 @@ class Measurement {
       try {
         wrong = fault(one);
         if (wrong.empty()) {
-          const auto graph = graph_of(one, one.ours);
+          const auto graph = graph_of(one, one.ours());
           graph->replay(stream_);
           one.first_us = graph->replay(stream_);
         }
@@ -205,6 +183,7 @@ class Measurement {
       if (wrong.empty()) {
         right.push_back(std::move(one));
       } else {
+        check_device(one, wrong);
         row_.refused.push_back(one.implementation + " " + one.config + ": " + wrong);
       }
     }
@@ -217,8 +196,8 @@ class Measurement {
   void take_turns(std::vector<Contender>& finalists) {
     std::vector<std::unique_ptr<TimedGraph>> graphs, full;
     for (const Contender& one : finalists) {
-      graphs.push_back(graph_of(one, one.ours));
-      full.push_back(one.ours ? graph_of(one, false) : nullptr);
+      graphs.push_back(graph_of(one, one.ours()));
+      full.push_back(one.ours() ? graph_of(one, false) : nullptr);
     }
     for (int replay = 0; replay < options_.replays; ++replay) {
       for (size_t i = 0; i < finalists.size(); ++i) {
@@ -257,8 +236,8 @@ class Measurement {
   W6axBenchOptions options_;
   Stream stream_;
   Operands operands_;
+  W6axKernels kernels_;
   Baselines baselines_;
-  Buffer* into_ = &operands_.y();
   gpu::Comparer compare_;
   W6axBenchRow row_;
 };
@@ -281,8 +260,9 @@ class QueueBench final : public W6axBench {
 std::unique_ptr<W6axBench> make_w6ax_bench(const W6axBenchOptions& options) {
   for (const std::string& name : options.implementations) {
     if (contains(kOurs, name) || contains(kTheirs, name)) continue;
-    throw Error(ErrorKind::kConfig, "there is no implementation '" + name + "'", {},
-                "use stream, wgmma, mma, btc, cublaslt-int8, cublaslt-fp16, cublas-nn");
+    throw Error(
+        ErrorKind::kConfig, "there is no implementation '" + name + "'", {},
+        "use stream, wgmma, mma, btc, weight-only, cublaslt-int8, cublaslt-fp16, cublas-nn");
   }
   FLEXQ_FT_CHECK(options.finalists > 0 && options.replays > 0, "options");
   if (cuda::device_count() == 0) {

@@ -16,7 +16,8 @@ struct W6axBenchCase {
 };
 
 struct W6axBenchOptions {
-  // Of "stream", "wgmma", "mma", "btc", "cublaslt-int8", "cublaslt-fp16", "cublas-nn".
+  // Of "stream", "wgmma", "mma", "btc", "weight-only", "cublaslt-int8", "cublaslt-fp16",
+  // "cublas-nn".
   std::vector<std::string> implementations;
   int heuristics = 64;                      // asked of cuBLASLt
   int64_t cold_bytes = int64_t{400} << 20;  // of distinct weights between two readings of one

@@ -46,7 +46,8 @@ class Operands {
     codes_ = random_buffer(DataType::kInt8, {rotations_, bytes}, 1, stream);
     scales_ =
         random_buffer(DataType::kFp16, {rotations_, tiles * groups * fk::kTileRows}, 2, stream);
-    x_ = random_buffer(DataType::kFp16, {problem.m, problem.k}, 3, stream);
+    x_ = device_buffer(DataType::kFp16, {problem.m, problem.k});
+    write_x(stream);
     x_codes_ = device_buffer(DataType::kInt8, {problem.m, groups * fk::kGroupSize});
     x_scales_ = device_buffer(DataType::kFp32, {groups, fg::scale_stride_of(problem.m)});
     for (Buffer* y : {&y_, &again_, &reference_}) {
@@ -73,6 +74,7 @@ class Operands {
   Buffer& y() { return y_; }
   Buffer& again() { return again_; }
   Buffer& reference() { return reference_; }
+  Buffer& float_reference() { return float_reference_; }  // of x as it is; made where it is wanted
 
   fg::Weight weight(int rotation) const {
     return {static_cast<const uint8_t*>(at(codes_, rotation % rotations_)),
@@ -87,6 +89,9 @@ class Operands {
     return {static_cast<int8_t*>(x_codes_.data()), static_cast<float*>(x_scales_.data()),
             fg::scale_stride_of(problem_.m), order};
   }
+  // The floats, always the same.
+  void write_x(Stream stream) { gpu::fill_random(x_.tensor(), 3, stream); }
+  ConstTensor x() const { return x_.tensor(); }
   void quantize(fg::CodeOrder order, Stream stream) {
     fg::quantize_activations(activations(order), x_.data(), fk::FloatType::kFp16, problem_.m,
                              problem_.k, problem_.act_bits, {stream.handle, false});
@@ -111,7 +116,7 @@ class Operands {
   int rotations_ = 0;
   Buffer codes_, scales_, planes_;            // of the weights
   Buffer x_, x_codes_, x_scales_, x_planes_;  // of the activations
-  Buffer y_, again_, reference_;
+  Buffer y_, again_, reference_, float_reference_;
   Buffer workspace_;
 };
 

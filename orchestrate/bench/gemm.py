@@ -16,10 +16,12 @@ from typing import Any
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.bench import peers
 
-OURS = ("stream", "wgmma", "mma", "btc")
+W6AX = ("stream", "wgmma", "mma")  # what the selector chooses from
+OURS = (*W6AX, "btc", "weight-only")
 THEIRS = ("cublaslt-int8", "cublaslt-fp16", "cublas-nn")
 STREAM_TOKENS = 32  # the most that the decode kernels take
 _BTC_TOKENS = 64  # from where on a bit-serial product is not worth its time
+_WEIGHT_ONLY_TOKENS = 64  # the most that its kernels take
 _MANY_TOKENS = 16  # up to which the prefill kernels are not
 _GROUP = 128
 _BITS = 6 + 16 / _GROUP
@@ -112,6 +114,8 @@ def implementations_of(m: int, wanted: Sequence[str]) -> list[str]:
         skipped.add("stream")
     if m > _BTC_TOKENS:
         skipped.add("btc")
+    if m > _WEIGHT_ONLY_TOKENS:
+        skipped.add("weight-only")
     return [name for name in wanted if name not in skipped]
 
 
@@ -180,11 +184,15 @@ def measure_quantizers(shapes: Iterable[Shape], ms: Sequence[int]) -> list[dict[
 def derived(
     shape: Shape, m: int, times: Sequence[dict[str, Any]], read_bandwidth: float
 ) -> dict[str, Any]:
-    """Floor and target of a row, and of its fastest kernel of ours what that means."""
+    """Floor and target of a row, and of its fastest kernel of ours what that means.
+
+    Weight-only is the best where no W6Ax kernel was measured: it is another product.
+    """
     floor = shape.bytes / read_bandwidth * 1e6
     target = max(1.05 * floor, floor + 1.3)
     by_name = {time["implementation"]: time for time in times}
-    ours = [by_name[name] for name in OURS if name in by_name and name != "btc"]
+    ours = [by_name[name] for name in W6AX if name in by_name]
+    ours = ours or [by_name[name] for name in ("weight-only",) if name in by_name]
     best = min(ours, key=time_of, default=None)
     us = None if best is None else time_of(best)
     peer = min((by_name[name] for name in peer_names(times)), key=time_of, default=None)
@@ -205,6 +213,7 @@ def derived(
         "over_fp16": over("cublaslt-fp16"),
         "over_nn": over("cublas-nn"),
         "over_btc": over("btc"),
+        "over_weight_only": over("weight-only"),
         "peer": None if peer is None else peer["implementation"],
         "over_peer": None if peer is None else over(peer["implementation"]),
         "over_peers": {name: over(name) for name in peer_names(times)},
@@ -232,7 +241,7 @@ def choices(rows: Sequence[dict[str, Any]], *, gpu: str) -> str:
     """The fastest kernels, as a table for flexq_kernels/gpu/selector.h."""
     lines = ["# flexq w6ax choices 1", f"# gpu {gpu}", "n\tk\tm\tfamily\tconfig\tus"]
     for row in sorted(rows, key=lambda r: (r["n"], r["k"], r["m"])):
-        times = [t for t in row["times"] if t["implementation"] == row["best"]]
+        times = [t for t in row["times"] if t["implementation"] == row["best"] in W6AX]
         for time in times:
             cells = (row["n"], row["k"], row["m"], row["best"], time["config"])
             lines.append("\t".join(map(str, cells)) + f"\t{time_of(time):.2f}")

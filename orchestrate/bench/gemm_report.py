@@ -17,10 +17,10 @@ from flexq_ft.orchestrate.bench.gemm import OURS, THEIRS, geometric_mean, peer_n
 
 COLUMNS = (
     "model", "N x K", "M", "kernel", "us", "p10-p90", "full edges", "floor", "TB/s", "of read",
-    "TOPS", "x target", "INT8", "FP16", "NN", "BTC",
+    "TOPS", "x target", "INT8", "FP16", "NN", "BTC", "W6A16",
 )  # fmt: skip
 _TEXTS = ("model", "kernel")
-_RATIOS = ("over_target", "over_int8", "over_fp16", "over_nn", "over_btc")
+_RATIOS = ("over_target", "over_int8", "over_fp16", "over_nn", "over_btc", "over_weight_only")
 
 LEGEND = (
     "us: median of one launch in a graph, weights not in the cache, the activations written by the "
@@ -29,7 +29,7 @@ LEGEND = (
     "floor: packed codes and scales over the read bandwidth of the run; target: "
     "max(1.05 x floor, floor + 1.3 us)",
     "INT8, FP16: cuBLASLt's time over ours, its best algorithm in the same run; NN: cublasGemmEx "
-    "as in FlexQ's paper; BTC: FlexQ's bit planes, ours",
+    "as in FlexQ's paper; BTC: FlexQ's bit planes, ours; W6A16: weight-only, ours",
     "* activations of 8 bits, else 6; quantising them counts once for all launches of a graph, ten "
     "or more, in our times, and not in those of the libraries",
 )

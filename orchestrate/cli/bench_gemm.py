@@ -45,11 +45,11 @@ so many copies that none is in the cache when it is read again.
 @click.option(
     "--impl",
     "implementations",
-    default=",".join((*gemm.OURS, *gemm.THEIRS)),
+    default=",".join((*gemm.W6AX, "btc", *gemm.THEIRS)),
     metavar="LIST",
     panel="Products",
-    help="Of stream, wgmma, mma, btc, cublaslt-int8, cublaslt-fp16, cublas-nn.",
-    show_default="all",
+    help="Of stream, wgmma, mma, btc, weight-only, cublaslt-int8, cublaslt-fp16, cublas-nn.",
+    show_default="all but weight-only",
 )
 @click.option(
     "--against",

@@ -38,7 +38,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def measure(**wanted: Any) -> dict[str, Any]:
         asked.append(wanted)
-        us = {"stream": 6.0, "btc": 9.0, "cublaslt-int8": 12.0, "cublaslt-fp16": 18.0}
+        us = {"stream": 6.0, "btc": 9.0, "weight-only": 7.5}
+        us |= {"cublaslt-int8": 12.0, "cublaslt-fp16": 18.0}
         times = [timed(n, us[n]) for n in wanted["implementations"] if n in us]
         refused = [f"{n}: not here" for n in wanted["implementations"] if n not in us]
         sizes = {name: wanted[name] for name in ("m", "n", "k", "act_bits")}
@@ -88,6 +89,23 @@ def test_the_bit_serial_kernel_is_shown_and_never_called_the_best():
     row = gemm.derived(gemm.Shape(4096, 4096), 1, [timed("btc", 5.0), timed("mma", 8.0)], CEILING)
     assert row["best"] == "mma"
     assert row["over_btc"] == pytest.approx(0.625)
+
+
+def test_weight_only_is_asked_for_and_is_the_best_only_where_it_is_alone(
+    machine: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    times = [timed("stream", 6.0), timed("weight-only", 5.0)]
+    row = gemm.derived(gemm.Shape(4096, 4096), 8, times, CEILING)
+    assert row["best"] == "stream"
+    assert row["over_weight_only"] == pytest.approx(5 / 6)
+    table = tmp_path / "out.tsv"
+    command = ["bench", "gemm", "--shapes", "4096x4096", "--m", "8,65", "--impl", "weight-only"]
+    assert run_cli([*command, "--table", str(table)]) == 0
+    assert [a["implementations"] for a in machine] == [["weight-only"], []]
+    assert "weight-only tiles=4" in capsys.readouterr().out
+    assert len(table.read_text(encoding="utf-8").splitlines()) == 3  # no row: no W6Ax kernel
+    assert run_cli(["bench", "gemm", "--shapes", "4096x4096", "--m", "8"]) == 0
+    assert "weight-only" not in machine[-1]["implementations"]
 
 
 def test_a_run_shows_every_shape_and_saves_what_was_asked_for(
