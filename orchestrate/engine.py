@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -67,6 +67,7 @@ class EngineInfo:
     device: str  # cpu, cuda:1, or cuda:0-1 for several ranks
     memory_bytes: dict[str, int]  # of one rank, on its device
     gemm_note: str = ""  # on a GPU: which measured GEMM choices are in use
+    gemm_choices: list[str] = field(default_factory=list)  # w6ax on a GPU: a product and its kernel
 
 
 @dataclass(frozen=True)
@@ -302,4 +303,5 @@ def describe(engine: Any, options: EngineOptions) -> EngineInfo:
         device=Device(options.device, options.gpu).label(options.tensor_parallel_size),
         memory_bytes=dict(engine.memory()),
         gemm_note=engine.gemm_note,
+        gemm_choices=list(engine.gemm_choices),
     )

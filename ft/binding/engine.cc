@@ -249,6 +249,7 @@ void bind_properties(py::class_<Engine>& engine) {
       .def_property_readonly("device",
                              [](const Engine& e) { return to_string(e.options().device); })
       .def_property_readonly("gemm_note", &Engine::gemm_note)
+      .def_property_readonly("gemm_choices", &Engine::gemm_choices)
       .def_property_readonly("threads", [](const Engine& e) { return e.options().threads; })
       .def("memory", &memory);
 }

@@ -7,6 +7,7 @@
 #include "ft/bench/quantizer_bench.h"
 #include "ft/binding/module.h"
 #include "ft/core/library_errors.h"
+#include "ft/kernels/w6ax_gemm.h"
 
 namespace py = pybind11;
 
@@ -79,6 +80,13 @@ void bind_w6ax_bench(py::module_& module) {
              py::arg("cold_bytes") = int64_t{400} << 20, py::arg("replays") = 30,
              py::arg("sustained_s") = 0.0,
              "Times of one product in microseconds, of the fastest kernel of each implementation.");
+  module.def(
+      "explain_w6ax",
+      [](int64_t m, int64_t n, int64_t k, int act_bits) {
+        return explain_w6ax({m, n, k, act_bits});
+      },
+      py::kw_only(), py::arg("m"), py::arg("n"), py::arg("k"), py::arg("act_bits"),
+      "The kernel of the current GPU for a product, why, and what else there is.");
   module.def("measure_quantizers", &quantizers, py::kw_only(), py::arg("m"), py::arg("k"),
              py::arg("act_bits"), py::arg("launches") = 200, py::arg("replays") = 20,
              "Times of the activation quantiser in microseconds, alone and inside other ops.");

@@ -1,6 +1,7 @@
 #include "ft/decoding/engine.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "ft/decoding/engine_impl.h"
@@ -208,6 +209,24 @@ std::string Engine::gemm_note() const {
   if (!impl_->gpu) return {};
   const std::string note = impl_->gpu->gemm->table_note();
   return impl_->gpu->w6ax ? impl_->gpu->w6ax->table_note() + "; " + note : note;
+}
+
+std::vector<std::string> Engine::gemm_choices() const {
+  std::vector<std::string> lines;
+  if (!impl_->gpu || !impl_->gpu->w6ax) return lines;
+  const std::set<int64_t> tokens{1, impl_->options.max_batch, impl_->options.prefill_tokens};
+  for (const Linear* linear : impl_->decoder.linears()) {
+    const LinearWeight& w = linear->weight();
+    if (w.format.scheme != Scheme::kW6Ax) continue;
+    const std::string name = w.name.substr(w.name.rfind('.') + 1);
+    for (const int64_t m : tokens) {
+      const std::string line = detail::join(
+          name, " [", w.n, ", ", w.k, "], ", m, m == 1 ? " token" : " tokens", " of ",
+          w.format.act_bits, " bits: ", impl_->gpu->w6ax->choice({m, w.n, w.k, w.format.act_bits}));
+      if (std::find(lines.begin(), lines.end(), line) == lines.end()) lines.push_back(line);
+    }
+  }
+  return lines;
 }
 
 bool Engine::can_admit(int64_t prompt_tokens, int64_t max_tokens) const {

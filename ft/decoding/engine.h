@@ -77,6 +77,11 @@ class Engine {
   // On a GPU: which tables of measured GEMM choices are in use, or why none; empty on the CPU.
   std::string gemm_note() const;
 
+  // A w6ax model on a GPU: the kernel of each of its products of six-bit weights at one token, at
+  // max_batch and at prefill_tokens, and why: "qkv [12288, 4096], 1 token of 6 bits: stream …
+  // (table)". Layers with the same products have one line. Otherwise empty.
+  std::vector<std::string> gemm_choices() const;
+
   // A slot for a new sequence, whose prompt is prefilled by the next steps. Throws Error{kConfig}
   // if the prompt is empty, holds an id outside the vocabulary, or does not fit in max_len with at
   // least one new token. can_admit says whether a slot and pages for prompt + max_tokens are free

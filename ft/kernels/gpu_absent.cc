@@ -53,6 +53,7 @@ namespace flexq_ft {
 
 std::unique_ptr<GpuGemm> make_gpu_gemm(const GpuGemmLimits&) { gpu::refuse(); }
 size_t gpu_gemm_workspace_bytes(const GpuGemmLimits&) { return 0; }
+std::string explain_w6ax(const flexq_kernels::GemmProblem&) { gpu::refuse(); }
 std::unique_ptr<W6axGemm> make_w6ax_gemm() { gpu::refuse(); }
 size_t w6ax_gemm_workspace_bytes() { return 0; }
 

@@ -93,6 +93,12 @@ class SelectingGemm final : public W6axGemm {
 
 }  // namespace
 
+std::string explain_w6ax(const fk::GemmProblem& problem) {
+  return with_library_errors(ErrorKind::kConfig, [&] {
+    return fk::gpu::device_selector().note() + "\n" + fk::gpu::explain_w6ax(problem);
+  });
+}
+
 std::unique_ptr<W6axGemm> make_w6ax_gemm() {
   return as_errors([] { return std::make_unique<SelectingGemm>(); });
 }

@@ -33,6 +33,11 @@ class W6axGemm {
   virtual std::string table_note() const = 0;
 };
 
+// What the current device has for a problem: the table in use, then the choice and why, the other
+// candidates, and the families that do not take it with the reason; a line each. Sizes that are no
+// problem: Error{kConfig}.
+std::string explain_w6ax(const flexq_kernels::GemmProblem& problem);
+
 // Of the current device.
 std::unique_ptr<W6axGemm> make_w6ax_gemm();
 

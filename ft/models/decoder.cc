@@ -125,13 +125,21 @@ void Decoder::logits(Tensor logits, ConstTensor token_rows, const Watchers& watc
   ctx.mark("lm_head", lm_head_.linear().weight().bytes());
 }
 
-const Linear* Decoder::find_linear(const std::string& name) const {
-  if (lm_head_.linear().weight().name == name) return &lm_head_.linear();
+std::vector<const Linear*> Decoder::linears() const {
+  std::vector<const Linear*> all;
   for (const Layer& layer : layers_) {
     for (const Linear* linear :
          {&layer.attention.qkv(), &layer.attention.o(), &layer.ffn.up(), &layer.ffn.down()}) {
-      if (linear->weight().name == name) return linear;
+      all.push_back(linear);
     }
+  }
+  all.push_back(&lm_head_.linear());
+  return all;
+}
+
+const Linear* Decoder::find_linear(const std::string& name) const {
+  for (const Linear* linear : linears()) {
+    if (linear->weight().name == name) return linear;
   }
   return nullptr;
 }

@@ -41,6 +41,9 @@ class Decoder {
   // logits [rows, vocab] fp32 of the last forward's tokens; token_rows [rows] int32 says which.
   void logits(Tensor logits, ConstTensor token_rows, const Watchers& watchers);
 
+  // All of them: of layer after layer, then the lm_head.
+  std::vector<const Linear*> linears() const;
+
   // Null if there is none of that name.
   const Linear* find_linear(const std::string& name) const;
 

@@ -169,6 +169,27 @@ def measure(
     return rows
 
 
+def explain(
+    shapes: Iterable[Shape], ms: Sequence[int], *, implementations: Sequence[str]
+) -> list[str]:
+    """What the selector says of each product, and of the same without quantised activations.
+
+    Raises DeviceError without a GPU.
+    """
+    from flexq_ft import _native
+
+    lines: list[str] = []
+    for shape in shapes:
+        all_bits = [shape.act_bits] if set(W6AX) & set(implementations) else []
+        all_bits += [16] if "weight-only" in implementations else []
+        for m in ms:
+            for bits in all_bits:
+                text = _native.explain_w6ax(m=m, n=shape.n, k=shape.k, act_bits=bits)
+                note, *mine = text.splitlines()
+                lines += mine if lines else [note, *mine]  # all have the same table
+    return lines
+
+
 def measure_quantizers(shapes: Iterable[Shape], ms: Sequence[int]) -> list[dict[str, Any]]:
     """A row for each depth and m: microseconds of the quantiser alone and inside other ops."""
     from flexq_ft import _native

@@ -19,6 +19,7 @@ Examples:
   flexq-ft bench gemm --m 1,4,8 --save decode.md --plot decode.png
   flexq-ft bench gemm --shapes llama3,4096x14336:a8 --m 512,2048 --sustained 1
   flexq-ft bench gemm --against humming   # after pip install humming-kernels
+  flexq-ft bench gemm --explain --shapes 4096x11008:a8 --m 8
 
 Every kernel of ours is checked against a plain one before it is timed. Weights lie in
 so many copies that none is in the cache when it is read again.
@@ -65,6 +66,12 @@ so many copies that none is in the cache when it is read again.
     help="Also what quantising their activations costs, alone and in other ops.",
 )
 @click.option(
+    "--explain",
+    is_flag=True,
+    panel="Products",
+    help="Time nothing: list what could do each product, why not, and which is chosen.",
+)
+@click.option(
     "--replays",
     type=click.IntRange(min=1),
     default=30,
@@ -99,6 +106,7 @@ def command(
     implementations: str,
     against: tuple[str, ...],
     quantizers: bool,
+    explain: bool,
     replays: int,
     sustained: float,
     table: Path | None,
@@ -124,6 +132,12 @@ def command(
     if not gpus:
         raise DeviceError("there is no GPU to measure on.", hint="flexq-ft doctor")
     gpu = str(gpus[0]["name"])
+    if explain:
+        lines = gemm.explain(weights, ms, implementations=names)
+        for line in lines:
+            console.out(line)
+        console.emit(SCHEMA, config={"gpu": gpu}, results={"explained": lines})
+        return 0
     bandwidth = _native.measure_read_bandwidth(device="cuda", gpu=0)
     console.info(f"{gpu}: {bandwidth / 1e12:.3f} TB/s read")
     found, absent = peers.find(rivals)

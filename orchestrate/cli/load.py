@@ -42,6 +42,8 @@ def load_model(model: Path, options: Mapping[str, Any], *, max_batch: int = 1) -
     )
     if info.gemm_note:
         (console.info if "default" in info.gemm_note else console.detail)(info.gemm_note)
+    for line in info.gemm_choices:
+        console.detail(line)
     return llm
 
 

@@ -131,6 +131,27 @@ def test_a_run_shows_every_shape_and_saves_what_was_asked_for(
     assert table[3] == "4096\t4096\t1\tstream\ttiles=4\t6.00"
 
 
+def test_explain_lists_candidates_and_times_nothing(
+    machine: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    def explain(*, m: int, n: int, k: int, act_bits: int) -> str:
+        return f"a table\n{n}x{k} M={m} a{act_bits}: stream (table)\n  not wgmma: too few\n"
+
+    monkeypatch.setattr(_native, "explain_w6ax", explain)
+    command = ["bench", "gemm", "--explain", "--shapes", "64x128:a8", "--m", "1,8"]
+    assert run_cli(command) == 0
+    assert not machine
+    assert capsys.readouterr().out.splitlines() == [
+        "a table",
+        "64x128 M=1 a8: stream (table)",
+        "  not wgmma: too few",
+        "64x128 M=8 a8: stream (table)",
+        "  not wgmma: too few",
+    ]
+    assert run_cli([*command, "--impl", "weight-only"]) == 0
+    assert "64x128 M=8 a16: stream (table)" in capsys.readouterr().out
+
+
 def test_quantisers_are_measured_at_each_depth_once(
     machine: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ):

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from flexq_ft.orchestrate.cli.console import console
 from flexq_ft.orchestrate.cli.main import VERBS, run_cli
+from tests.orchestrate import fakes
 from tests.orchestrate.fakes import EOS, FakeNative, says
 from tests.orchestrate.schemas import validate
 
@@ -32,6 +34,19 @@ def test_stdout_holds_the_answer_and_nothing_else(use_model: Use, capsys: Captur
     captured = capsys.readouterr()
     assert captured.out == "an answer\n"
     assert "tok/s" in captured.err and "fake" in captured.err
+
+
+def test_the_kernel_of_each_product_is_detail(
+    use_model: Use, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choice = "qkv [96, 64], 1 token of 6 bits: stream kernel=direct (table)"
+    info = replace(fakes.fake_info(), gemm_note="a table", gemm_choices=[choice])
+    monkeypatch.setattr(fakes, "fake_info", lambda **_: info)
+    use_model(says("an answer"))
+    assert run_cli(["run", "m", "question", "-v"]) == 0
+    assert f"a table\n{choice}\n" in capsys.readouterr().err
+    assert run_cli(["run", "m", "question"]) == 0
+    assert choice not in capsys.readouterr().err
 
 
 def test_quiet_leaves_stderr_empty(use_model: Use, capsys: Capture) -> None:

@@ -109,6 +109,24 @@ def test_policy_is_the_folders_unless_given(converted: Converted) -> None:
 
 
 @pytest.mark.parametrize("where", devices())
+def test_an_engine_names_the_kernel_of_each_product(converted: Converted, where: str) -> None:
+    _, folder = converted("llama_gqa")
+    rules = [{"layers": [1], "linear": "o", "act_bits": 16}]
+    policy = {"schema": SCHEMA, "default": 6, "rules": rules}
+    lines = engine_on(where, folder, policy=policy, max_batch=3, prefill_tokens=64).gemm_choices
+    if where == "cpu":
+        assert lines == []
+        return
+    products = [line.split(": ")[0] for line in lines]
+    assert len(set(products)) == len(products)
+    for name, bits in [("qkv", 6), ("o", 6), ("o", 16), ("gate_up", 6), ("down", 6)]:
+        for tokens in ("1 token", "3 tokens", "64 tokens"):
+            of_product = [p for p in products if p.startswith(name + " [")]
+            assert any(p.endswith(f"], {tokens} of {bits} bits") for p in of_product)
+    assert all("weight-only" in line for line in lines if " of 16 bits: " in line)
+
+
+@pytest.mark.parametrize("where", devices())
 def test_last_matching_rule_decides_one_linear(converted: Converted, where: str) -> None:
     _, folder = converted("llama_gqa")
     rules = [

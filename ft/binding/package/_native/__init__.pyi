@@ -116,6 +116,9 @@ def measure_w6ax(
     replays: int = 30,
     sustained_s: float = 0.0,
 ) -> _W6axRow: ...
+def explain_w6ax(*, m: int, n: int, k: int, act_bits: int) -> str:
+    """The kernel of the current GPU for a product, why, and what else there is; a line each."""
+
 def measure_quantizers(
     *, m: int, k: int, act_bits: int, launches: int = 200, replays: int = 20
 ) -> dict[str, float]: ...
@@ -242,6 +245,10 @@ class Engine:
     @property
     def gemm_note(self) -> str:
         """On a GPU: which measured choices of products are in use; empty on the CPU."""
+
+    @property
+    def gemm_choices(self) -> list[str]:
+        """A w6ax model on a GPU: the kernel of each product and why, a line each; else empty."""
 
     @property
     def threads(self) -> int: ...
