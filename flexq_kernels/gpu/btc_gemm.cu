@@ -273,18 +273,17 @@ void launch_btc(const BtcArgs& args, const GemmProblem& problem, const Launch& l
 
 std::string btc_why_not(const GemmProblem& problem, const Device& device) {
   constexpr int64_t kMostM = int64_t{65535} * kMostTokens;
-  if (device.capability() < 80) {
-    return detail::join(problem, ": binary products need compute capability 8.0, this GPU has ",
-                        device.major, ".", device.minor);
+  std::string reason = why_not_bits(problem);
+  if (reason.empty()) reason = why_not_device(device);
+  if (reason.empty() && problem.m > kMostM) {
+    reason = detail::join("it takes up to ", kMostM, " tokens, not ", problem.m);
   }
-  if (problem.m > kMostM) return detail::join(problem, ": m must be at most ", kMostM);
-  return {};
+  return reason;
 }
 
 void btc_gemm(const Output& y, const BtcActivations& x, const BtcWeight& w,
               const GemmProblem& problem, const Launch& launch) {
-  check_problem(problem, btc_why_not);
-  if (problem.m == 0) return;
+  if (!has_work(problem, btc_why_not)) return;
   check_output(y);
   launch_btc<false>(
       {y, nullptr, x, w, problem.m, problem.n, static_cast<int>(group_count(problem.k))}, problem,
@@ -293,8 +292,7 @@ void btc_gemm(const Output& y, const BtcActivations& x, const BtcWeight& w,
 
 void btc_group_sums(int32_t* sums, const BtcActivations& x, const BtcWeight& w,
                     const GemmProblem& problem, const Launch& launch) {
-  check_problem(problem, btc_why_not);
-  if (problem.m == 0) return;
+  if (!has_work(problem, btc_why_not)) return;
   check_pointer(sums, "group sums");
   launch_btc<true>({{}, sums, x, w, problem.m, problem.n, static_cast<int>(group_count(problem.k))},
                    problem, launch);

@@ -113,6 +113,8 @@ bool needs_workspace(const Candidate& candidate) {
 
 void gemm_w6ax(const Output& y, const Activations& a, const Weight& w, const GemmProblem& problem,
                const Candidate& candidate, void* workspace, const Launch& launch) {
+  problem.validate();
+  if (problem.m == 0) return;
   if (const auto* config = std::get_if<WgmmaConfig>(&candidate)) {
     wgmma_gemm(y, a, w, problem, *config, workspace, launch);
   } else if (const auto* config = std::get_if<StreamConfig>(&candidate)) {
@@ -124,6 +126,8 @@ void gemm_w6ax(const Output& y, const Activations& a, const Weight& w, const Gem
 
 void group_sums_w6ax(int32_t* sums, const Activations& a, const Weight& w,
                      const GemmProblem& problem, const Candidate& candidate, const Launch& launch) {
+  problem.validate();
+  if (problem.m == 0) return;
   with_family(candidate, [&](auto family, const auto& config) {
     family.group_sums(sums, a, w, problem, config, launch);
   });

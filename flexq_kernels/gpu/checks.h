@@ -36,18 +36,34 @@ inline void check_output(const Output& y) {
   if (y.residual != nullptr) check_pointer(y.residual, "residual");
 }
 
+// Reasons not to take a problem, of several families; empty where there is none.
+inline std::string why_not_bits(const GemmProblem& problem) {
+  if (problem.act_bits == 6 || problem.act_bits == 8) return {};
+  return detail::join("its activations have 6 or 8 bits, not ", problem.act_bits);
+}
+
+inline std::string why_not_device(const Device& device) {
+  if (device.capability() >= 80) return {};
+  return detail::join("it needs compute capability 8.0, and this GPU has ", device.major, ".",
+                      device.minor);
+}
+
 // Sizes and bits of a quantised product.
 inline void check_problem(const GemmProblem& problem) {
   problem.validate();
-  FLEXQ_CHECK(problem.act_bits < 16, problem, ": the GPU kernels take 6- and 8-bit activations");
+  const std::string reason = why_not_bits(problem);
+  FLEXQ_CHECK(reason.empty(), problem, ": ", reason);
 }
 
-// The same, and that the family takes it.
-inline void check_problem(const GemmProblem& problem,
-                          std::string (*why_not)(const GemmProblem&, const Device&)) {
-  check_problem(problem);
+// False for a product without tokens, whose operands nobody looks at. Throws for sizes and bits
+// that are none, and what the family does not take.
+inline bool has_work(const GemmProblem& problem,
+                     std::string (*why_not)(const GemmProblem&, const Device&)) {
+  problem.validate();
+  if (problem.m == 0) return false;
   const std::string reason = why_not(problem, current_device());
-  FLEXQ_CHECK(reason.empty(), reason);
+  FLEXQ_CHECK(reason.empty(), problem, ": ", reason);
+  return true;
 }
 
 }  // namespace flexq_kernels::gpu

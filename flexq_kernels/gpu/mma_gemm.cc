@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <sstream>
 
-#include "flexq_kernels/check.h"
+#include "flexq_kernels/gpu/checks.h"
 
 namespace flexq_kernels::gpu {
 
@@ -60,21 +60,13 @@ bool mma_has_config(const MmaConfig& config, const Device& device) {
 
 std::string mma_why_not(const GemmProblem& problem, const Device& device) {
   problem.validate();
-  if (problem.act_bits != 6 && problem.act_bits != 8) {
-    return detail::join("its activations have 6 or 8 bits, not ", problem.act_bits);
+  std::string reason = why_not_bits(problem);
+  if (reason.empty()) reason = why_not_device(device);
+  if (reason.empty() && (problem.m > kMostRows || problem.n > kMostRows ||
+                         blocks(problem.m, 64) * blocks(problem.n, 128) > kMostRows)) {
+    reason = "too many tiles";
   }
-  if (device.capability() < 80) {
-    return detail::join("it needs compute capability 8.0, and this GPU has ", device.major, ".",
-                        device.minor);
-  }
-  if (problem.m < 1 || problem.n < 1) {
-    return detail::join("it needs at least one token and one row: ", problem);
-  }
-  if (problem.m > kMostRows || problem.n > kMostRows ||
-      blocks(problem.m, 64) * blocks(problem.n, 128) > kMostRows) {
-    return detail::join("too many tiles: ", problem);
-  }
-  return "";
+  return reason;
 }
 
 std::vector<MmaConfig> mma_configs(const GemmProblem& problem, const Device& device) {

@@ -15,8 +15,6 @@ constexpr int kBandTokens = 2048;  // whose codes stay in the L2 cache beside th
 
 MmaParams make_params(const Activations& x, const Weight& w, const GemmProblem& problem,
                       const MmaConfig& config) {
-  const std::string why_not = mma_why_not(problem, current_device());
-  FLEXQ_CHECK(why_not.empty(), "mma GEMM: ", why_not);
   FLEXQ_CHECK(x.order == CodeOrder::kNatural, "mma GEMM takes codes in natural order: ", problem);
   FLEXQ_CHECK(mma_has_config(config, current_device()), "mma GEMM has no config ", config,
               " on this GPU");
@@ -58,6 +56,7 @@ void launch(const MmaParams& params, const MmaConfig& config, const Launch& how)
 
 void mma_gemm(const Output& y, const Activations& x, const Weight& w, const GemmProblem& problem,
               const MmaConfig& config, const Launch& how) {
+  if (!has_work(problem, mma_why_not)) return;
   check_output(y);
   MmaParams params = make_params(x, w, problem, config);
   params.y.values = y.values;
@@ -69,6 +68,7 @@ void mma_gemm(const Output& y, const Activations& x, const Weight& w, const Gemm
 
 void mma_group_sums(int32_t* sums, const Activations& x, const Weight& w,
                     const GemmProblem& problem, const MmaConfig& config, const Launch& how) {
+  if (!has_work(problem, mma_why_not)) return;
   check_pointer(sums, "group sums");
   MmaParams params = make_params(x, w, problem, config);
   params.sums = sums;

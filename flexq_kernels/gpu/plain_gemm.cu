@@ -89,22 +89,20 @@ void launch_plain(const PlainArgs& args, const GemmProblem& problem, const Launc
 
 std::string plain_why_not(const GemmProblem& problem, const Device&) {
   constexpr int64_t kMostN = kMostBlocksY * kBlockThreads;
-  if (problem.n <= kMostN) return {};
-  return detail::join(problem, ": n must be at most ", kMostN);
+  if (problem.n <= kMostN) return why_not_bits(problem);
+  return detail::join("it takes n up to ", kMostN, ", not ", problem.n);
 }
 
 void plain_gemm(const Output& y, const Activations& x, const Weight& w, const GemmProblem& problem,
                 const Launch& launch) {
-  check_problem(problem, plain_why_not);
-  if (problem.m == 0) return;
+  if (!has_work(problem, plain_why_not)) return;
   check_output(y);
   launch_plain({y, nullptr, x, w, problem.n, group_count(problem.k)}, problem, launch);
 }
 
 void plain_group_sums(int32_t* sums, const Activations& x, const Weight& w,
                       const GemmProblem& problem, const Launch& launch) {
-  check_problem(problem, plain_why_not);
-  if (problem.m == 0) return;
+  if (!has_work(problem, plain_why_not)) return;
   check_pointer(sums, "group sums");
   launch_plain({{}, sums, x, w, problem.n, group_count(problem.k)}, problem, launch);
 }

@@ -5,7 +5,7 @@
 #include <sstream>
 #include <stdexcept>
 
-#include "flexq_kernels/check.h"
+#include "flexq_kernels/gpu/checks.h"
 
 namespace flexq_kernels::gpu {
 
@@ -83,8 +83,7 @@ Selector::Selector(const Device& device, const std::string& table) : device_(dev
 }
 
 Choice Selector::choose(const GemmProblem& problem) const {
-  problem.validate();
-  FLEXQ_CHECK(problem.act_bits < 16, problem, ": a W6Ax product has activations of 6 or 8 bits");
+  check_problem(problem);
   const std::lock_guard<std::mutex> lock(mutex_);
   const std::tuple<int64_t, int64_t, int64_t> key{problem.n, problem.k, problem.m};
   auto found = chosen_.find(key);

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstdio>
 
-#include "flexq_kernels/check.h"
+#include "flexq_kernels/gpu/checks.h"
 #include "flexq_kernels/gpu/stream_gemm_args.h"
 
 namespace flexq_kernels::gpu {
@@ -46,25 +46,15 @@ const char* name_of(StreamKernel kernel) {
 }
 
 void check_operands(const Activations& x, const Weight& w, const GemmProblem& problem) {
-  const auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
   FLEXQ_CHECK(x.order == CodeOrder::kFragment, problem,
               ": activation codes in natural order; the stream family takes CodeOrder::kFragment");
-  FLEXQ_CHECK(x.codes != nullptr && x.scales != nullptr && aligned(x.codes) && aligned(x.scales),
-              problem, ": activations must be on 16-byte boundaries, codes ",
-              static_cast<const void*>(x.codes), ", scales ", x.scales);
-  FLEXQ_CHECK(x.scale_stride >= problem.m && x.scale_stride % 4 == 0, problem,
+  check_activations(x, problem);
+  constexpr int64_t kMostScales = INT32_MAX;  // offsets into them have 32 bits
+  FLEXQ_CHECK(x.scale_stride <= kMostScales / group_count(problem.k), problem,
               ": activation scales with stride ", x.scale_stride,
-              ", which must be a multiple of 4 and at least m");
-  FLEXQ_CHECK(w.codes != nullptr && w.scales != nullptr && aligned(w.codes) && aligned(w.scales),
-              problem, ": weights must be on 16-byte boundaries, codes ",
-              static_cast<const void*>(w.codes), ", scales ", w.scales);
-}
-
-void check_output(const Output& y, const GemmProblem& problem) {
-  const auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
-  FLEXQ_CHECK(y.values != nullptr && aligned(y.values) && aligned(y.bias) && aligned(y.residual),
-              problem, ": output at ", y.values, ", bias at ", y.bias, ", residual at ", y.residual,
-              "; all must be on 16-byte boundaries");
+              "; the stream family takes up to ", kMostScales / group_count(problem.k),
+              " for so many groups");
+  check_weight(w);
 }
 
 void launch_stream(const Output& y, int32_t* sums, const Activations& x, const Weight& w,
@@ -82,14 +72,6 @@ void launch_stream(const Output& y, int32_t* sums, const Activations& x, const W
   const bool launched = config.kernel == kWide ? launch_stream_wide(args, config, launch)
                                                : launch_stream_narrow(args, config, launch);
   FLEXQ_CHECK(launched, problem, ": no kernel for ", config);
-}
-
-bool check_problem(const GemmProblem& problem) {
-  problem.validate();
-  if (problem.m == 0) return false;
-  const std::string why = stream_why_not(problem, current_device());
-  FLEXQ_CHECK(why.empty(), why);
-  return true;
 }
 
 }  // namespace
@@ -116,20 +98,15 @@ std::optional<StreamConfig> parse_stream_config(const std::string& text) {
 }
 
 std::string stream_why_not(const GemmProblem& problem, const Device& device) {
-  if (problem.act_bits != 6 && problem.act_bits != 8) {
-    return detail::join(problem, ": the stream family takes 6- and 8-bit activations");
+  std::string reason = why_not_bits(problem);
+  if (reason.empty()) reason = why_not_device(device);
+  if (reason.empty() && problem.m > kStreamMaxTokens) {
+    reason = detail::join("it takes up to ", kStreamMaxTokens, " tokens, not ", problem.m);
   }
-  if (problem.m > kStreamMaxTokens) {
-    return detail::join(problem, ": the stream family takes up to ", kStreamMaxTokens, " tokens");
+  if (reason.empty() && problem.k > kMaxK) {
+    reason = detail::join("it takes k up to ", kMaxK, ", not ", problem.k);
   }
-  if (problem.k > kMaxK) {
-    return detail::join(problem, ": the stream family takes k up to ", kMaxK);
-  }
-  if (device.capability() < 80) {
-    return detail::join(problem, ": the stream family needs compute capability 8.0, not ",
-                        device.major, ".", device.minor);
-  }
-  return "";
+  return reason;
 }
 
 std::vector<StreamConfig> stream_configs(const GemmProblem& problem, const Device& device) {
@@ -152,18 +129,18 @@ std::vector<StreamConfig> stream_configs(const GemmProblem& problem, const Devic
 
 void stream_gemm(const Output& y, const Activations& x, const Weight& w, const GemmProblem& problem,
                  const StreamConfig& config, const Launch& launch) {
-  if (!check_problem(problem)) return;
+  if (!has_work(problem, stream_why_not)) return;
   check_operands(x, w, problem);
-  check_output(y, problem);
+  check_output(y);
   launch_stream(y, nullptr, x, w, problem, config, launch);
 }
 
 void stream_group_sums(int32_t* sums, const Activations& x, const Weight& w,
                        const GemmProblem& problem, const StreamConfig& config,
                        const Launch& launch) {
-  if (!check_problem(problem)) return;
+  if (!has_work(problem, stream_why_not)) return;
   check_operands(x, w, problem);
-  FLEXQ_CHECK(sums != nullptr, problem, ": no memory for group sums");
+  check_pointer(sums, "group sums");
   launch_stream({}, sums, x, w, problem, config, launch);
 }
 

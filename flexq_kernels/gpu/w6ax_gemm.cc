@@ -14,7 +14,7 @@ namespace {
 std::vector<WeightOnlyConfig> w6a16_configs(GemmProblem problem) {
   problem.m = std::min(problem.m, kWeightOnlyMaxTokens);
   const std::string why = weight_only_why_not(problem, current_device());
-  FLEXQ_CHECK(why.empty(), why);
+  FLEXQ_CHECK(why.empty(), problem, ": ", why);
   return weight_only_configs(problem, current_device());
 }
 

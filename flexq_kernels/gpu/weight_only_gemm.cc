@@ -62,20 +62,15 @@ std::optional<WeightOnlyConfig> parse_weight_only_config(const std::string& text
 
 std::string weight_only_why_not(const GemmProblem& problem, const Device& device) {
   if (problem.act_bits != 16) {
-    return detail::join(problem, ": the weight-only family takes 16-bit activations");
+    return detail::join("its activations have 16 bits, not ", problem.act_bits);
   }
   if (problem.m > kWeightOnlyMaxTokens) {
-    return detail::join(problem, ": the weight-only family takes up to ", kWeightOnlyMaxTokens,
-                        " tokens");
+    return detail::join("it takes up to ", kWeightOnlyMaxTokens, " tokens, not ", problem.m);
   }
   if (problem.k > kWeightOnlyMaxDepth) {
-    return detail::join(problem, ": the weight-only family takes k up to ", kWeightOnlyMaxDepth);
+    return detail::join("it takes k up to ", kWeightOnlyMaxDepth, ", not ", problem.k);
   }
-  if (device.capability() < 80) {
-    return detail::join(problem, ": the weight-only family needs compute capability 8.0, not ",
-                        device.major, ".", device.minor);
-  }
-  return "";
+  return why_not_device(device);
 }
 
 std::vector<WeightOnlyConfig> weight_only_configs(const GemmProblem& problem,
@@ -95,10 +90,7 @@ std::vector<WeightOnlyConfig> weight_only_configs(const GemmProblem& problem,
 void weight_only_gemm(const Output& y, const FloatActivations& x, const Weight& w,
                       const GemmProblem& problem, const WeightOnlyConfig& config,
                       const Launch& launch) {
-  problem.validate();
-  if (problem.m == 0) return;
-  const std::string why = weight_only_why_not(problem, current_device());
-  FLEXQ_CHECK(why.empty(), why);
+  if (!has_work(problem, weight_only_why_not)) return;
   FLEXQ_CHECK(is_half(x.type), problem, ": activations must be fp16 or bf16, not fp32");
   FLEXQ_CHECK(y.type == FloatType::kFp32 || y.type == x.type, problem,
               ": the output must be fp32 or of the type of the activations");

@@ -430,11 +430,12 @@ TEST(what_is_not_taken) {
   device.major = 8;
   EXPECT_EQ(stream_why_not({32, 7, 100, 6}, device), "");
   EXPECT(stream_why_not({33, 7, 100, 6}, device).find("up to 32 tokens") != std::string::npos);
-  EXPECT(stream_why_not({1, 7, 100, 16}, device).find("6- and 8-bit") != std::string::npos);
+  EXPECT(stream_why_not({1, 7, 100, 16}, device).find("6 or 8 bits, not 16") != std::string::npos);
   EXPECT(stream_configs({33, 7, 100, 6}, device).empty());
   EXPECT(stream_why_not({1, 7, (1 << 25) + 1, 6}, device).find("k up to") != std::string::npos);
   device.major = 7;
-  EXPECT(stream_why_not({1, 7, 100, 6}, device).find("8.0, not 7.0") != std::string::npos);
+  EXPECT(stream_why_not({1, 7, 100, 6}, device).find("8.0, and this GPU has 7.0") !=
+         std::string::npos);
   if (no_gpu()) return;
   const HostWeight w(16, 128, Values::kRandom, 1);
   const GpuWeight w_gpu(w, 16);
@@ -454,6 +455,10 @@ TEST(what_is_not_taken) {
   a = x_gpu.get();
   a.scale_stride = 3;
   EXPECT_THROW(launch(a, problem, config), std::invalid_argument, "stride 3");
+  // No kernel runs: memory for so many scales is not needed.
+  a.scale_stride = int64_t{1} << 30;
+  EXPECT_THROW(launch(a, {4, 16, 300, 6}, config), std::invalid_argument,
+               "stride 1073741824; the stream family takes up to 715827882");
   EXPECT_THROW(launch(x_gpu.get(), {33, 16, 128, 6}, config), std::invalid_argument, "m=33");
   StreamConfig other = config;
   other.tiles = 5;
@@ -462,4 +467,5 @@ TEST(what_is_not_taken) {
   other.stages = 40;
   EXPECT_THROW(launch(x_gpu.get(), problem, other), std::invalid_argument, "stages=40");
   launch(x_gpu.get(), {0, 16, 128, 6}, config);  // nothing to do
+  stream_gemm({}, {}, {}, {0, 16, 128, 6}, config, plain());
 }

@@ -420,6 +420,29 @@ TEST(what_is_refused) {
   EXPECT_THROW(
       gpu::quantize_activations({}, y.values.data(), FloatType::kFp32, 2, 128, 7, plain_launch()),
       std::invalid_argument, "act_bits");
-  gpu::plain_gemm({}, {}, {}, {0, 16, 128, 8}, plain_launch());  // no tokens: nothing to do
   gpu::quantize_activations({}, nullptr, FloatType::kFp32, 0, 128, 8, plain_launch());
+}
+
+TEST(no_tokens_are_no_work_for_any_kernel) {
+  if (nothing_to_test()) return;
+  const GemmProblem none{0, 16, 128, 8};
+  gpu::plain_gemm({}, {}, {}, none, plain_launch());
+  gpu::plain_group_sums(nullptr, {}, {}, none, plain_launch());
+  gpu::btc_gemm({}, {}, {}, none, plain_launch());
+  gpu::btc_group_sums(nullptr, {}, {}, none, plain_launch());
+  for (const gpu::Candidate& one : gpu::candidates({1, 16, 128, 8}, gpu::current_device())) {
+    gpu::gemm_w6ax({}, {}, {}, none, one, nullptr, plain_launch());
+    gpu::group_sums_w6ax(nullptr, {}, {}, none, one, plain_launch());
+  }
+}
+
+TEST(all_kernels_refuse_floats_in_the_same_words) {
+  if (nothing_to_test()) return;
+  const GemmProblem floats{2, 16, 128, 16};
+  for (const Implementation& kernel : implementations()) {
+    const std::string why = kernel.why_not(floats, gpu::current_device());
+    EXPECT_EQ(why, std::string("its activations have 6 or 8 bits, not 16"));
+  }
+  EXPECT_EQ(gpu::plain_why_not(floats, gpu::current_device()),
+            std::string("its activations have 6 or 8 bits, not 16"));
 }
