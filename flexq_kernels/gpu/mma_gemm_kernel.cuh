@@ -11,6 +11,7 @@
 // so that ldmatrix, which reads one chunk of eight tokens, meets every bank once.
 #pragma once
 
+#include "flexq_kernels/gpu/async_copy.cuh"
 #include "flexq_kernels/gpu/dependent_launch.cuh"
 #include "flexq_kernels/gpu/int6.cuh"
 #include "flexq_kernels/gpu/store_tile.cuh"
@@ -47,30 +48,6 @@ struct MmaShared {
 
 // ---- Copies ----
 
-// Zeros where the source is not there.
-template <int kBytes>
-__device__ __forceinline__ void copy_async(unsigned char* to, const void* from, bool there) {
-  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-  if constexpr (kBytes == 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from),
-                 "r"(there ? 16 : 0)
-                 : "memory");
-  } else {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(from),
-                 "n"(kBytes), "r"(there ? kBytes : 0)
-                 : "memory");
-  }
-}
-
-__device__ __forceinline__ void commit_copies() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-template <int kLeft>
-__device__ __forceinline__ void wait_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
-}
-
 // What a thread copies of each group: of row tile `warp` three times 16 bytes; chunk thread % 8 of
 // tokens thread / 8, that + 32, …; the scale of one token, or of eight rows.
 template <int kTokens, int kStages>
@@ -103,26 +80,29 @@ struct MmaCopies {
     const uint8_t* const from_weight = weight + static_cast<int64_t>(group) * kTileBytes;
 #pragma unroll
     for (int i = 0; i < 3; ++i) {
-      copy_async<16>(to_weight + 512 * i, from_weight + 512 * i, row_tile_exists);
+      copy_async_or_zero<16>(shared_address(to_weight + 512 * i), from_weight + 512 * i,
+                             row_tile_exists);
     }
     unsigned char* const to_codes =
         stage + thread / 8 * kGroupSize + (thread % 8 ^ thread / 8 % 8) * 16;
     const int8_t* from_codes = codes + static_cast<int64_t>(group) * kGroupSize;
 #pragma unroll
     for (int i = 0; i < kTokens / 32; ++i) {
-      copy_async<16>(to_codes + 32 * i * kGroupSize, from_codes, 32 * i < tokens_left);
+      copy_async_or_zero<16>(shared_address(to_codes + 32 * i * kGroupSize), from_codes,
+                             32 * i < tokens_left);
       if (32 * (i + 1) < tokens_left) from_codes += 32 * token_pitch;
     }
     if (thread < kTokens) {
       const bool there = tokens + thread < p.y.m;
-      copy_async<4>(stage + Shared::kScalesAt + 4 * thread,
-                    p.x.scales + group * p.x.scale_stride + (there ? tokens + thread : 0), there);
+      copy_async_or_zero<4>(shared_address(stage + Shared::kScalesAt + 4 * thread),
+                            p.x.scales + group * p.x.scale_stride + (there ? tokens + thread : 0),
+                            there);
     } else if (thread < kTokens + 16) {
       const int i = thread - kTokens, row_tile = rows / kTileRows + i / 2;
       const bool there = row_tile * kTileRows < p.y.n;
       const int64_t from = static_cast<int64_t>(there ? row_tile : 0) * p.groups + group;
-      copy_async<16>(stage + Shared::kWeightScalesAt + 16 * i,
-                     p.w.scales + from * kTileRows + i % 2 * 8, there);
+      copy_async_or_zero<16>(shared_address(stage + Shared::kWeightScalesAt + 16 * i),
+                             p.w.scales + from * kTileRows + i % 2 * 8, there);
     }
   }
 };

@@ -1,16 +1,14 @@
-// How weights come from memory: loads, and copies into shared memory; one instruction each
-// (PTX ISA).
+// How weights come from memory, and what the blocks of a cluster have of each other; one
+// instruction each (PTX ISA). Copies into shared memory: async_copy.cuh.
 #pragma once
 
 #include <cuda_fp16.h>
 
 #include <cstdint>
 
-namespace flexq_kernels::gpu {
+#include "flexq_kernels/gpu/async_copy.cuh"
 
-__device__ __forceinline__ uint32_t shared_address(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
+namespace flexq_kernels::gpu {
 
 // Weights pass through once: they must not push out of L2 what is read again.
 __device__ __forceinline__ uint64_t stream_once_policy() {
@@ -34,26 +32,6 @@ __device__ __forceinline__ __half load_weight_scale(const void* from) {
   return __ushort_as_half(v);
 }
 
-// ---- cp.async: by every lane, 16 bytes each ----
-
-__device__ __forceinline__ void copy_async(uint32_t to, const void* from, uint64_t policy) {
-  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-               "l"(policy)
-               : "memory");
-}
-
-__device__ __forceinline__ void copy_async(uint32_t to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-}
-
-__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;"); }
-
-// Until no more than kLeft of this thread's groups of copies are under way.
-template <int kLeft>
-__device__ __forceinline__ void wait_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
-}
-
 // ---- clusters ----
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 
@@ -72,7 +50,7 @@ __device__ __forceinline__ void load_cluster_floats(float (&v)[4], uint32_t from
 }
 
 // Of all threads of the cluster; what each wrote before is seen by all after.
-__device__ __forceinline__ void cluster_sync() {
+__device__ __forceinline__ void cluster_sync_release_acquire() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }

@@ -10,12 +10,10 @@
 // some elements and adds their eight chains.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <algorithm>
 
 #include "flexq_kernels/gpu/dependent_launch.cuh"
+#include "flexq_kernels/gpu/output.cuh"
 #include "flexq_kernels/gpu/stream_gemm_args.h"
 #include "flexq_kernels/gpu/stream_gemm_copy.cuh"
 #include "flexq_kernels/gpu/tile_product.cuh"
@@ -41,8 +39,8 @@ struct StreamElement {
 };
 
 template <typename T>
-__device__ __forceinline__ float widen(const void* values, int64_t at) {
-  return static_cast<float>(static_cast<const T*>(values)[at]);
+__device__ __forceinline__ float widened_at(const void* values, int64_t at) {
+  return widened(static_cast<const T*>(values)[at]);
 }
 
 // What can be read before the sums are there.
@@ -53,18 +51,19 @@ __device__ __forceinline__ StreamElement open_element(const StreamArgs& args, in
   e.at = int64_t{token} * args.n + row;
   if (args.y.bias != nullptr) e.bias = args.y.bias[row];
   if (args.y.residual != nullptr) {
-    e.residual = args.y.type == FloatType::kFp32   ? widen<float>(args.y.residual, e.at)
-                 : args.y.type == FloatType::kFp16 ? widen<__half>(args.y.residual, e.at)
-                                                   : widen<__nv_bfloat16>(args.y.residual, e.at);
+    e.residual = args.y.type == FloatType::kFp32 ? widened_at<float>(args.y.residual, e.at)
+                 : args.y.type == FloatType::kFp16
+                     ? widened_at<__half>(args.y.residual, e.at)
+                     : widened_at<__nv_bfloat16>(args.y.residual, e.at);
   }
   return e;
 }
 
 template <typename T>
 __device__ __forceinline__ void store_as(const Output& y, const StreamElement& e, float value) {
-  T rounded = static_cast<T>(value);
-  if (y.residual != nullptr) rounded = static_cast<T>(static_cast<float>(rounded) + e.residual);
-  static_cast<T*>(y.values)[e.at] = rounded;
+  T out = rounded<T>(value);
+  if (y.residual != nullptr) out = rounded<T>(widened(out) + e.residual);
+  static_cast<T*>(y.values)[e.at] = out;
 }
 
 __device__ __forceinline__ void close_element(const StreamArgs& args, const StreamElement& e,

@@ -197,12 +197,12 @@ class WideBlock {
   // Each block of a cluster stores some tokens.
   __device__ __forceinline__ void finish() const {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    if (args_.split == 2) cluster_sync();
+    if (args_.split == 2) cluster_sync_release_acquire();
 #endif
 #pragma unroll 1
     for (int c = rank_; c < kTokenTiles && warp_ < tiles_.count; c += args_.split) store(c);
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    if (args_.split == 2) cluster_sync();  // the other has read this one's
+    if (args_.split == 2) cluster_sync_release_acquire();  // the other has read this one's
 #endif
   }
 

@@ -20,6 +20,8 @@ enum class Layout : uint8_t {
 
 enum class Scheme : uint8_t { kFloat, kW8A16, kW8A8, kW6Ax };
 
+constexpr bool is_w8(Scheme scheme) { return scheme == Scheme::kW8A16 || scheme == Scheme::kW8A8; }
+
 // int8_mode is FasterTransformer's number for a scheme; it lives at the edges (INI, CLI) only.
 int int8_mode(Scheme scheme);
 bool scheme_of_int8_mode(int mode, Scheme* out);

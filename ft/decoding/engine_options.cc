@@ -32,8 +32,7 @@ void check_at_least_one(const char* name, int64_t value) {
 
 Scheme resolve_scheme(const EngineOptions& asked, const ModelFolder& folder) {
   const Scheme scheme = asked.scheme.value_or(folder.scheme);
-  const bool quantised_at_load =
-      folder.scheme == Scheme::kFloat && (scheme == Scheme::kW8A16 || scheme == Scheme::kW8A8);
+  const bool quantised_at_load = folder.scheme == Scheme::kFloat && is_w8(scheme);
   if (scheme == folder.scheme || quantised_at_load || asked.synthetic_weights) return scheme;
   refuse(detail::join("scheme ", scheme, " was asked for, and ", folder.path, " holds ",
                       folder.scheme, " weights"),

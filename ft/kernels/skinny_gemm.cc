@@ -7,8 +7,6 @@ namespace flexq_ft::gpu {
 
 namespace {
 
-bool int8_weight(Scheme scheme) { return scheme == Scheme::kW8A16 || scheme == Scheme::kW8A8; }
-
 int token_tiles(int64_t m) { return m <= 8 ? 1 : m <= 16 ? 2 : m <= 32 ? 4 : 8; }
 
 // Rows and stages that are compiled, by token tiles, as launch_skinny_all() lists them.
@@ -37,7 +35,7 @@ bool skinny_gemm_takes(const GemmProblem& p) {
                          ? p.dtype == DataType::kInt8
                          : (p.scheme == Scheme::kFloat || p.scheme == Scheme::kW8A16) &&
                                (p.dtype == DataType::kFp16 || p.dtype == DataType::kBf16);
-  const int64_t multiple = int8_weight(p.scheme) ? 16 : 8;
+  const int64_t multiple = is_w8(p.scheme) ? 16 : 8;
   // Pieces of 16 bytes are counted in 32 bits, over the whole weight too.
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
   return types && !p.rounded && p.m >= 1 && p.m <= kSkinnyMaxTokens && p.n >= 1 &&
@@ -61,7 +59,7 @@ std::vector<SkinnyConfig> skinny_configs(const GemmProblem& problem) {
 SkinnyConfig skinny_default(const GemmProblem& problem, int multiprocessors) {
   FLEXQ_FT_CHECK(skinny_gemm_takes(problem), problem.scheme, " m ", problem.m, " n ", problem.n,
                  " k ", problem.k);
-  const int64_t w_bytes = int8_weight(problem.scheme) ? 1 : 2;
+  const int64_t w_bytes = is_w8(problem.scheme) ? 1 : 2;
   const int64_t x_bytes = problem.scheme == Scheme::kW8A8 ? 1 : 2;
   const int tiles = token_tiles(problem.m);
   SkinnyConfig config;
@@ -114,7 +112,7 @@ void invokeSkinnyGemm(Tensor y, ConstTensor x, ConstTensor w, Scheme scheme,
                  " w ", w.shape());
   FLEXQ_FT_CHECK_EQ(w.dim(1), problem.k, "k of w and x");
   FLEXQ_FT_CHECK_EQ(y.shape(), (Shape{problem.m, problem.n}), "y");
-  FLEXQ_FT_CHECK_EQ(w.dtype(), int8_weight(scheme) ? DataType::kInt8 : x.dtype(), "w");
+  FLEXQ_FT_CHECK_EQ(w.dtype(), is_w8(scheme) ? DataType::kInt8 : x.dtype(), "w");
   FLEXQ_FT_CHECK_EQ(y.dtype(), scheme == Scheme::kW8A8 ? DataType::kInt32 : DataType::kFp32, "y");
   FLEXQ_FT_CHECK(
       y.device() == Device::kCuda && x.device() == Device::kCuda && w.device() == Device::kCuda,

@@ -13,8 +13,6 @@ using detail::join;
 
 namespace {
 
-bool is_w8(Scheme scheme) { return scheme == Scheme::kW8A16 || scheme == Scheme::kW8A8; }
-
 void check_device(const LoadOptions& options) {
   if (options.device == Device::kCpu || options.dtype != DataType::kFp32) return;
   throw Error(ErrorKind::kConfig, "a GPU computes in fp16 or bf16, and fp32 was asked for", {},

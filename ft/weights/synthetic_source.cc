@@ -16,8 +16,6 @@ constexpr float kSqrt3 = 1.7320508f;  // a uniform number's largest, over its de
 constexpr float kNormSpread = 0.05f;
 constexpr float kBiasSpread = 0.01f;
 
-bool is_w8(Scheme scheme) { return scheme == Scheme::kW8A16 || scheme == Scheme::kW8A8; }
-
 // FNV-1a: the key of a weight's numbers.
 uint64_t key_of(const std::string& name) {
   uint64_t hash = 1469598103934665603u;

@@ -5,40 +5,37 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "flexq_kernels/gpu/gemm.h"
 
 namespace flexq_kernels::gpu {
 
 template <typename T>
-struct OutputValue;
+__device__ __forceinline__ T rounded(float value) {
+  if constexpr (std::is_same_v<T, float>) {
+    return value;
+  } else if constexpr (std::is_same_v<T, __half>) {
+    return __float2half_rn(value);
+  } else {
+    static_assert(std::is_same_v<T, __nv_bfloat16>);
+    return __float2bfloat16_rn(value);
+  }
+}
 
-template <>
-struct OutputValue<float> {
-  static __device__ __forceinline__ float round(float x) { return x; }
-  static __device__ __forceinline__ float widen(float x) { return x; }
-};
-template <>
-struct OutputValue<__half> {
-  static __device__ __forceinline__ __half round(float x) { return __float2half_rn(x); }
-  static __device__ __forceinline__ float widen(__half x) { return __half2float(x); }
-};
-template <>
-struct OutputValue<__nv_bfloat16> {
-  static __device__ __forceinline__ __nv_bfloat16 round(float x) { return __float2bfloat16_rn(x); }
-  static __device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
-};
+__device__ __forceinline__ float widened(float value) { return value; }
+__device__ __forceinline__ float widened(__half value) { return __half2float(value); }
+__device__ __forceinline__ float widened(__nv_bfloat16 value) { return __bfloat162float(value); }
 
 // y[at] <- the sum over groups of column `column`.
 template <typename T>
 __device__ __forceinline__ void store_output_as(const Output& y, int64_t at, int64_t column,
                                                 float sum) {
-  using Value = OutputValue<T>;
   if (y.bias != nullptr) sum = __fadd_rn(sum, y.bias[column]);
-  T value = Value::round(sum);
+  T value = rounded<T>(sum);
   if (y.residual != nullptr) {
-    const float residual = Value::widen(static_cast<const T*>(y.residual)[at]);
-    value = Value::round(__fadd_rn(Value::widen(value), residual));
+    const float residual = widened(static_cast<const T*>(y.residual)[at]);
+    value = rounded<T>(__fadd_rn(widened(value), residual));
   }
   static_cast<T*>(y.values)[at] = value;
 }

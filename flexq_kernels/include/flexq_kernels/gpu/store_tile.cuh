@@ -6,12 +6,9 @@
 //                                                       rows of every second token) over all banks
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <cstdint>
-#include <type_traits>
 
+#include "flexq_kernels/gpu/output.cuh"
 #include "flexq_kernels/gpu/store_target.h"
 
 namespace flexq_kernels::gpu {
@@ -22,21 +19,6 @@ template <typename T>
 constexpr int kStorePitch = kStoreBlock + 16 / static_cast<int>(sizeof(T));
 
 constexpr int kStoreBytes = kStoreBlock * kStorePitch<float> * 4;  // the widest type's
-
-template <typename T>
-__device__ __forceinline__ T rounded(float value) {
-  if constexpr (sizeof(T) == 4) {
-    return value;
-  } else if constexpr (std::is_same_v<T, __half>) {
-    return __float2half_rn(value);
-  } else {
-    return __float2bfloat16_rn(value);
-  }
-}
-
-__device__ __forceinline__ float widened(float value) { return value; }
-__device__ __forceinline__ float widened(__half value) { return __half2float(value); }
-__device__ __forceinline__ float widened(__nv_bfloat16 value) { return __bfloat162float(value); }
 
 // Writes a staged block, its first token and row at (token, row) of the result, with so many
 // threads. All of the block was written to shared memory, and a barrier passed, before.
