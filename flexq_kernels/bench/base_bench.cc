@@ -1,7 +1,7 @@
 // How long the quantiser and the binary product take: the median over replays of a graph of
 // dependent launches, random data. The quantiser's input is warm in L2, as behind its producer; the
 // product's weights come from memory (more of them than L2 holds, in turn). Results are checked by
-// test_gpu_w6ax_base.
+// test_gpu_w6ax_packing and test_gpu_w6ax_base.
 #include <cuda_runtime.h>
 
 #include <algorithm>

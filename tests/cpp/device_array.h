@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -38,6 +39,16 @@ inline void end_after(unsigned seconds) {
     _exit(3);
   });
   alarm(seconds);
+}
+
+// With the argument --small tests have fewer and smaller problems, for compute-sanitizer.
+inline bool small() { return has_option("--small"); }
+
+// Every test of a GPU begins with this: true where there is none. The process ends after a minute.
+inline bool nothing_to_test() {
+  if (no_gpu()) return true;
+  static const bool limited = (end_after(small() ? 900 : 60), true);
+  return !limited;
 }
 
 inline cudaStream_t stream() {
@@ -106,5 +117,22 @@ class DeviceArray {
   int64_t count_;
   char* memory_ = nullptr;
 };
+
+// Bit by bit; the first element that differs is named.
+template <typename T>
+void expect_same(const std::vector<T>& got, const std::vector<T>& want, const std::string& what) {
+  if (got.size() == want.size() &&
+      std::memcmp(got.data(), want.data(), got.size() * sizeof(T)) == 0) {
+    return;
+  }
+  for (size_t i = 0; i < want.size(); ++i) {
+    if (std::memcmp(&got[i], &want[i], sizeof(T)) == 0) continue;
+    std::ostringstream out;
+    out << what << ": element " << i << " of " << want.size() << " is " << +got[i] << ", not "
+        << +want[i];
+    report_failure(__FILE__, __LINE__, out.str());
+    return;
+  }
+}
 
 }  // namespace flexq_test

@@ -26,7 +26,7 @@ std::vector<WeightOnlyConfig> configs_of(int64_t m, int64_t n, int64_t k) {
 }  // namespace
 
 TEST(all_sizes_types_and_configs_match_the_cpu) {
-  if (skipped()) return;
+  if (nothing_to_test()) return;
   Worst worst;
   int runs = 0;
   for (const int64_t k : sizes({1, 64, 100, 128, 129, 192, 576, 1000, 1002, 4096}, {192, 1300})) {
@@ -56,7 +56,7 @@ TEST(all_sizes_types_and_configs_match_the_cpu) {
 
 // More row tiles than blocks fit at once, long chains.
 TEST(many_row_tiles) {
-  if (skipped() || small()) return;
+  if (nothing_to_test() || small()) return;
   const int64_t n = 13 * 2112 + 5, k = 384;
   const WeightCase w(n, k, Values::kRandom, 3);
   Worst worst;
@@ -74,7 +74,7 @@ TEST(many_row_tiles) {
 
 // A token with NaN or infinities must not touch its neighbours, also not where their rows meet.
 TEST(nan_and_infinity_stay_in_their_rows) {
-  if (skipped()) return;
+  if (nothing_to_test()) return;
   const int64_t n = 40;
   for (const int64_t k : {1100, 1101}) {
     const WeightCase w(n, k, Values::kSpecial, 5);
@@ -107,7 +107,7 @@ TEST(nan_and_infinity_stay_in_their_rows) {
 
 // The largest sums: every code -32, every x of one sign; tiny and subnormal values beside.
 TEST(extreme_values) {
-  if (skipped()) return;
+  if (nothing_to_test()) return;
   const int64_t n = 33, k = 1152, m = 64;
   const WeightCase w(n, k, Values::kLeast, 7);
   for (const FloatType type : kTypes) {
@@ -159,7 +159,7 @@ void check_output(const std::vector<float>& product, FloatType type, int parts, 
 }  // namespace
 
 TEST(types_bias_and_residual) {
-  if (skipped()) return;
+  if (nothing_to_test()) return;
   const int64_t n = 100, k = 576;
   const WeightCase w(n, k, Values::kRandom, 10);
   for (const FloatType type : kTypes) {
@@ -178,7 +178,7 @@ TEST(types_bias_and_residual) {
 }
 
 TEST(repeated_runs_have_the_same_bits) {
-  if (skipped()) return;
+  if (nothing_to_test()) return;
   const int64_t n = 576, k = 2048;
   const WeightCase w(n, k, Values::kRandom, 12);
   const Tokens x(64, k, FloatType::kFp16, 13);
@@ -246,7 +246,7 @@ void launch_as_graph(const Chain& chain, const WeightOnlyConfig& config) {
 }  // namespace
 
 TEST(programmatic_chain_equals_plain_launches) {
-  if (skipped()) return;
+  if (nothing_to_test()) return;
   const int64_t n = small() ? 48 : 2112 + 16, k = small() ? 1100 : 1536;
   for (const int64_t m : sizes({1, 8, 13, 32, 64}, {8, 64})) {
     Chain chain(m, n, k, m % 2 == 0 ? FloatType::kFp16 : FloatType::kBf16);
@@ -271,7 +271,7 @@ TEST(programmatic_chain_equals_plain_launches) {
 }
 
 TEST(dequantised_values_are_those_of_the_cpu) {
-  if (skipped()) return;
+  if (nothing_to_test()) return;
   for (const int64_t k : sizes({1, 64, 100, 128, 192, 577, 1000, 4096}, {100, 200})) {
     for (const int64_t n : sizes({1, 15, 16, 17, 100, 576}, {17})) {
       const WeightCase w(n, k, Values::kSpecial, static_cast<uint64_t>(n * k));
@@ -337,7 +337,7 @@ TEST(what_is_not_taken) {
   EXPECT(weight_only_configs({65, 7, 100, 16}, device).empty());
   device.major = 7;
   EXPECT(why({1, 7, 100, 16}).find("8.0, and this GPU has 7.0") != std::string::npos);
-  if (skipped()) return;
+  if (nothing_to_test()) return;
   const WeightCase w(16, 128, Values::kRandom, 1);
   const GpuTokens x(Tokens(4, 128, FloatType::kFp16, 2), 4);
   DeviceArray<float> y(4 * 16);

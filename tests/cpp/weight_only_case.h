@@ -19,14 +19,6 @@ using namespace flexq_kernels::gpu;
 
 constexpr FloatType kTypes[] = {FloatType::kFp16, FloatType::kBf16};
 
-inline bool small() { return has_option("--small"); }
-
-inline bool skipped() {
-  if (no_gpu()) return true;
-  static const bool limited = (end_after(small() ? 900 : 60), true);
-  return !limited;
-}
-
 inline std::vector<int64_t> sizes(std::vector<int64_t> all, std::vector<int64_t> few) {
   return small() ? few : all;
 }
