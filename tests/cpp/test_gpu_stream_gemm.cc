@@ -1,8 +1,5 @@
 // The stream family against the CPU twin: every config of all kernels, all sizes that are awkward.
 // With the argument --small: few and small problems, for compute-sanitizer.
-#include <signal.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -19,21 +16,6 @@ using namespace flexq_test;
 
 namespace {
 
-bool g_small = false;
-
-void on_alarm(int) {
-  const char text[] = "\nFAIL: still running after its time limit (a kernel hangs?)\n";
-  if (write(1, text, sizeof(text) - 1) < 0) _exit(4);
-  _exit(3);
-}
-
-// Before main: the arguments, and an end to every hang.
-__attribute__((constructor)) void start(int argc, char** argv, char**) {
-  for (int i = 1; i < argc; ++i) g_small = g_small || std::strcmp(argv[i], "--small") == 0;
-  signal(SIGALRM, on_alarm);
-  alarm(g_small ? 900 : 60);
-}
-
 std::string text(const GemmProblem& problem, const StreamConfig& config) {
   std::ostringstream out;
   out << problem << " " << config;
@@ -45,7 +27,7 @@ std::vector<float> run(Poisoned& memory, const GpuActivations& x, const GpuWeigh
   memory.poison();
   Output y;
   y.values = memory.get();
-  stream_gemm(y, x.get(), w.get(), problem, config, plain());
+  stream_gemm(y, x.get(), w.get(), problem, config, plain_launch());
   return memory.fetch<float>(static_cast<size_t>(problem.m * problem.n), text(problem, config));
 }
 
@@ -53,7 +35,7 @@ std::vector<int32_t> run_sums(Poisoned& memory, const GpuActivations& x, const G
                               const GemmProblem& problem, const StreamConfig& config) {
   memory.poison();
   auto* sums = static_cast<int32_t*>(memory.get());
-  stream_group_sums(sums, x.get(), w.get(), problem, config, plain());
+  stream_group_sums(sums, x.get(), w.get(), problem, config, plain_launch());
   return memory.fetch<int32_t>(static_cast<size_t>(problem.m * problem.n * group_count(problem.k)),
                                "sums " + text(problem, config));
 }
@@ -108,15 +90,15 @@ std::vector<StreamConfig> configs_of(const GemmProblem& problem) {
   return configs;
 }
 
-std::vector<int64_t> sizes(std::vector<int64_t> all, std::vector<int64_t> small) {
-  return g_small ? small : all;
+std::vector<int64_t> sizes(std::vector<int64_t> all, std::vector<int64_t> few) {
+  return small() ? few : all;
 }
 
 }  // namespace
 
 TEST(all_sizes_and_configs_match_the_cpu) {
-  if (no_gpu()) return;
-  const int64_t most_n = g_small ? 33 : 576, most_m = kStreamMaxTokens;
+  if (nothing_to_test()) return;
+  const int64_t most_n = small() ? 33 : 576, most_m = kStreamMaxTokens;
   Poisoned memory(static_cast<size_t>(most_m * most_n) * 32 * 4);
   int runs = 0;
   for (const int64_t k : sizes({64, 128, 192, 576, 1000, 4096}, {192, 1300})) {
@@ -145,7 +127,7 @@ TEST(all_sizes_and_configs_match_the_cpu) {
 
 // More row tiles than blocks fit at once, long chains.
 TEST(many_row_tiles) {
-  if (no_gpu() || g_small) return;
+  if (nothing_to_test() || small()) return;
   for (const int64_t n : {2112 + 1, 17 * 2112 + 5}) {
     const int64_t k = n < 10000 ? 1152 : 384;
     const HostWeight w(n, k, Values::kRandom, 3);
@@ -166,7 +148,7 @@ TEST(many_row_tiles) {
 }
 
 TEST(extreme_values) {
-  if (no_gpu()) return;
+  if (nothing_to_test()) return;
   const int64_t n = 40, k = 1100, groups = group_count(k);
   const HostWeight w(n, k, Values::kExtreme, 5);
   const GpuWeight w_gpu(w, n);
@@ -222,10 +204,10 @@ void check_rounding(FloatType type, const std::vector<float>& product, Poisoned&
     y.type = type;
     if (parts & 1) y.bias = data<float>(bias_gpu);
     if (parts & 2) {
-      flexq_ft::cuda::copy(y.values, residual_gpu.data(), residual_gpu.bytes(), stream());
+      flexq_ft::cuda::copy(y.values, residual_gpu.data(), residual_gpu.bytes(), queue());
       y.residual = y.values;
     }
-    stream_gemm(y, x.get(), w.get(), problem, config, plain());
+    stream_gemm(y, x.get(), w.get(), problem, config, plain_launch());
     const std::vector<T> got = memory.fetch<T>(count, text(problem, config));
     for (size_t i = 0; i < count; ++i) {
       const auto column = i % static_cast<size_t>(problem.n);
@@ -246,7 +228,7 @@ void check_rounding(FloatType type, const std::vector<float>& product, Poisoned&
 }  // namespace
 
 TEST(types_bias_and_residual) {
-  if (no_gpu()) return;
+  if (nothing_to_test()) return;
   const int64_t n = 100, k = 576;
   const HostWeight w(n, k, Values::kRandom, 7);
   const GpuWeight w_gpu(w, n);
@@ -307,8 +289,8 @@ struct Chain {
 }  // namespace
 
 TEST(programmatic_chain_equals_plain_launches) {
-  if (no_gpu()) return;
-  const int64_t n = g_small ? 48 : 2112 + 16, k = g_small ? 1100 : 1536;
+  if (nothing_to_test()) return;
+  const int64_t n = small() ? 48 : 2112 + 16, k = small() ? 1100 : 1536;
   std::vector<HostActivations> inputs;
   std::vector<HostWeight> weights;
   for (uint32_t i = 0; i < Chain::kInputs; ++i)
@@ -318,7 +300,7 @@ TEST(programmatic_chain_equals_plain_launches) {
     Chain chain({m, n, k, 8}, inputs, weights);
     for (const StreamConfig& config : stream_configs(chain.problem, current_device())) {
       chain.outputs.poison();
-      chain.put(config, plain(), 0);
+      chain.put(config, plain_launch(), 0);
       const std::vector<float> want = chain.fetch(config);
       const auto check = [&](const char* how) {
         const std::vector<float> got = chain.fetch(config);
@@ -331,21 +313,21 @@ TEST(programmatic_chain_equals_plain_launches) {
       };
       for (const int clocks : {0, 4000}) {
         chain.outputs.poison();
-        flexq_ft::cuda::synchronize(stream());
-        chain.put(config, programmatic(), clocks);
+        flexq_ft::cuda::synchronize(queue());
+        chain.put(config, dependent_launch(), clocks);
         check("programmatic launches (group: link of the chain)");
       }
       chain.outputs.poison();
       flexq_ft::cuda::Graph graph;
-      graph.capture(stream(), [&] { chain.put(config, programmatic(), 500); });
-      graph.launch(stream());
+      graph.capture(queue(), [&] { chain.put(config, dependent_launch(), 500); });
+      graph.launch(queue());
       check("a graph of programmatic launches (group: link of the chain)");
     }
   }
 }
 
 TEST(repeated_runs_have_the_same_bits) {
-  if (no_gpu()) return;
+  if (nothing_to_test()) return;
   const int64_t n = 576, k = 2048;
   const HostWeight w(n, k, Values::kRandom, 9);
   const GpuWeight w_gpu(w, n);
@@ -356,7 +338,7 @@ TEST(repeated_runs_have_the_same_bits) {
     const GpuActivations x_gpu(x, m);
     for (const StreamConfig& config : stream_configs(problem, current_device())) {
       const std::vector<float> first = run(memory, x_gpu, w_gpu, problem, config);
-      for (int i = 0; i < (g_small ? 2 : 100); ++i) {
+      for (int i = 0; i < (small() ? 2 : 100); ++i) {
         compare_bits(run(memory, x_gpu, w_gpu, problem, config), first, problem,
                      text(problem, config));
       }

@@ -14,6 +14,7 @@
 #include "ft/core/cuda.h"
 #include "ft/core/dtype.h"
 #include "tests/cpp/check.h"
+#include "tests/cpp/device_array.h"
 
 namespace flexq_test {
 
@@ -24,25 +25,14 @@ using namespace flexq_kernels::gpu;
 constexpr size_t kGuard = 4096;
 constexpr uint8_t kPoison = 0xff;  // NaN in every type
 
-inline bool no_gpu() {
-  if (flexq_ft::cuda::device_count() > 0) return false;
-  std::printf("skipped: no GPU\n");
-  return true;
-}
-
-inline flexq_ft::Stream stream() {
-  static flexq_ft::cuda::Queue queue;
-  return queue.stream();
-}
-inline Launch plain() { return {stream().handle, false}; }
-inline Launch programmatic() { return {stream().handle, true}; }
+inline flexq_ft::Stream queue() { return {stream(), nullptr}; }
 
 template <typename T>
 Buffer on_gpu(const std::vector<T>& values) {
   Buffer buffer(values.size() * sizeof(T), flexq_ft::MemoryKind::kWorkspace,
                 flexq_ft::Device::kCuda);
-  flexq_ft::cuda::copy(buffer.data(), values.data(), buffer.bytes(), stream());
-  flexq_ft::cuda::synchronize(stream());
+  flexq_ft::cuda::copy(buffer.data(), values.data(), buffer.bytes(), queue());
+  flexq_ft::cuda::synchronize(queue());
   return buffer;
 }
 
@@ -200,15 +190,15 @@ class Poisoned {
   explicit Poisoned(size_t bytes)
       : memory_(bytes + 2 * kGuard, flexq_ft::MemoryKind::kWorkspace, flexq_ft::Device::kCuda) {}
 
-  void poison() { flexq_ft::cuda::fill(memory_.data(), kPoison, memory_.bytes(), stream()); }
+  void poison() { flexq_ft::cuda::fill(memory_.data(), kPoison, memory_.bytes(), queue()); }
   void* get() const { return data<char>(memory_) + kGuard; }
 
   template <typename T>
   std::vector<T> fetch(size_t count, const std::string& what) const {
     const size_t bytes = count * sizeof(T);
     std::vector<uint8_t> all(bytes + 2 * kGuard);
-    flexq_ft::cuda::copy(all.data(), memory_.data(), all.size(), stream());
-    flexq_ft::cuda::synchronize(stream());
+    flexq_ft::cuda::copy(all.data(), memory_.data(), all.size(), queue());
+    flexq_ft::cuda::synchronize(queue());
     for (size_t i = 0; i < kGuard; ++i) {
       if (all[i] == kPoison && all[kGuard + bytes + i] == kPoison) continue;
       report_failure(
