@@ -13,7 +13,8 @@ from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.devices import check_device
 from flexq_ft.orchestrate.eval.perplexity import TextProtocol
 from flexq_ft.orchestrate.number_list import expand_numbers
-from flexq_ft.orchestrate.sweep.marks import Location, MarkedYaml, unknown_key
+from flexq_ft.orchestrate.sweep.layers import LayeredYaml
+from flexq_ft.orchestrate.sweep.marks import Location, unknown_key
 
 SCHEMA = "flexq-ft/sweep/1"
 
@@ -166,10 +167,9 @@ _KEYS: dict[tuple[str, ...], type[BaseModel]] = {
 
 
 def load_spec(path: Path) -> SweepSpec:
-    """Read and check a sweep file. Raises ConfigError with the line of each fault."""
-    document = MarkedYaml(path)
-    if not isinstance(document.data, dict):
-        raise ConfigError(document.fault((), f"a sweep file is a mapping with schema: {SCHEMA}"))
+    """Read and check a sweep file and what it extends. Raises ConfigError with the file and line
+    of each fault."""
+    document = LayeredYaml(path)
     try:
         return SweepSpec.model_validate(document.data)
     except pydantic.ValidationError as error:
@@ -203,7 +203,8 @@ def _describe(item: Any) -> str:
     names = tuple(part for part in location if isinstance(part, str))
     if item["type"] == "extra_forbidden":
         fields = _KEYS[names[:-1]].model_fields
-        return unknown_key(str(location[-1]), (f.alias or name for name, f in fields.items()))
+        known = [field.alias or name for name, field in fields.items()]
+        return unknown_key(str(location[-1]), known if names[:-1] else ["extends", *known])
     where = ".".join(names)
     if item["type"] == "missing":
         return f"'{where}' is missing"
