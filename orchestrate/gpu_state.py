@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Any
@@ -69,15 +70,32 @@ def _system_name(gpu: int) -> str:
     return visible[gpu] if visible != [""] and gpu < len(visible) else str(gpu)
 
 
+@contextmanager
+def free_memory(gpus: Sequence[int]) -> Iterator[Callable[[], list[int]]]:
+    """A call for the free bytes of each GPU, which makes no context on any.
+
+    Raises ImportError without nvidia-ml-py, and NVML's own errors where there is no driver.
+    """
+    nvml: Any = import_module("pynvml")
+    nvml.nvmlInit()
+    try:
+        handles = [_nvml_handle(nvml, _system_name(gpu)) for gpu in gpus]
+        yield lambda: [int(nvml.nvmlDeviceGetMemoryInfo(handle).free) for handle in handles]
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _nvml_handle(nvml: Any, name: str) -> Any:
+    if name.isdigit():
+        return nvml.nvmlDeviceGetHandleByIndex(int(name))
+    return nvml.nvmlDeviceGetHandleByUUID(name)
+
+
 def _by_nvml(name: str) -> GpuState:
     nvml: Any = import_module("pynvml")
     nvml.nvmlInit()
     try:
-        if name.isdigit():
-            handle = nvml.nvmlDeviceGetHandleByIndex(int(name))
-        else:
-            handle = nvml.nvmlDeviceGetHandleByUUID(name)
-        return _nvml_state(nvml, handle)
+        return _nvml_state(nvml, _nvml_handle(nvml, name))
     finally:
         nvml.nvmlShutdown()
 

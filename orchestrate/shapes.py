@@ -26,7 +26,9 @@ def shape_names() -> list[str]:
 
 
 def find_shape(name: str) -> Path:
-    """The INI of a shape. Raises ConfigError with the list of those that are known."""
+    """The INI of a shape, by its name or its path. Raises ConfigError with the known names."""
+    if name.endswith(".ini") and Path(name).is_file():
+        return Path(name)
     known = shape_names()
     if name in known:
         return shapes_folder() / f"{name}.ini"

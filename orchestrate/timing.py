@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -43,6 +44,29 @@ def batch_timing(events: Sequence[TokenEvent], *, prompt_tokens: int) -> Timing:
         ttft_ms=1e3 * (prefilled - started),
         tpot_ms=1e3 * decode_seconds / (outputs - 1) if decode_seconds else None,
     )
+
+
+def token_times_ms(events: Sequence[TokenEvent]) -> list[float]:
+    """From the first prompt handed over until every sequence has its 1st, 2nd, … token."""
+    started = min(event.started for event in events)
+    count: dict[int, int] = {}
+    times: list[float] = []
+    for event in events:
+        at = count[event.id] = count.get(event.id, 0) + 1
+        if at > len(times):
+            times.append(0.0)
+        times[at - 1] = max(times[at - 1], 1e3 * (event.time - started))
+    return times
+
+
+def decode_steps_ms(events: Sequence[TokenEvent]) -> list[float]:
+    """From the tokens of one step to those of the next, once every sequence has its first."""
+    first: dict[int, float] = {}
+    for event in events:
+        first.setdefault(event.id, event.time)
+    prefilled = max(first.values())
+    times = sorted({event.time for event in events if event.time >= prefilled})
+    return [1e3 * (later - earlier) for earlier, later in pairwise(times)]
 
 
 def random_prompts(

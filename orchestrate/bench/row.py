@@ -47,12 +47,15 @@ class Machine:
         return str(gpus()[self.device.gpu]["name"])
 
     def to_json(self, threads: int) -> dict[str, Any]:
+        return {**self.state(threads), "read_bandwidth_gb_s": self.read_bandwidth / 1e9}
+
+    def state(self, threads: int) -> dict[str, Any]:
+        """All but how fast it reads."""
         return {
             "device": self.device.label(self.ranks),
             "name": self.name(),
             "ranks": self.ranks,
             "threads": threads,
-            "read_bandwidth_gb_s": self.read_bandwidth / 1e9,
             "gpus_before": [state.to_json() for state in self.before],
             "gpus_after": [state.to_json() for state in self.after],
         }

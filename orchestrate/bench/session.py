@@ -125,7 +125,7 @@ class Session:
         case = replace(case, device=device.label() if case.tp == 1 else device.kind)
         machine = self._machine(case, device)
         engine = stack.enter_context(closing(open_engine(_options(case, subject, device), ranks)))
-        _check_room(engine, case)
+        check_room(engine, case)
         runner = Runner(
             case.label(), engine, case.batch, case.prompt_tokens, case.output_tokens, case.seed
         )
@@ -195,7 +195,7 @@ def _options(case: Case, subject: Subject, device: Device) -> EngineOptions:
     )
 
 
-def _check_room(engine: EngineClient, case: Case) -> None:
+def check_room(engine: EngineClient, case: Case) -> None:
     """A cache too small for the batch would make sequences wait, which is not what is timed."""
     needed = case.batch * case.longest
     if engine.info.kv_tokens < needed:

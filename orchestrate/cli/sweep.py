@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import rich_click as click
 
-from flexq_ft.orchestrate.cli.console import common_options, console
+from flexq_ft.orchestrate.cli.console import console, table_options
 from flexq_ft.orchestrate.cli.options import SCHEME_TABLE
 from flexq_ft.orchestrate.devices import check_device
 
@@ -16,8 +18,9 @@ SCHEMA = "flexq-ft/sweep-result/1"
 EPILOG = f"""\
 Example: flexq-ft sweep configs/sweeps/quick.yaml --dry-run
 
-A finished case is not run again: an interrupted sweep goes on where it stopped. A case that fails
-is a row with its error; the exit code is then 1, at the end.
+A finished case is not run again: a sweep that was interrupted, killed, or stopped by --max-minutes
+goes on where it stopped. A case that fails is a row with its error; the exit code is then 1, at the
+end.
 
 \b
 {SCHEME_TABLE}
@@ -33,10 +36,16 @@ def _known_device(ctx: click.Context, parameter: click.Parameter, value: str | N
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for rows.jsonl and report.md.  [default: sweeps/NAME of the file]",
+    help="Folder for rows.jsonl and reports.  [default: sweeps/NAME of the file]",
 )
 @click.option("--dry-run", is_flag=True, help="List the cases, and run none.")
 @click.option("--force", is_flag=True, help="Measure finished cases again too.")
+@click.option(
+    "--max-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="N",
+    help="Start no case later than this; exit code 0, and the same command goes on.",
+)
 @click.option(
     "--cache-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -48,21 +57,23 @@ def _known_device(ctx: click.Context, parameter: click.Parameter, value: str | N
     callback=_known_device,
     help="Where cases run.  [default: device of FILE, or auto]",
 )
-@common_options
+@table_options
 def command(
     file: Path,
     *,
     out: Path | None,
     dry_run: bool,
     force: bool,
+    max_minutes: float | None,
     cache_dir: Path | None,
     device: str | None,
 ) -> int:
     """Measure a matrix of models, schemes and sizes; one table of speed, memory and quality.
 
-    FILE is a YAML file (schema flexq-ft/sweep/1). Each case runs in its own process. The result is
-    rows.jsonl, one row a case with the command that repeats it, and report.md, made from it.
-    """
+    FILE is a YAML file (schema flexq-ft/sweep/1). Each case runs in its own process, once in every
+    round. The result is rows.jsonl, a row a case and round with the command that repeats it, and
+    report.md and report.csv, made from it.
+    """  # fmt: skip
     from flexq_ft.orchestrate.sweep.plan import plan_cases
     from flexq_ft.orchestrate.sweep.run import SweepRun
     from flexq_ft.orchestrate.sweep.spec import load_spec
@@ -70,32 +81,42 @@ def command(
     spec = load_spec(file)
     cases = plan_cases(spec, base=file.parent, device=device)
     folder = out or Path("sweeps") / file.stem
-    run = SweepRun(cases, folder, title=f"Sweep {file.stem}", cache_dir=cache_dir)
+    title = f"Sweep {file.stem}" + (", synthetic weights" if spec.synthetic_weights else "")
+    run = SweepRun(cases, folder, title=title, rounds=spec.rounds, cache_dir=cache_dir)
     config = {"file": str(file), "out": str(folder), **spec.model_dump(mode="json", by_alias=True)}
     pending = run.pending(force=force)
     if dry_run:
         return _list_cases(run, pending, config=config)
 
     total = len(pending)
-    if total < len(cases):
-        console.info(f"{len(cases) - total} of {len(cases)} cases are finished already.")
+    if total < len(run.turns):
+        unit = "cases" if spec.rounds == 1 else f"turns ({spec.rounds} rounds)"
+        console.info(f"{len(run.turns) - total} of {len(run.turns)} {unit} are finished already.")
 
-    def observe(number: int, case: Any, row: dict[str, Any] | None) -> None:
-        console.info(f"[{number}/{total}] {case.label()}" + ("" if row is None else _outcome(row)))
+    def observe(number: int, turn: Any, row: dict[str, Any] | None) -> None:
+        line = f"[{number}/{total}] {turn.case.label()}"
+        console.info(line + ("" if row is None else _outcome(row)))
 
-    rows = run.run(force=force, observe=observe)
+    seconds = math.inf if max_minutes is None else 60 * max_minutes
+    rows = run.run(force=force, seconds=seconds, observe=observe)
+    if run.stopped:
+        console.warn(
+            f"stopped after {max_minutes:g} minutes with {run.stopped} of {total} still to run; "
+            "the same command goes on."
+        )
     return _show(run, rows, config=config)
 
 
 def _list_cases(run: Any, pending: list[Any], *, config: dict[str, Any]) -> int:
     from flexq_ft.orchestrate.sweep.command import reproduce_command
 
-    waiting = {case.case_id for case in pending}
+    waiting = Counter(turn.case.case_id for turn in pending)
     if not console.json_mode:
         for case in run.cases:
             state = "to run" if case.case_id in waiting else "finished"
             console.out(f"{case.case_id}  {state:8}  {case.label()}")
-        console.out(f"{len(run.cases)} cases, {len(waiting)} to run.")
+        rounds = "" if run.rounds == 1 else f", {run.rounds} rounds: {len(pending)} processes"
+        console.out(f"{len(run.cases)} cases, {len(waiting)} to run{rounds}.")
     console.emit(
         SCHEMA,
         config=config,
@@ -103,7 +124,7 @@ def _list_cases(run: Any, pending: list[Any], *, config: dict[str, Any]) -> int:
             {
                 "case_id": case.case_id,
                 "config": case.model_dump(mode="json"),
-                "to_run": case.case_id in waiting,
+                "to_run": waiting[case.case_id] > 0,
                 "command": reproduce_command(case),
             }
             for case in run.cases
@@ -125,11 +146,18 @@ def _outcome(row: dict[str, Any]) -> str:
 
 
 def _show(run: Any, rows: list[dict[str, Any]], *, config: dict[str, Any]) -> int:
+    from flexq_ft.orchestrate.sweep.csv_table import to_csv
     from flexq_ft.orchestrate.sweep.report import error_lines, markdown, screen_table
 
     if not console.json_mode:
         console.show(screen_table(rows, title=run.title))
-    console.emit(SCHEMA, config=config, results=rows, markdown=markdown(rows, title=run.title))
+    console.emit(
+        SCHEMA,
+        config=config,
+        results=rows,
+        markdown=markdown(rows, title=run.title),
+        csv=to_csv(rows),
+    )
     for row in rows:
         if row["quality"] and row["quality"]["ppl"]:
             console.info(row["quality"]["ppl"]["description"])

@@ -1,15 +1,19 @@
 """One case in a process of its own: `python -m flexq_ft.orchestrate.sweep.case MODEL OPTIONS`.
 
-Prints the case's row as one line of JSON on stdout; a failure is a row too, and the exit code is
-that of its error. A sweep starts exactly this, and the `command` of each row is this line.
+The last line of stdout is the case's row in JSON; a failure is a row too, and the exit code is that
+of its error. A sweep starts exactly this, and the `command` of each row is this line.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,14 +36,17 @@ from flexq_ft.orchestrate.sweep.plan import Case
 from flexq_ft.orchestrate.sweep.session import open_session
 from flexq_ft.orchestrate.sweep.store import Row
 
+# The line on stdout after which nothing counts as the case's memory; its row is the last line.
+TIMED = "timed"
+
 
 def case_row(case: Case, result: dict[str, Any], *, error: dict[str, Any] | None) -> Row:
-    """A row; a failed case has null metrics and quality, and its error."""
+    """A row; a failed case has its error, and null where nothing was measured."""
     return {
         "case_id": case.case_id,
         "config": case.model_dump(mode="json"),
-        "metrics": result.get("metrics"),
-        "quality": result.get("quality"),
+        **{name: result.get(name) for name in ("model", "machine", "metrics", "quality")},
+        "flags": result.get("flags", []),
         "error": error,
         "command": reproduce_command(case),
         "environment": environment(),
@@ -66,6 +73,18 @@ def own_options(*, state: Path, cache_dir: Path | None) -> list[str]:
     return options if cache_dir is None else [*options, "--cache-dir", str(cache_dir)]
 
 
+def end_with(parent: int) -> None:
+    """When the sweep is killed, end this process and the ranks that it started: they would hold
+    the device that the resumed sweep needs."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _last_error(stdout: str) -> str:
     try:
         error = json.loads(stdout.splitlines()[-1])["error"]
@@ -84,6 +103,7 @@ def run_case(
             state=state,
             open_session=lambda case: open_session(case, cache_dir=cache_dir),
             make_baseline=lambda base: make_baseline(base, state=state, cache_dir=cache_dir),
+            timed=lambda: console.out(TIMED),
             quality_only=quality_only,
         )
     except Exception as error:
@@ -106,10 +126,19 @@ def run_case(
             type=click.Path(file_okay=False, path_type=Path),
             help="Where models converted on the fly are kept.",
         ),
+        click.Option(["--parent"], type=int, help="End when this process has ended."),
     ]
 )
-def command(quality_only: bool, state: Path | None, cache_dir: Path | None, **options: Any) -> int:
+def command(
+    quality_only: bool,
+    state: Path | None,
+    cache_dir: Path | None,
+    parent: int | None,
+    **options: Any,
+) -> int:
     """Measure one case of a sweep and print its row as JSON."""
+    if parent is not None:
+        end_with(parent)
     try:
         case = case_from_options(options)
     except pydantic.ValidationError as error:

@@ -9,6 +9,7 @@ from typing import Any
 import rich_click as click
 
 from flexq_ft.converter.options import DTYPES, POLICY_SCHEMES, SCHEMES
+from flexq_ft.orchestrate.cli.options import NUMBERS
 from flexq_ft.orchestrate.eval.perplexity import PROTOCOLS
 from flexq_ft.orchestrate.sweep.plan import Case, resolve_scheme
 from flexq_ft.orchestrate.sweep.spec import PerplexitySpec, Quality, Repeat
@@ -18,13 +19,15 @@ MODULE = "flexq_ft.orchestrate.sweep.case"
 
 def case_arguments(case: Case) -> list[str]:
     """What follows `python -m flexq_ft.orchestrate.sweep.case`, defaults written out."""
-    arguments = [case.model]
+    arguments = [case.model, *(["--synthetic-weights"] if case.synthetic_weights else [])]
     for name in ("scheme", "policy", "dtype"):
         if (value := getattr(case, name)) is not None:
             arguments += [f"--{name}", value]
     arguments += ["--tp", str(case.tp), "--batch", str(case.batch)]
     arguments += ["--prompt-tokens", str(case.prompt_tokens)]
     arguments += ["--output-tokens", str(case.output_tokens)]
+    if case.latency_at:
+        arguments += ["--latency-at", ",".join(map(str, case.latency_at))]
     arguments += ["--repeat-min", str(case.repeat.min), "--repeat-max", str(case.repeat.max)]
     if case.repeat.until_cv is not None:
         arguments += ["--repeat-until-cv", str(case.repeat.until_cv)]
@@ -47,6 +50,7 @@ def reproduce_command(case: Case) -> str:
 
 CASE_PARAMETERS: list[click.Parameter] = [
     click.Argument(["model"]),
+    click.Option(["--synthetic-weights"], is_flag=True),
     click.Option(["--scheme"], type=click.Choice((*SCHEMES, *POLICY_SCHEMES))),
     click.Option(["--policy"], metavar="NAME|FILE"),
     click.Option(["--dtype"], type=click.Choice(DTYPES)),
@@ -54,6 +58,7 @@ CASE_PARAMETERS: list[click.Parameter] = [
     click.Option(["--batch"], type=click.IntRange(1), default=1),
     click.Option(["--prompt-tokens"], type=click.IntRange(1), default=128),
     click.Option(["--output-tokens"], type=click.IntRange(1), default=128),
+    click.Option(["--latency-at"], type=NUMBERS, default=[]),
     click.Option(["--repeat-min"], type=click.IntRange(1), default=3),
     click.Option(["--repeat-max"], type=click.IntRange(1), default=3),
     click.Option(["--repeat-until-cv"], type=float),
@@ -82,6 +87,7 @@ def case_from_options(options: dict[str, Any]) -> Case:
         model=options["model"],
         scheme=scheme,
         policy=policy,
+        latency_at=tuple(options["latency_at"]),
         repeat=Repeat(
             min=options["repeat_min"],
             max=options["repeat_max"],
@@ -91,6 +97,7 @@ def case_from_options(options: dict[str, Any]) -> Case:
         **{
             name: options[name]
             for name in (
+                "synthetic_weights",
                 "dtype",
                 "tp",
                 "batch",

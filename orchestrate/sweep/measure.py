@@ -6,21 +6,32 @@ import json
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.cli.console import write_atomically
 from flexq_ft.orchestrate.eval.agreement import top1_agreement
 from flexq_ft.orchestrate.eval.perplexity import Perplexity, cut_windows, evaluate
+from flexq_ft.orchestrate.sweep.metrics import RATES, finished_metrics, flags_of, latency_name
 from flexq_ft.orchestrate.sweep.plan import Case
 from flexq_ft.orchestrate.timing import Timing, random_prompts
 
-WARM_UP_TOKENS = 8
-RATES = ("prefill_tok_s", "decode_tok_s", "ttft_ms", "tpot_ms")
+WARM_UP_STEPS = 32  # of decode, after one prefill
+_DIGITS = 4  # of a millisecond: a row holds every step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """One request. token_ms: until every sequence has its 1st, 2nd, … token; step_ms: of each
+    decode step."""
+
+    timing: Timing
+    token_ms: Sequence[float]
+    step_ms: Sequence[float]
 
 
 class Session(Protocol):
@@ -28,14 +39,15 @@ class Session(Protocol):
 
     vocab_size: int
     max_positions: int
-    weights_bytes: int
-    threads: int
-    device: str
 
     def encode(self, text: str) -> list[int]: ...
-    def request(self, prompts: list[list[int]], *, output_tokens: int) -> Timing: ...
+    def request(self, prompts: list[list[int]], *, output_tokens: int) -> Served: ...
     def score(self, ids: Sequence[int], /) -> tuple[npt.ArrayLike, npt.ArrayLike]: ...
-    def peak_memory_bytes(self) -> int: ...
+    def warmed_up(self) -> None: ...  # the machine's state is read before timed requests, …
+    def describe(self) -> dict[str, Any]: ...  # … and after them: model, machine, flags
+    def sizes(self) -> dict[str, Any]: ...  # of weights and memory, of the requests so far
+    def bytes_per_step(self, output_tokens: int) -> float: ...  # of decode, on the mean
+    def read_bandwidth_gb_s(self) -> float: ...  # once closed: its buffer is no part of the case
 
 
 def distinct_prompts(case: Case, vocab_size: int, *, request: int) -> list[list[int]]:
@@ -45,47 +57,49 @@ def distinct_prompts(case: Case, vocab_size: int, *, request: int) -> list[list[
     )
 
 
-def measure_speed(session: Session, case: Case) -> dict[str, Any]:
-    """Timed requests after one that warms up: medians, the samples, and memory thereafter."""
-    needed = case.prompt_tokens + case.output_tokens
-    if needed > session.max_positions:
-        raise ConfigError(
-            f"{case.prompt_tokens} prompt and {case.output_tokens} output tokens do not fit the "
-            f"model's {session.max_positions} positions.",
-            hint="shorter prompt_tokens or output_tokens, or an exclude entry",
-        )
-    warm_up = min(WARM_UP_TOKENS, case.output_tokens)
+def measure_speed(session: Session, case: Case) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Samples of timed requests after one that warms up; sizes, and memory thereafter."""
+    warm_up = min(1 + WARM_UP_STEPS, case.output_tokens)
     session.request(distinct_prompts(case, session.vocab_size, request=0), output_tokens=warm_up)
-    timings: list[Timing] = []
-    while not _enough(timings, case):
-        prompts = distinct_prompts(case, session.vocab_size, request=len(timings) + 1)
-        timings.append(session.request(prompts, output_tokens=case.output_tokens))
-    samples = {name: [getattr(timing, name) for timing in timings] for name in RATES}
-    has_decode = case.output_tokens > 1
-    medians = {
-        name: statistics.median(values)
-        if has_decode or name in ("prefill_tok_s", "ttft_ms")
-        else None
-        for name, values in samples.items()
+    session.warmed_up()
+    served: list[Served] = []
+    while not _enough(served, case):
+        prompts = distinct_prompts(case, session.vocab_size, request=len(served) + 1)
+        served.append(session.request(prompts, output_tokens=case.output_tokens))
+    measured = {
+        **session.sizes(),
+        "requests": len(served),
+        "warm_up_steps": warm_up - 1,
+        "lengths": [
+            {
+                "output_tokens": tokens,
+                "bytes_per_step": session.bytes_per_step(tokens) if tokens > 1 else None,
+            }
+            for tokens in case.lengths()
+        ],
     }
-    return {
-        "weights_bytes": session.weights_bytes,
-        "peak_memory_bytes": session.peak_memory_bytes(),
-        **medians,
-        "requests": len(timings),
-        "warm_up_requests": 1,
-        "threads": session.threads,
-        "device": session.device,
-        "samples": {name: values for name, values in samples.items() if medians[name] is not None},
-    }
+    return _samples(served, case), measured
 
 
-def _enough(timings: list[Timing], case: Case) -> bool:
+def _samples(served: Sequence[Served], case: Case) -> dict[str, Any]:
+    """A value a request, and a list a request of its steps."""
+    rates = RATES if case.output_tokens > 1 else ("prefill_tok_s", "ttft_ms")
+    samples: dict[str, Any] = {
+        name: [getattr(one.timing, name) for one in served] for name in rates
+    }
+    for tokens in case.lengths():
+        samples[latency_name(tokens)] = [one.token_ms[tokens - 1] for one in served]
+    samples["step_ms"] = [[round(ms, _DIGITS) for ms in one.step_ms] for one in served]
+    return samples
+
+
+def _enough(served: Sequence[Served], case: Case) -> bool:
     repeat = case.repeat
-    if len(timings) < repeat.min:
+    if len(served) < repeat.min:
         return False
-    if len(timings) >= repeat.max or repeat.until_cv is None:
+    if len(served) >= repeat.max or repeat.until_cv is None:
         return True
+    timings = [one.timing for one in served]
     rates = [timing.decode_tok_s or timing.prefill_tok_s for timing in timings]
     return len(rates) > 1 and statistics.stdev(rates) / statistics.mean(rates) <= repeat.until_cv
 
@@ -159,10 +173,14 @@ def measure(
     state: Path,
     open_session: Callable[[Case], AbstractContextManager[Session]],
     make_baseline: Callable[[Case], None],
+    timed: Callable[[], None] = lambda: None,
     quality_only: bool = False,
 ) -> dict[str, Any]:
-    """`metrics` and `quality` of a case. The baseline is made before this case's model is loaded,
-    so that two models are never in memory together."""
+    """`model`, `machine`, `flags`, `metrics` and `quality` of a case.
+
+    The baseline is made before this case's model is loaded, so that two models are never in memory
+    together. timed: called when what follows counts neither as time nor as memory.
+    """
     baseline = case.baseline()
     if (
         baseline is not None
@@ -171,6 +189,17 @@ def measure(
     ):
         make_baseline(baseline)
     with open_session(case) as session:
-        metrics = None if quality_only else measure_speed(session, case)
+        speed = None if quality_only else measure_speed(session, case)
+        timed()
+        described = session.describe()
         measure_quality(session, case, state=state)
-    return {"metrics": metrics, "quality": quality_of(case, state=state)}
+    quality = quality_of(case, state=state)
+    if speed is None:
+        return {**described, "metrics": None, "quality": quality}
+    samples, measured = speed
+    bandwidth = session.read_bandwidth_gb_s()
+    metrics = finished_metrics(
+        samples, {**measured, "batch": case.batch, "read_bandwidth_gb_s": bandwidth}
+    )
+    flags = [*described["flags"], *flags_of(metrics)]
+    return {**described, "flags": flags, "metrics": metrics, "quality": quality}

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from flexq_ft.converter.options import POLICY_SCHEMES
 from flexq_ft.errors import ConfigError
+from flexq_ft.orchestrate.shapes import find_shape
 from flexq_ft.orchestrate.sweep.spec import ExcludedCases, Quality, Repeat, SweepSpec
 
 AXES = ("model", "scheme", "policy", "dtype", "tp", "batch", "prompt_tokens", "output_tokens")
@@ -21,11 +22,15 @@ _MANIFEST = "manifest.json"
 
 
 class Case(BaseModel):
-    """One point of a sweep, with every value resolved. `scheme` None: as the model folder is."""
+    """One point of a sweep, with every value resolved. `scheme` None: as the model folder is.
+
+    model: a path, or with synthetic_weights a shape, by its name or its INI.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str
+    synthetic_weights: bool = False
     scheme: str | None = None
     policy: str | None = None
     dtype: str | None = None
@@ -33,10 +38,19 @@ class Case(BaseModel):
     batch: int = 1
     prompt_tokens: int = 128
     output_tokens: int = 128
+    latency_at: tuple[int, ...] = ()
     repeat: Repeat = Repeat()
     quality: Quality = Quality()
     seed: int = 0
     device: str = "auto"
+
+    def lengths(self) -> list[int]:
+        """Numbers of output tokens that are reported of each request, the whole one last."""
+        return sorted({*self.latency_at, self.output_tokens})
+
+    def source(self) -> Path:
+        """The files of the model, or the INI of its shape."""
+        return find_shape(self.model) if self.synthetic_weights else Path(self.model)
 
     @property
     def case_id(self) -> str:
@@ -45,8 +59,8 @@ class Case(BaseModel):
         A model or text that was replaced therefore makes a new case, which is measured again.
         """
         known: dict[str, Any] = {"case": self.model_dump(mode="json")}
-        known["case"]["model"] = str(Path(self.model).resolve())
-        known["model_state"] = model_state(Path(self.model))
+        known["case"]["model"] = str(self.source().resolve())
+        known["model_state"] = model_state(self.source())
         if self.quality.ppl is not None:
             known["case"]["quality"]["ppl"]["text"] = None
             known["text_sha256"] = _file_sha256(Path(self.quality.ppl.text))
@@ -73,7 +87,17 @@ class Case(BaseModel):
         scheme, policy = resolve_scheme(self.quality.agreement_with, None)
         quality = self.quality.model_copy(update={"agreement_with": None})
         return self.model_copy(
-            update={"scheme": scheme, "policy": policy, "tp": 1, "quality": quality}
+            update={
+                "scheme": scheme,
+                "policy": policy,
+                "tp": 1,
+                "quality": quality,
+                # Nothing is timed, so no length can be too long.
+                "batch": 1,
+                "prompt_tokens": 1,
+                "output_tokens": 1,
+                "latency_at": (),
+            }
         )
 
     def label(self) -> str:
@@ -106,14 +130,16 @@ def plan_cases(spec: SweepSpec, *, base: Path, device: str | None = None) -> lis
 
     device: instead of the file's.
     base: the folder that paths in the file are relative to. Exclusions apply to the matrix only.
-    Raises ConfigError if a text or a policy file is absent, or no case is left.
+    Raises ConfigError if a text, a policy file or a shape is absent, or no case is left.
     """
     quality = _resolve_quality(spec.quality, base)
     cases: dict[str, Case] = {}
-    excluded = [_resolved_exclusion(item, base) for item in spec.exclude]
+    excluded = [_resolved_exclusion(item, spec, base) for item in spec.exclude]
     for values in itertools.chain(_product(spec, excluded, base), _included(spec, base)):
         case = Case(
             **values,
+            synthetic_weights=spec.synthetic_weights,
+            latency_at=tuple(n for n in spec.latency_at if n <= values["output_tokens"]),
             repeat=spec.repeat,
             quality=quality,
             seed=spec.seed,
@@ -123,6 +149,12 @@ def plan_cases(spec: SweepSpec, *, base: Path, device: str | None = None) -> lis
     if not cases:
         raise ConfigError(
             "the sweep has no case left.", cause="exclude removes every case of the matrix."
+        )
+    longest = max(case.output_tokens for case in cases.values())
+    if any(tokens > longest for tokens in spec.latency_at):
+        raise ConfigError(
+            f"latency_at: {max(spec.latency_at)} tokens, and no case has more than {longest} "
+            "output_tokens."
         )
     return list(cases.values())
 
@@ -153,10 +185,18 @@ def _resolve(values: dict[str, Any], spec: SweepSpec, base: Path) -> dict[str, A
     scheme, policy = resolve_scheme(values["scheme"], values["policy"])
     return {
         **values,
-        "model": shown_path(base / model),
+        "model": _resolve_model(model, base, is_shape=spec.synthetic_weights),
         "scheme": scheme,
         "policy": _resolve_policy(policy, base),
     }
+
+
+def _resolve_model(model: str, base: Path, *, is_shape: bool) -> str:
+    """A path as it is shown, or the name of a shape, which must exist."""
+    if is_shape and not model.endswith(".ini"):
+        find_shape(model)
+        return model
+    return shown_path(base / model)
 
 
 def _resolve_policy(policy: str | None, base: Path) -> str | None:
@@ -171,11 +211,13 @@ def _resolve_policy(policy: str | None, base: Path) -> str | None:
     return shown_path(base / policy)
 
 
-def _resolved_exclusion(item: ExcludedCases, base: Path) -> dict[str, list[Any]]:
+def _resolved_exclusion(item: ExcludedCases, spec: SweepSpec, base: Path) -> dict[str, list[Any]]:
     """Axis -> values to match. `scheme: flexq` is one policy of w6ax; `scheme: w6ax` is all."""
     match = item.model_dump(exclude_none=True)
     if "model" in match:
-        match["model"] = [shown_path(base / model) for model in match["model"]]
+        match["model"] = [
+            _resolve_model(model, base, is_shape=spec.synthetic_weights) for model in match["model"]
+        ]
     if "policy" in match:
         match["policy"] = [_resolve_policy(policy, base) for policy in match["policy"]]
     short = [scheme for scheme in match.get("scheme", []) if scheme in POLICY_SCHEMES]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from flexq_ft.orchestrate.sweep.points import model_name, points_of, precision_name
+from flexq_ft.orchestrate.sweep.ratios import MEANING, TITLES, ratio_cells
 from flexq_ft.orchestrate.sweep.store import Row
 
 REPORT_NAME = "report.md"
@@ -66,15 +67,15 @@ def _agreement(row: Row) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
-def _model(row: Row) -> str:
-    return Path(row["config"]["model"]).name
+def _of_floor(row: Row) -> str:
+    lengths = (row.get("metrics") or {}).get("lengths") or [{}]
+    share = lengths[-1].get("share_of_floor")
+    return "-" if share is None else f"{share:.1%}"
 
 
-def _precision(row: Row) -> str:
-    config = row["config"]
-    name = config["scheme"] or "as converted"
-    policy = config["policy"]
-    return name if policy is None else f"{name} ({Path(policy).name})"
+def _latencies(row: Row) -> str:
+    lengths = (row.get("metrics") or {}).get("lengths") or []
+    return ", ".join(f"{one['output_tokens']}: {one['latency_ms']:,.0f}" for one in lengths) or "-"
 
 
 def _lengths(row: Row) -> str:
@@ -87,18 +88,21 @@ def _error(row: Row) -> str:
 
 
 COLUMNS = (
-    Column(title="model", cell=_model, is_number=False),
-    Column(title="scheme", cell=_precision, is_number=False),
+    Column(title="model", cell=model_name, is_number=False),
+    Column(title="scheme", cell=precision_name, is_number=False),
     Column(title="dtype", cell=lambda row: row["config"]["dtype"] or "-", is_number=False),
     Column(title="tp", cell=_number("config", "tp", "{}")),
     Column(title="batch", cell=_number("config", "batch", "{}")),
     Column(title="tokens", cell=_lengths),
-    Column(title="disk MB", cell=_number("metrics", "weights_bytes", "{:,.1f}", 1e-6)),
+    Column(title="weights MB", cell=_number("metrics", "weights_bytes", "{:,.1f}", 1e-6)),
     Column(title="peak MB", cell=_number("metrics", "peak_memory_bytes", "{:,.0f}", 1e-6)),
     Column(title="prefill tok/s", cell=_rate("prefill_tok_s")),
     Column(title="decode tok/s", cell=_rate("decode_tok_s")),
+    Column(title="of floor", cell=_of_floor),
+    Column(title="ms to tokens", cell=_latencies),
     Column(title="perplexity", cell=_perplexity),
     Column(title="agreement", cell=_agreement),
+    Column(title="flags", cell=lambda row: ", ".join(row["flags"]), is_number=False),
 )
 ERROR_COLUMN = Column(title="error", cell=_error, is_number=False)
 
@@ -112,18 +116,24 @@ def newest_rows(rows: Iterable[Row]) -> list[Row]:
 
 
 def _columns(rows: Sequence[Row]) -> list[Column]:
-    """The type column is there only where some row names one, the model's only if they differ."""
+    """Without those that would be empty, or the same in every row."""
     dropped = set()
     if not any(row["config"]["dtype"] for row in rows):
         dropped.add("dtype")
-    if len({_model(row) for row in rows}) == 1:
+    if len({model_name(row) for row in rows}) == 1:
         dropped.add("model")
+    if not any(row["config"]["latency_at"] for row in rows):
+        dropped.add("ms to tokens")
+    if not any(row["quality"] for row in rows):
+        dropped |= {"perplexity", "agreement"}
+    if not any(row["flags"] for row in rows):
+        dropped.add("flags")
     return [column for column in COLUMNS if column.title not in dropped]
 
 
 def _heading(rows: Sequence[Row], title: str) -> str:
     """The title, with the model if all rows have the same."""
-    models = {_model(row) for row in rows}
+    models = {model_name(row) for row in rows}
     return f"{title}: {models.pop()}" if len(models) == 1 else title
 
 
@@ -167,7 +177,11 @@ def markdown(rows: Sequence[Row], *, title: str) -> str:
     lines.append(_md_line(["--:", *("--:" if c.is_number else ":--" for c in columns)]))
     for number, row in enumerate(rows, start=1):
         lines.append(_md_line([str(number), *(column.cell(row) for column in columns)]))
-    lines += ["", *_meaning(rows), "", "## Commands", ""]
+    lines += ["", *_meaning(rows), ""]
+    if ratios := ratio_cells(points_of(rows)):
+        lines += ["## Scheme against scheme", "", MEANING, ""]
+        lines += [_md_line(TITLES), _md_line(["--:" for _ in TITLES]), *map(_md_line, ratios), ""]
+    lines += ["## Commands", ""]
     lines += ["Each repeats one row, from the folder where the sweep was started.", "", "```"]
     lines += [f"{row['command']}    # row {number}" for number, row in enumerate(rows, start=1)]
     lines += ["```", "", "## Machines and builds", "", *_environments(rows)]
@@ -179,13 +193,34 @@ def _md_line(cells: Iterable[str]) -> str:
 
 
 def _meaning(rows: Sequence[Row]) -> list[str]:
+    devices = {row["machine"]["device"].partition(":")[0] for row in rows if row["machine"]}
     lines = [
-        "- tokens: prompt + output. disk: the weight files of all ranks. peak: the largest "
-        "resident memory, all ranks together, loading included, quality runs excluded.",
-        "- prefill and decode: tokens per second of all sequences together, the median of the "
-        "timed requests after one that warms up; tokenisation is outside, sampling inside; "
-        "± half the range of the requests.",
+        "- tokens: prompt + output. weights: the files of all ranks, or what the engines hold of "
+        "synthetic ones."
     ]
+    if "cpu" in devices:
+        lines.append(
+            "- peak on the CPU: the largest resident memory, all ranks together, loading included, "
+            "quality runs excluded."
+        )
+    if "cuda" in devices:
+        lines.append(
+            "- peak on GPUs: free memory before the process less its minimum until the last timed "
+            "request, polled every 10 ms from outside and asked from within; the larger counts, "
+            "contexts and workspaces included, all ranks together. unpolled: from within alone."
+        )
+    lines += [
+        "- prefill and decode: tokens per second of all sequences together, the median of the "
+        "timed requests after one that warms up (32 decode steps); tokenisation is outside, "
+        "sampling inside; ± half the range of the requests.",
+        "- of floor: bytes that a decode step must read (weights, scales, head, KV at the mean "
+        "context) over the read bandwidth measured in the same process, over the step's time.",
+    ]
+    if any(row["config"]["latency_at"] for row in rows):
+        lines.append(
+            "- ms to tokens: from the first prompt token handed over until so many tokens of every "
+            "sequence are on the host, all from the same requests."
+        )
     texts = {q["ppl"]["description"] for row in rows if (q := row.get("quality")) and q.get("ppl")}
     lines += [f"- perplexity: {text}; ± its standard error over windows." for text in sorted(texts)]
     baselines = {
@@ -202,7 +237,8 @@ def _environments(rows: Sequence[Row]) -> list[str]:
     """One line per distinct machine and build, with the rows measured there."""
     groups: dict[str, list[int]] = {}
     for number, row in enumerate(rows, start=1):
-        groups.setdefault(_environment_line(row["environment"]), []).append(number)
+        line = _environment_line(row["environment"]) + _device_text(row["machine"])
+        groups.setdefault(line, []).append(number)
     return [f"- {line}: rows {', '.join(map(str, numbers))}" for line, numbers in groups.items()]
 
 
@@ -214,3 +250,12 @@ def _environment_line(environment: dict[str, Any]) -> str:
         f"{environment['cores']} cores (instruction sets: {isas}); Python "
         f"{environment['python']}, {environment['platform']}"
     )
+
+
+def _device_text(machine: dict[str, Any] | None) -> str:
+    """The GPUs of a row and the measured GEMM choices in use; nothing more on a CPU."""
+    if machine is None or machine["device"] == "cpu":
+        return ""
+    states = machine["gpus_after"]
+    driver = f", driver {states[0]['driver']}" if states and states[0]["driver"] else ""
+    return f"; {machine['name']} ({machine['device']}){driver}; {machine['gemm_note']}"

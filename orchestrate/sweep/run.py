@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -12,12 +13,15 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flexq_ft.errors import LaunchError
 from flexq_ft.orchestrate.cli.console import write_atomically
-from flexq_ft.orchestrate.sweep.case import case_row, own_options
+from flexq_ft.orchestrate.sweep.case import TIMED, case_row, own_options
 from flexq_ft.orchestrate.sweep.command import MODULE, case_arguments
+from flexq_ft.orchestrate.sweep.csv_table import to_csv
+from flexq_ft.orchestrate.sweep.gpu_memory import GpuMemoryWatch, with_polled
+from flexq_ft.orchestrate.sweep.metrics import joined
 from flexq_ft.orchestrate.sweep.plan import Case
 from flexq_ft.orchestrate.sweep.report import REPORT_NAME, markdown, newest_rows
 from flexq_ft.orchestrate.sweep.store import Row, RowStore
@@ -27,12 +31,29 @@ STATE_NAME = "quality"
 LOGS_NAME = "logs"
 STOP_SECONDS = 10.0
 
+
+class Turn(NamedTuple):
+    """One start of one case. Rounds count from 1."""
+
+    round: int
+    case: Case
+
+
 # Told before a case starts (row None), and after it has ended.
-Observer = Callable[[int, Case, Row | None], None]
+Observer = Callable[[int, Turn, Row | None], None]
+
+
+def turns_of(cases: Sequence[Case], *, rounds: int) -> list[Turn]:
+    """Each round starts every case once, in rotated order: what drifts meets all alike."""
+    turns = []
+    for number in range(1, rounds + 1):
+        first = (number - 1) * len(cases) // rounds
+        turns += [Turn(number, case) for case in (*cases[first:], *cases[:first])]
+    return turns
 
 
 class SweepRun:
-    """One output folder: rows.jsonl, report.md, quality/ (shared evaluations), logs/ per case."""
+    """One output folder: rows.jsonl, report.md and .csv, quality/ (shared evaluations), logs/."""
 
     def __init__(
         self,
@@ -40,11 +61,15 @@ class SweepRun:
         folder: Path,
         *,
         title: str,
+        rounds: int = 1,
         cache_dir: Path | None = None,
     ) -> None:
         self.cases = list(cases)
         self.folder = folder
         self.title = title
+        self.rounds = rounds
+        self.turns = turns_of(self.cases, rounds=rounds)
+        self.stopped = 0  # turns that the last run left for want of time
         self.store = RowStore(folder)
         self._cache_dir = cache_dir
 
@@ -52,47 +77,71 @@ class SweepRun:
     def report_path(self) -> Path:
         return self.folder / REPORT_NAME
 
-    def pending(self, *, force: bool = False) -> list[Case]:
-        """Cases without a finished row; all of them with force."""
+    def pending(self, *, force: bool = False) -> list[Turn]:
+        """Turns without a finished row; all of them with force."""
         done = set() if force else self.store.finished()
-        return [case for case in self.cases if case.case_id not in done]
+        return [turn for turn in self.turns if (turn.case.case_id, turn.round) not in done]
 
-    def run(self, *, force: bool = False, observe: Observer = lambda *_: None) -> list[Row]:
+    def run(
+        self,
+        *,
+        force: bool = False,
+        seconds: float = math.inf,
+        observe: Observer = lambda *_: None,
+    ) -> list[Row]:
         """Measure what is pending; returns the rows of this sweep's cases.
 
+        seconds: no turn starts later. A case that failed has no turn in the rounds that follow.
         Also on Ctrl-C, which goes on to the caller, the finished rows stay and the report is
         rebuilt from them. With force, shared evaluations are made anew too.
         """
         pending = self.pending(force=force)
         if force:
             shutil.rmtree(self.folder / STATE_NAME, ignore_errors=True)
+        failed: set[str] = set()
+        started = time.monotonic()
         try:
-            for number, case in enumerate(pending, start=1):
-                observe(number, case, None)
-                row = self._run_case(case)
+            for number, turn in enumerate(pending, start=1):
+                if turn.case.case_id in failed:
+                    continue
+                if time.monotonic() - started >= seconds:
+                    rest = pending[number - 1 :]
+                    self.stopped = sum(turn.case.case_id not in failed for turn in rest)
+                    break
+                observe(number, turn, None)
+                row = self._run_turn(turn)
                 self.store.append(row)
-                observe(number, case, row)
+                if row["error"] is not None:
+                    failed.add(turn.case.case_id)
+                observe(number, turn, row)
         finally:
             self.write_report()
         return self.rows()
 
     def rows(self) -> list[Row]:
-        """The rows of this sweep's cases, in its order; cases that never ran have none."""
-        found = {row["case_id"]: row for row in self.store.load()}
-        return [found[case.case_id] for case in self.cases if case.case_id in found]
+        """A row a case, its rounds joined, in the sweep's order; none of cases that never ran."""
+        found = self.store.cases()
+        return [
+            joined(found[case.case_id], rounds=self.rounds)
+            for case in self.cases
+            if case.case_id in found
+        ]
 
     def write_report(self) -> None:
-        """Rebuild the Markdown report from the JSON lines."""
-        rows = newest_rows(self.store.load())
+        """Rebuild the reports from the JSON lines."""
+        rows = newest_rows(joined(rows, rounds=self.rounds) for rows in self.store.cases().values())
         if rows:
             write_atomically(self.report_path, markdown(rows, title=self.title))
+            write_atomically(self.report_path.with_suffix(".csv"), to_csv(rows))
 
-    def _run_case(self, case: Case) -> Row:
-        log = self.folder / LOGS_NAME / f"{case.case_id}.log"
+    def _run_turn(self, turn: Turn) -> Row:
+        case = turn.case
+        log = self.folder / LOGS_NAME / f"{case.case_id}-{turn.round}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         options = own_options(state=self.folder / STATE_NAME, cache_dir=self._cache_dir)
+        options += ["--parent", str(os.getpid())]
         started = time.monotonic()
-        with log.open("wb") as stderr:
+        with log.open("wb") as stderr, GpuMemoryWatch(case.device, ranks=case.tp) as watch:
             # A session of its own: Ctrl-C reaches the sweep alone, which then ends the case and
             # whatever ranks it has started.
             process = subprocess.Popen(
@@ -104,19 +153,31 @@ class SweepRun:
                 start_new_session=True,
             )
             try:
-                stdout, _ = process.communicate()
+                last = _last_line(process, watch)
+                process.wait()
             except BaseException:
                 _end(process)
                 raise
-        row = _parsed(stdout) or case_row(case, {}, error=_lost(process.returncode, log))
-        return {**row, "seconds": round(time.monotonic() - started, 3)}
+        row = _parsed(last) or case_row(case, {}, error=_lost(process.returncode, log))
+        seconds = round(time.monotonic() - started, 3)
+        return {**with_polled(row, watch.used_bytes()), "round": turn.round, "seconds": seconds}
 
 
-def _parsed(stdout: str) -> Row | None:
-    lines = stdout.splitlines()
+def _last_line(process: subprocess.Popen[str], watch: GpuMemoryWatch) -> str:
+    """Of stdout, at its end; the watch ends where the case says so."""
+    assert process.stdout is not None
+    last = ""
+    with process.stdout as lines:
+        for last in lines:
+            if last.strip() == TIMED:
+                watch.stop()
+    return last
+
+
+def _parsed(line: str) -> Row | None:
     try:
-        row = json.loads(lines[-1])
-    except (IndexError, ValueError):
+        row = json.loads(line)
+    except ValueError:
         return None
     return row if isinstance(row, dict) and "case_id" in row else None
 

@@ -5,97 +5,198 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from flexq_ft import _native
 from flexq_ft.errors import ConfigError
+from flexq_ft.orchestrate.bench.case import Case as BenchCase
+from flexq_ft.orchestrate.bench.case import Subject, find_subject
+from flexq_ft.orchestrate.bench.roofline import decode_bytes, mean_context
+from flexq_ft.orchestrate.bench.row import Machine, host_load, model_digest
+from flexq_ft.orchestrate.bench.session import check_room, measure_bandwidth
 from flexq_ft.orchestrate.cli.console import console
-from flexq_ft.orchestrate.devices import choose_device
+from flexq_ft.orchestrate.devices import Device, choose_device
 from flexq_ft.orchestrate.engine import EngineClient, EngineOptions, Request
 from flexq_ft.orchestrate.eval.perplexity import LONGEST_WINDOW
-from flexq_ft.orchestrate.models import find_model
+from flexq_ft.orchestrate.gpu_state import GpuState, read_states
 from flexq_ft.orchestrate.open_engine import open_engine
 from flexq_ft.orchestrate.sampling import SamplingParams
-from flexq_ft.orchestrate.sweep.measure import Session
+from flexq_ft.orchestrate.sweep.measure import Served
 from flexq_ft.orchestrate.sweep.plan import Case
-from flexq_ft.orchestrate.timing import Timing, batch_timing
+from flexq_ft.orchestrate.timing import batch_timing, decode_steps_ms, token_times_ms
 from flexq_ft.orchestrate.tokenizer import Tokenizer
 
 
 class EngineSession:
     """Implements measure.Session over an engine, on one rank or several."""
 
-    def __init__(self, engine: EngineClient, folder: Path, *, max_positions: int) -> None:
+    def __init__(
+        self,
+        case: Case,
+        subject: Subject,
+        engine: EngineClient,
+        machine: Machine,
+        memory: OwnMemory,
+    ) -> None:
+        self._case = case
+        self._subject = subject
         self._engine = engine
-        self._folder = folder
+        self._machine = machine
+        self._memory = memory
         self._peak = 0
-        self._tokenizer = Tokenizer.load(folder)
+        self._tokenizer = Tokenizer.load(subject.found.folder)
         self.vocab_size = engine.info.vocab_size
-        self.max_positions = max_positions
-        self.threads = engine.info.threads
-        self.device = engine.info.device
-        self.weights_bytes = sum(file.stat().st_size for file in folder.glob("*.bin"))
+        self.max_positions = subject.sizes.max_positions
 
     def encode(self, text: str) -> list[int]:
         if self._tokenizer is None:
             raise ConfigError(
                 "this model has no tokenizer, so it has no perplexity on a text.",
-                cause=f"{self._folder} holds no tokenizer.json.",
+                cause=f"{self._subject.found.folder} holds no tokenizer.json.",
                 hint="a sweep without quality.ppl, or convert the model with its tokenizer",
             )
         return self._tokenizer.encode(text)
 
-    def request(self, prompts: list[list[int]], *, output_tokens: int) -> Timing:
+    def request(self, prompts: list[list[int]], *, output_tokens: int) -> Served:
         """Greedy, all prompts at once, exactly output_tokens each."""
         params = SamplingParams(max_tokens=output_tokens, ignore_eos=True, seed=0).engine_fields()
         requests = [Request(index, prompt, params) for index, prompt in enumerate(prompts)]
         with closing(self._engine.generate(requests)) as steps:
             events = [event for step in steps for event in step]
+        timing = batch_timing(events, prompt_tokens=sum(map(len, prompts)))
         self._peak = max(self._peak, *(event.peak_memory_bytes for event in events))
-        return batch_timing(events, prompt_tokens=sum(len(prompt) for prompt in prompts))
+        self._memory.look()
+        return Served(
+            timing=timing, token_ms=token_times_ms(events), step_ms=decode_steps_ms(events)
+        )
 
     def score(self, ids: Sequence[int], /) -> tuple[list[float], list[int]]:
         scored = self._engine.score(ids)
         return scored.logprobs, scored.argmax
 
-    def peak_memory_bytes(self) -> int:
-        """As the last events of the requests told it: quality runs come later."""
-        return self._peak
+    def warmed_up(self) -> None:
+        self._machine.before = gpu_states(self._machine.device, self._case.tp)
+
+    def describe(self) -> dict[str, Any]:
+        """Model, machine and flags, as rows of bench latency have them."""
+        info, machine = self._engine.info, self._machine
+        machine.after = gpu_states(machine.device, self._case.tp)
+        return {
+            "model": {
+                "name": info.name,
+                "digest": model_digest(self._subject.found.folder),
+                "scheme": self._subject.scheme,
+                "policy": info.policy,
+                "dtype": info.dtype,
+                "parameters": self._subject.sizes.parameters(),
+            },
+            "machine": {**machine.state(info.threads), "gemm_note": info.gemm_note},
+            "flags": machine.flags(),
+        }
+
+    def sizes(self) -> dict[str, Any]:
+        """Of the requests so far: a quality run that follows is not in them."""
+        kinds = self._engine.info.memory_bytes
+        process = self._memory.used_bytes()
+        return {
+            "weights_bytes": self._weights_bytes(),
+            "peak_memory_bytes": max(self._peak, process or 0),
+            "memory_bytes": {
+                **{name: self._case.tp * size for name, size in kinds.items()},
+                "process": process,
+                "polled": None,
+            },
+        }
+
+    def _weights_bytes(self) -> int:
+        """The files of all ranks; of synthetic weights, what the engines hold."""
+        if self._case.synthetic_weights:
+            return self._case.tp * self._engine.info.memory_bytes["weights"]
+        return sum(file.stat().st_size for file in self._subject.found.folder.glob("*.bin"))
+
+    def bytes_per_step(self, output_tokens: int) -> float:
+        """What one GPU, or the host with all its ranks, must read in a decode step."""
+        case = self._case
+        needed = decode_bytes(
+            self._subject.sizes,
+            scheme=self._subject.scheme,
+            dtype=self._engine.info.dtype,
+            ranks=case.tp,
+            batch=case.batch,
+            context=mean_context(case.prompt_tokens, output_tokens),
+        )
+        return needed["total"] * (case.tp if self._machine.device.kind == "cpu" else 1)
+
+    def read_bandwidth_gb_s(self) -> float:
+        return measure_bandwidth(self._machine.device, as_bench_case(self._case)) / 1e9
+
+
+class OwnMemory:
+    """What this process takes of its GPU, by the driver's free bytes; nothing on the CPU, or where
+    other processes are the ranks. The context itself is not in it: that was made to ask."""
+
+    def __init__(self, device: Device, ranks: int) -> None:
+        self._gpu = device.gpu if device.kind == "cuda" and ranks == 1 else None
+        self._before = self._least = self._free()
+
+    def look(self) -> None:
+        self._least = min(self._least, self._free())
+
+    def used_bytes(self) -> int | None:
+        return None if self._gpu is None else self._before - self._least
+
+    def _free(self) -> int:
+        return 0 if self._gpu is None else int(_native.gpu_free_bytes(self._gpu))
 
 
 @contextmanager
-def open_session(case: Case, *, cache_dir: Path | None) -> Iterator[Session]:
+def open_session(case: Case, *, cache_dir: Path | None) -> Iterator[EngineSession]:
     """The model of a case, converted into the cache first where need be."""
-    found = find_model(
-        Path(case.model),
-        tensor_parallel_size=case.tp,
-        scheme=case.scheme,
-        policy=case.policy,
-        dtype=case.dtype,
-        cache_dir=cache_dir,
-        notify=console.info,
-        progress=None,
+    load = host_load()
+    subject = find_subject(
+        as_bench_case(case), cache_dir=cache_dir, notify=console.info, progress=None
     )
-    positions = _native.open_model_folder(str(found.folder)).config.max_positions
-    scheme, dtype = found.numbers()
     device = choose_device(
-        case.device, scheme=scheme, dtype=dtype, ranks=case.tp, notify=console.info
+        case.device,
+        scheme=subject.scheme,
+        dtype=subject.dtype,
+        ranks=case.tp,
+        notify=console.info,
     )
-    options = EngineOptions(
-        model_dir=str(found.folder),
-        tensor_parallel_size=case.tp,
-        scheme=found.scheme,
-        policy=found.policy,
-        dtype=found.dtype,
-        max_len=_context(case, positions),
-        max_batch=case.batch,
-        device=device.kind,
-        gpu=device.gpu,
+    machine = Machine(device, case.tp, 0.0, load=load, at_start=gpu_states(device, case.tp))
+    memory = OwnMemory(device, case.tp)
+    engine = open_engine(
+        EngineOptions(
+            model_dir=str(subject.found.folder),
+            tensor_parallel_size=case.tp,
+            scheme=subject.found.scheme,
+            policy=subject.found.policy,
+            dtype=subject.found.dtype,
+            max_len=_context(case, subject.sizes.max_positions),
+            max_batch=case.batch,
+            device=device.kind,
+            gpu=device.gpu,
+            synthetic_weights=case.synthetic_weights,
+        )
     )
-    engine = open_engine(options)
     try:
-        yield EngineSession(engine, found.folder, max_positions=positions)
+        check_room(engine, as_bench_case(case))
+        memory.look()
+        yield EngineSession(case, subject, engine, machine, memory)
     finally:
         engine.close()
+
+
+def as_bench_case(case: Case) -> BenchCase:
+    """The same point as `flexq-ft bench latency` names it."""
+    same = ("model", "synthetic_weights", "scheme", "policy", "dtype", "tp", "device", "batch",
+            "prompt_tokens", "output_tokens", "seed")  # fmt: skip
+    values = {name: getattr(case, name) for name in same}
+    return BenchCase(is_shape=case.synthetic_weights, **values)
+
+
+def gpu_states(device: Device, ranks: int) -> list[GpuState]:
+    return read_states(range(device.gpu, device.gpu + ranks)) if device.kind == "cuda" else []
 
 
 def _context(case: Case, positions: int) -> int:

@@ -136,13 +136,21 @@ class Quality(_Strict):
 
 
 class SweepSpec(_Strict):
-    """A sweep file. Paths in it are relative to its own folder."""
+    """A sweep file, what it extends merged in. Paths in it are relative to its own folder.
+
+    synthetic_weights: models are shapes (names of configs/models, or INI files) with random
+    weights, for times and memory alone. rounds: each starts every case once. latency_at: numbers
+    of output tokens whose end-to-end latency is taken, all from the one request of a case.
+    """
 
     schema_: Literal["flexq-ft/sweep/1"] = Field(alias="schema")
     model: str | None = None
+    synthetic_weights: Annotated[bool, Field(strict=True)] = False
     matrix: Matrix | None = None
     include: list[IncludedCase] = []
     exclude: list[ExcludedCases] = []
+    rounds: Count = 1
+    latency_at: Annotated[list[Count], BeforeValidator(expand_numbers)] = []
     repeat: Repeat = Repeat()
     quality: Quality = Quality()
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
@@ -152,6 +160,12 @@ class SweepSpec(_Strict):
     def _has_cases(self) -> SweepSpec:
         if self.matrix is None and not self.include:
             raise ValueError("no cases: give a matrix, or include")
+        return self
+
+    @model_validator(mode="after")
+    def _random_weights_have_no_quality(self) -> SweepSpec:
+        if self.synthetic_weights and self.quality.ppl is not None:
+            raise ValueError("synthetic_weights are random: leave quality out, or name real models")
         return self
 
 

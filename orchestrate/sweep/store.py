@@ -15,22 +15,22 @@ Row = dict[str, Any]
 
 
 class RowStore:
-    """The JSON lines of one output folder. The last row of a case_id is the one that counts."""
+    """The JSON lines of one output folder. The last row of a case's round is what counts."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / ROWS_NAME
 
     def load(self) -> list[Row]:
-        """All rows, in the order of their cases' first appearance; none if there is no file yet.
+        """All rows, in the order of their first appearance; none if there is no file yet.
 
         A last line without its end is what a killed process left: it is skipped, and the next
         append replaces it. Any other broken line raises ConfigError.
         """
-        rows: dict[str, Row] = {}
+        rows: dict[tuple[str, int], Row] = {}
         for number, line in enumerate(self._complete_lines(), start=1):
             try:
                 row = json.loads(line)
-                rows[row["case_id"]] = row
+                rows[row["case_id"], row["round"]] = row
             except (ValueError, TypeError, KeyError) as error:
                 raise ConfigError(
                     f"{self.path}:{number}: not a row of a sweep.",
@@ -50,9 +50,17 @@ class RowStore:
             file.flush()
             os.fsync(file.fileno())
 
-    def finished(self) -> set[str]:
-        """The case_ids whose row has no error."""
-        return {row["case_id"] for row in self.load() if row.get("error") is None}
+    def cases(self) -> dict[str, list[Row]]:
+        """The rows of each case_id, in the order of its rounds."""
+        found: dict[str, list[Row]] = {}
+        for row in sorted(self.load(), key=lambda row: int(row["round"])):
+            found.setdefault(row["case_id"], []).append(row)
+        return found
+
+    def finished(self) -> set[tuple[str, int]]:
+        """The (case_id, round) whose row has no error."""
+        rows = self.load()
+        return {(row["case_id"], row["round"]) for row in rows if row.get("error") is None}
 
     def _complete_lines(self) -> list[bytes]:
         if not self.path.exists():

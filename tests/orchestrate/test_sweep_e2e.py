@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 import yaml
 
 from flexq_ft.orchestrate.cli.main import run_cli
 from flexq_ft.orchestrate.eval.perplexity import protocol_text
 from flexq_ft.orchestrate.sweep.store import RowStore
+from tests.orchestrate.schemas import validate
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -72,10 +72,8 @@ def test_every_case_is_a_row_and_the_impossible_one_failed(
 ) -> None:
     assert [row["error"] and row["error"]["kind"] for row in rows] == [None] * 6 + ["ConfigError"]
     assert swept[1] == 1
-    schema = json.loads((ROOT / "configs" / "schemas" / "sweep.json").read_text(encoding="utf-8"))
-    validator = jsonschema.Draft202012Validator({"$ref": "#/$defs/row", "$defs": schema["$defs"]})
     for row in rows:
-        validator.validate(row)
+        validate(row, "sweep.json", "#/$defs/row")
 
 
 def test_perplexity_is_that_of_hugging_face(model: Path, rows: list[dict[str, Any]]) -> None:
@@ -119,7 +117,7 @@ def test_command_of_a_row_repeats_its_quality(
     done = subprocess.run(
         [sys.executable, *command[1:], *cache], check=True, capture_output=True, text=True
     )
-    again = json.loads(done.stdout)
+    again = json.loads(done.stdout.splitlines()[-1])
     assert again["case_id"] == row["case_id"]
     assert again["config"] == row["config"]
     assert again["quality"] == row["quality"]

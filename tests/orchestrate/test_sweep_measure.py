@@ -13,10 +13,15 @@ import pytest
 
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.engine import TokenEvent
-from flexq_ft.orchestrate.sweep.measure import measure
+from flexq_ft.orchestrate.sweep.measure import Served, measure
 from flexq_ft.orchestrate.sweep.plan import Case
 from flexq_ft.orchestrate.sweep.spec import PerplexitySpec, Quality, Repeat
-from flexq_ft.orchestrate.timing import Timing, batch_timing
+from flexq_ft.orchestrate.timing import (
+    Timing,
+    batch_timing,
+    decode_steps_ms,
+    token_times_ms,
+)
 
 
 class FakeSession:
@@ -24,29 +29,31 @@ class FakeSession:
 
     vocab_size = 50
     max_positions = 64
-    weights_bytes = 1000
-    threads = 2
-    device = "cpu"
 
     def __init__(self, case: Case, rates: Sequence[float]) -> None:
         self._rates = iter(rates)
         self._offset = 0 if case.scheme == "fp16" else 1
         self.requests: list[tuple[list[list[int]], int]] = []
         self.scored = 0
+        self.calls: list[str] = []
 
     def encode(self, text: str) -> list[int]:
         return [byte % 50 for byte in text.encode()]
 
-    def request(self, prompts: list[list[int]], *, output_tokens: int) -> Timing:
+    def request(self, prompts: list[list[int]], *, output_tokens: int) -> Served:
         self.requests.append((prompts, output_tokens))
+        self.calls.append("request")
         rate = next(self._rates)
         one = output_tokens == 1
-        return Timing(
+        timing = Timing(
             prefill_tok_s=10 * rate,
             decode_tok_s=None if one else rate,
             ttft_ms=1.0,
             tpot_ms=None if one else 1000 / rate,
         )
+        steps = [1000 / rate] * (output_tokens - 1)
+        token_ms = [1.0 + sum(steps[:n]) for n in range(output_tokens)]
+        return Served(timing=timing, token_ms=token_ms, step_ms=steps)
 
     def score(self, ids: Sequence[int], /) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         self.scored += 1
@@ -54,8 +61,22 @@ class FakeSession:
         chosen = np.where(positions % 4 == 0, self._offset, 0)
         return np.full(len(ids) - 1, -1.0, dtype=np.float32), chosen
 
-    def peak_memory_bytes(self) -> int:
-        return 2000
+    def warmed_up(self) -> None:
+        self.calls.append("warmed up")
+
+    def describe(self) -> dict[str, Any]:
+        self.calls.append("describe")
+        return {"model": {}, "machine": {}, "flags": ["busy"]}
+
+    def sizes(self) -> dict[str, Any]:
+        return {"peak_memory_bytes": 2000}
+
+    def bytes_per_step(self, output_tokens: int) -> float:
+        return 1e6 * output_tokens
+
+    def read_bandwidth_gb_s(self) -> float:
+        self.calls.append("bandwidth")
+        return 2.0
 
 
 class Lab:
@@ -80,6 +101,7 @@ class Lab:
             state=self.state,
             open_session=self.open,
             make_baseline=lambda base: void(self.measure(base, quality_only=True)),
+            timed=lambda: self.sessions[-1].calls.append("timed"),
             quality_only=quality_only,
         )
 
@@ -104,7 +126,7 @@ def quality(tmp_path: Path) -> Quality:
 def test_warm_up_then_distinct_prompts_of_the_asked_lengths(lab: Lab) -> None:
     lab.measure(Case(model="m", batch=3, prompt_tokens=5, output_tokens=9))
     requests = lab.sessions[0].requests
-    assert [output for _, output in requests] == [8, 9, 9, 9]
+    assert [output for _, output in requests] == [9, 9, 9, 9]
     prompts = [tuple(prompt) for batch, _ in requests for prompt in batch]
     assert {len(prompt) for prompt in prompts} == {5}
     assert len(set(prompts)) == 12
@@ -118,7 +140,34 @@ def test_rates_are_medians_without_the_warm_up(tmp_path: Path) -> None:
     metrics = lab.measure(Case(model="m", prompt_tokens=4, output_tokens=4))["metrics"]
     assert (metrics["prefill_tok_s"], metrics["decode_tok_s"]) == (20.0, 2.0)
     assert metrics["samples"]["decode_tok_s"] == [3.0, 1.0, 2.0]
-    assert (metrics["requests"], metrics["warm_up_requests"]) == (3, 1)
+    assert (metrics["requests"], metrics["warm_up_steps"]) == (3, 3)
+
+
+def test_warm_up_is_32_decode_steps_of_a_longer_output(lab: Lab) -> None:
+    session, case = lab, Case(model="m", prompt_tokens=4, output_tokens=50)
+    assert session.measure(case)["metrics"]["warm_up_steps"] == 32
+    assert [output for _, output in lab.sessions[0].requests] == [33, 50, 50, 50]
+
+
+def test_one_request_serves_its_prefixes(tmp_path: Path) -> None:
+    """Time to the n-th token, and its decode at its own mean context."""
+    lab = Lab(tmp_path, rates=[999.0, 100.0, 200.0])
+    case = Case(
+        model="m", prompt_tokens=4, output_tokens=40, latency_at=(1, 11), repeat=Repeat(min=2)
+    )
+    result = lab.measure(case)
+    first, second, whole = result["metrics"]["lengths"]
+    assert [first["output_tokens"], second["output_tokens"], whole["output_tokens"]] == [1, 11, 40]
+    assert first["latency_ms"] == 1.0 and first["share_of_floor"] is None
+    assert second["latency_ms"] == 1 + 10 * 7.5 and whole["latency_ms"] == 1 + 39 * 7.5
+    assert second["decode_tok_s"] == pytest.approx(1000 / 7.5)
+    assert second["step_p50_ms"] == 7.5 and second["step_p90_ms"] == 10.0
+    # 11e6 bytes at 2 GB/s are 5.5 ms, of 7.5.
+    assert second["share_of_floor"] == pytest.approx(5.5 / 7.5)
+    assert result["flags"] == ["busy", "suspect"]  # 40e6 bytes would take 20 ms
+    assert lab.sessions[0].calls == [
+        "request", "warmed up", "request", "request", "timed", "describe", "bandwidth",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -137,12 +186,6 @@ def test_one_output_token_has_no_decode_rate(lab: Lab) -> None:
     assert metrics["tpot_ms"] is None
     assert metrics["prefill_tok_s"] == 10.0
     assert "decode_tok_s" not in metrics["samples"]
-
-
-def test_lengths_that_do_not_fit_are_refused_before_any_request(lab: Lab) -> None:
-    with pytest.raises(ConfigError, match="60 prompt and 5 output tokens"):
-        lab.measure(Case(model="m", prompt_tokens=60, output_tokens=5))
-    assert lab.sessions[0].requests == []
 
 
 def test_baseline_is_made_first_once_and_shared(lab: Lab, quality: Quality) -> None:
@@ -186,6 +229,12 @@ def test_batch_timing_counts_no_token_of_the_chunked_prefill_as_decode() -> None
     timing = batch_timing(stream, prompt_tokens=20)
     assert timing.prefill_tok_s == 5.0
     assert timing.decode_tok_s == 3.0
+
+
+def test_token_times_wait_for_the_last_sequence() -> None:
+    stream = events((0, 12.0), (0, 13.0), (0, 14.0), (1, 14.0), (0, 14.5), (1, 14.5), (1, 15.0))
+    assert token_times_ms(stream) == [4000.0, 4500.0, 5000.0, 4500.0]
+    assert decode_steps_ms(stream) == [500.0, 500.0]
 
 
 def test_batch_timing_of_first_tokens_only() -> None:

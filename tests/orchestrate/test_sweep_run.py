@@ -5,6 +5,8 @@ The case process is a stand-in that behaves as its model's name says, so that no
 
 from __future__ import annotations
 
+import csv
+import itertools
 import json
 import os
 import shlex
@@ -15,7 +17,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 import yaml
 
@@ -23,13 +24,16 @@ from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.cli.main import run_cli
 from flexq_ft.orchestrate.sweep import run as run_module
 from flexq_ft.orchestrate.sweep.command import parse_case, reproduce_command
+from flexq_ft.orchestrate.sweep.metrics import finished_metrics, joined
 from flexq_ft.orchestrate.sweep.plan import Case, plan_cases
 from flexq_ft.orchestrate.sweep.report import markdown, newest_rows
-from flexq_ft.orchestrate.sweep.run import SweepRun
+from flexq_ft.orchestrate.sweep.run import SweepRun, turns_of
 from flexq_ft.orchestrate.sweep.spec import SCHEMA, load_spec
 from flexq_ft.orchestrate.sweep.store import RowStore
+from tests.orchestrate.schemas import validate
 
 ROOT = Path(__file__).parents[2]
+SHIPPED = sorted(path.stem for path in (ROOT / "configs" / "sweeps").glob("*.yaml"))
 
 STAND_IN = """
 import os, pathlib, signal, sys, time
@@ -51,14 +55,29 @@ if name == "mute":
     sys.exit("the engine fell over")
 if name == "slow":
     time.sleep(60)
+if name == "wait" and not (pathlib.Path(__file__).parent / "go on").exists():
+    time.sleep(10)
 if name == "hungry":
     error = OutOfMemoryError("needs 9 GB, 2 GB are free.", cause="weights").to_json()
+from flexq_ft.orchestrate.sweep.metrics import finished_metrics
+slower = 1.0 if case.scheme == "w6ax" else 2.0
 samples = {"prefill_tok_s": [90.0, 110.0], "decode_tok_s": [10.0, 10.0],
-           "ttft_ms": [9.0, 9.0], "tpot_ms": [9.0, 9.0]}
-metrics = {"weights_bytes": 1_500_000, "peak_memory_bytes": 2_000_000, "prefill_tok_s": 100.0,
-           "decode_tok_s": 10.0, "ttft_ms": 9.0, "tpot_ms": 9.0, "requests": 2,
-           "warm_up_requests": 1, "threads": 2, "device": "cpu", "samples": samples}
-result = {} if error else {"metrics": metrics, "quality": None}
+           "ttft_ms": [9.0, 9.0], "tpot_ms": [9.0, 9.0],
+           "step_ms": [[slower] * (case.output_tokens - 1)] * 2}
+for tokens in case.lengths():
+    samples[f"latency_{tokens}_ms"] = [slower * tokens] * 2
+measured = {"weights_bytes": 1_500_000, "peak_memory_bytes": 2_000_000, "requests": 2,
+            "memory_bytes": {"weights": 1_500_000, "kv_cache": 1, "activations": 1, "workspace": 1,
+                             "process": None, "polled": None},
+            "lengths": [{"output_tokens": n, "bytes_per_step": 1e6} for n in case.lengths()],
+            "batch": case.batch, "read_bandwidth_gb_s": 2.0, "warm_up_steps": 32}
+result = {} if error else {
+    "metrics": finished_metrics(samples, measured), "quality": None, "flags": [],
+    "model": {"name": name, "digest": "sha256:" + 64 * "0", "scheme": case.scheme or "fp16",
+              "policy": None, "dtype": "fp16", "parameters": 1},
+    "machine": {"device": "cpu", "name": "a machine", "ranks": 1, "threads": 2, "gpus_before": [],
+                "gpus_after": [], "gemm_note": ""}}
+console.out("timed")
 console.out(json.dumps(case_row(case, result, error=error)))
 """
 
@@ -82,7 +101,9 @@ class Sweeper:
 
     def run(self, **content: Any) -> SweepRun:
         path = self.file(**content)
-        return SweepRun(plan_cases(load_spec(path), base=self.folder), self.out, title="Sweep t")
+        spec = load_spec(path)
+        cases = plan_cases(spec, base=self.folder)
+        return SweepRun(cases, self.out, title="Sweep t", rounds=spec.rounds)
 
     @property
     def started(self) -> list[str]:
@@ -111,7 +132,7 @@ def test_resume_skips_finished_rows_and_runs_failed_ones_again(sweeper: Sweeper)
     sweeper.run(matrix=matrix).run()
     assert len(sweeper.started) == 4
     again = sweeper.run(matrix=matrix)
-    assert [case.model.endswith("hungry") for case in again.pending()] == [True, True]
+    assert [turn.case.model.endswith("hungry") for turn in again.pending()] == [True, True]
     assert len(again.run()) == 4
     assert len(sweeper.started) == 6
     sweeper.run(matrix=matrix).run(force=True)
@@ -130,7 +151,7 @@ def test_torn_last_line_is_a_case_that_never_ran(sweeper: Sweeper) -> None:
     run.run()
     whole = run.store.path.read_bytes()
     run.store.path.write_bytes(whole[:-20])
-    assert [case.batch for case in run.pending()] == [2]
+    assert [turn.case.batch for turn in run.pending()] == [2]
     assert [row["config"]["batch"] for row in run.run()] == [1, 2]
     assert len(run.store.path.read_bytes().splitlines()) == 2
 
@@ -149,10 +170,12 @@ def test_report_is_rebuilt_from_the_rows(sweeper: Sweeper) -> None:
     run.run()
     first = run.report_path.read_text(encoding="utf-8")
     run.report_path.unlink()
-    assert markdown(newest_rows(RowStore(sweeper.out).load()), title="Sweep t") == first
+    rows = [joined(rounds, rounds=1) for rounds in RowStore(sweeper.out).cases().values()]
+    assert markdown(newest_rows(rows), title="Sweep t") == first
     run.write_report()
     assert run.report_path.read_text(encoding="utf-8") == first
     assert "| 2 | fine | w6ax (w6a8) | 1 | 1 | 128+128 | 1.5 | 2 | 100.0 ±10% |" in first
+    assert "| fine | 1 | 1 | 128+128 | w6ax (w6a8) | 128 | 2.000 | - | 2 | 1.000 | - |" in first
     assert "OutOfMemoryError: needs 9 GB" in first
     for row in RowStore(sweeper.out).load():
         assert row["command"] in first
@@ -169,18 +192,18 @@ def test_report_keeps_the_newest_row_of_a_configuration(sweeper: Sweeper) -> Non
 
 
 def test_row_matches_the_schema(sweeper: Sweeper) -> None:
-    schema = json.loads((ROOT / "configs" / "schemas" / "sweep.json").read_text(encoding="utf-8"))
-    validator = jsonschema.Draft202012Validator({"$ref": "#/$defs/row", "$defs": schema["$defs"]})
-    rows = sweeper.run(matrix={"model": ["fine", "hungry", "killed"]}).run()
+    run = sweeper.run(matrix={"model": ["fine", "hungry", "killed"]})
+    run.run()
+    rows = run.store.load()
+    assert len(rows) == 3
     for row in rows:
-        validator.validate(row)
+        validate(row, "sweep.json", "#/$defs/row")
 
 
-@pytest.mark.parametrize("name", ["demo", "quick"])
+@pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_sweep_matches_the_schema(name: str) -> None:
-    schema = json.loads((ROOT / "configs" / "schemas" / "sweep.json").read_text(encoding="utf-8"))
     file = ROOT / "configs" / "sweeps" / f"{name}.yaml"
-    jsonschema.Draft202012Validator(schema).validate(yaml.safe_load(file.read_text()))
+    validate(yaml.safe_load(file.read_text()), "sweep.json")
 
 
 def test_command_of_a_row_parses_to_its_case(tmp_path: Path) -> None:
@@ -198,13 +221,18 @@ def test_command_of_a_row_parses_to_its_case(tmp_path: Path) -> None:
                     "ppl": {"text": "a text.txt", "protocol": "raw", "window": 7},
                     "agreement_with": "flexq",
                 },
+                "latency_at": [7, 9],
                 "seed": 5,
             }
         ),
         encoding="utf-8",
     )
     cases = plan_cases(load_spec(path), base=tmp_path)
-    assert len(cases) == 3
+    shape = {"schema": SCHEMA, "model": "llama-7b", "synthetic_weights": True, "matrix": {}}
+    path.write_text(yaml.safe_dump(shape), encoding="utf-8")
+    cases += plan_cases(load_spec(path), base=tmp_path)
+    assert len(cases) == 4
+    assert cases[0].latency_at == (7, 9) and cases[3].synthetic_weights
     for case in cases:
         words = shlex.split(reproduce_command(case))
         assert words[:3] == ["python", "-m", "flexq_ft.orchestrate.sweep.case"]
@@ -243,7 +271,9 @@ def test_dry_run_lists_cases_and_runs_none(
     assert output.count("w6ax flexq") == 3
     assert not sweeper.out.exists()
     assert run_cli(["sweep", str(file), "--out", str(sweeper.out), "--dry-run", "--json"]) == 0
-    results = json.loads(capsys.readouterr().out)["results"]
+    document = json.loads(capsys.readouterr().out)
+    validate(document, "sweep-result.json")
+    results = document["results"]
     assert [parse_case(shlex.split(item["command"])[3:]).batch for item in results[:3]] == [1, 2, 4]
 
 
@@ -254,7 +284,7 @@ def test_sweep_verb_exit_code_and_envelope(
     arguments = ["sweep", str(file), "--out", str(sweeper.out)]
     assert run_cli([*arguments, "--json"]) == 1
     document = json.loads(capsys.readouterr().out)
-    assert document["schema"] == "flexq-ft/sweep-result/1"
+    validate(document, "sweep-result.json")
     assert [row["error"] is None for row in document["results"]] == [True, False]
     file = sweeper.file(matrix={"model": ["fine"]})
     assert run_cli(arguments) == 0
@@ -276,3 +306,151 @@ def test_sweep_verb_refuses_an_unknown_key(
 
 def test_case_defaults_are_those_of_a_bare_command() -> None:
     assert parse_case(["m", "--scheme", "w6ax"]) == Case(model="m", scheme="w6ax", policy="flexq")
+
+
+def table_of(run: SweepRun) -> list[str]:
+    """The report without times of day and seconds."""
+    text = run.report_path.read_text(encoding="utf-8")
+    return [line for line in text.splitlines() if line.startswith("|")]
+
+
+def test_each_round_starts_every_case_once_in_rotated_order() -> None:
+    cases = [Case(model=name) for name in "abcde"]
+    turns = turns_of(cases, rounds=3)
+    assert ["".join(t.case.model for t in turns if t.round == n) for n in (1, 2, 3)] == [
+        "abcde",
+        "bcdea",
+        "deabc",
+    ]
+
+
+def test_rounds_are_joined_by_their_samples(sweeper: Sweeper) -> None:
+    run = sweeper.run(model="fine", rounds=2, matrix={"batch": [1, 2]}, latency_at=[16])
+    rows = run.run()
+    assert [line.split("batch ")[1][0] for line in sweeper.started] == ["1", "2", "2", "1"]
+    assert [(row["rounds"], row["metrics"]["requests"], row["flags"]) for row in rows] == [
+        (2, 4, []),
+        (2, 4, []),
+    ]
+    for row in rows:
+        assert len(row["metrics"]["samples"]["latency_16_ms"]) == 4
+        assert [one["output_tokens"] for one in row["metrics"]["lengths"]] == [16, 128]
+        assert row["metrics"]["lengths"][0]["latency_ms"] == 32.0
+        # 1e6 bytes at 2 GB/s are 0.5 ms, and a step took 2.
+        assert row["metrics"]["lengths"][0]["share_of_floor"] == pytest.approx(0.25)
+    assert "| 16: 32, 128: 256 |" in run.report_path.read_text(encoding="utf-8")
+
+
+def test_a_missing_round_is_said(sweeper: Sweeper) -> None:
+    run = sweeper.run(model="fine", rounds=2, matrix={})
+    run.run()
+    lines = run.store.path.read_text().splitlines(keepends=True)
+    run.store.path.write_text(lines[0])
+    assert [row["flags"] for row in run.rows()] == [["incomplete"]]
+    assert [turn.round for turn in run.pending()] == [2]
+
+
+def test_a_case_that_failed_has_no_turn_in_later_rounds(sweeper: Sweeper) -> None:
+    rows = sweeper.run(rounds=3, matrix={"model": ["fine", "hungry"]}).run()
+    assert sorted(line.split()[0] for line in sweeper.started) == ["fine"] * 3 + ["hungry"]
+    assert [(row["rounds"], row["error"] is None) for row in rows] == [(3, True), (0, False)]
+
+
+def test_a_round_that_failed_keeps_the_numbers_of_the_others() -> None:
+    good = {
+        "error": None, "flags": ["busy"], "seconds": 1.0,
+        "metrics": finished_metrics(
+            {"prefill_tok_s": [1.0], "ttft_ms": [1.0], "latency_1_ms": [4.0], "step_ms": [[]]},
+            {
+                "peak_memory_bytes": 5, "requests": 1, "read_bandwidth_gb_s": 1.0, "batch": 1,
+                "lengths": [{"output_tokens": 1, "bytes_per_step": None}],
+            },
+        ),
+    }  # fmt: skip
+    bad = {"error": {"kind": "LaunchError"}, "flags": [], "seconds": 2.0, "metrics": None}
+    row = joined([good, bad], rounds=2)
+    assert row["error"] == {"kind": "LaunchError"} and row["rounds"] == 1
+    assert row["flags"] == ["busy", "incomplete"] and row["seconds"] == 3.0
+    assert row["metrics"]["lengths"][0]["latency_ms"] == 4.0
+    assert row["metrics"]["lengths"][0]["decode_tok_s"] is None
+
+
+def test_max_minutes_stops_between_cases_and_the_rest_follows(
+    sweeper: Sweeper, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = sweeper.file(model="fine", rounds=2, matrix={"batch": [1, 2, 3]})
+    arguments = ["sweep", str(file), "--out", str(sweeper.out)]
+    clock = itertools.count(0.0, 10.0)  # a turn looks at it three times, and once before
+    monkeypatch.setattr(run_module.time, "monotonic", lambda: next(clock))
+    assert run_cli([*arguments, "--max-minutes", "1", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    validate(document, "sweep-result.json")
+    assert document["warnings"] == [
+        "stopped after 1 minutes with 4 of 6 still to run; the same command goes on."
+    ]
+    assert [row["flags"] for row in document["results"]] == [["incomplete"]] * 2
+    assert len(sweeper.started) == 2
+    assert run_cli(arguments) == 0
+    assert len(sweeper.started) == 6
+
+
+def test_a_killed_sweep_resumes_and_ends_with_the_same_table(sweeper: Sweeper) -> None:
+    content = {"rounds": 2, "matrix": {"model": ["fine", "wait", "hungry"], "batch": [1, 2]}}
+    file = sweeper.file(**content)
+    script = (
+        "import sys; from flexq_ft.orchestrate.sweep import run;"
+        f"run.CASE_PROCESS = (sys.executable, {str(sweeper.script)!r});"
+        "from flexq_ft.orchestrate.cli.main import run_cli;"
+        f"sys.exit(run_cli(['sweep', {str(file)!r}, '--out', {str(sweeper.out)!r}]))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not any("wait" in line for line in sweeper.started):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert len(RowStore(sweeper.out).load()) == 2
+    (sweeper.folder / "go on").touch()
+    killed = sweeper.run(**content)
+    killed.run()
+    sweeper.out = sweeper.folder / "whole"
+    whole = sweeper.run(**content)
+    whole.run()
+    assert table_of(killed) == table_of(whole)
+    assert len(table_of(whole)) > 6
+
+
+def test_a_case_ends_with_the_sweep_that_started_it(tmp_path: Path) -> None:
+    """Else it would hold the device that the resumed sweep needs."""
+    script = (
+        "import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', "
+        "'import os, time; from flexq_ft.orchestrate.sweep.case import end_with;"
+        "end_with(os.getppid()); print(os.getpid(), flush=True); time.sleep(60)'],"
+        "start_new_session=True); sys.stdin.read()"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    assert parent.stdout.read() == ""  # ends when the child does
+    with pytest.raises(ProcessLookupError):
+        while time.sleep(0.05) is None:
+            os.kill(pid, 0)
+    parent.wait()
+
+
+def test_csv_has_a_line_for_each_length(sweeper: Sweeper) -> None:
+    run = sweeper.run(matrix={"model": ["fine", "hungry"]}, latency_at=[16, 32])
+    run.run()
+    lines = list(csv.DictReader((sweeper.out / "report.csv").read_text().splitlines()))
+    shown = [(line["model"], line["output_tokens"], line["latency_ms"]) for line in lines]
+    assert [(Path(model).name, *rest) for model, *rest in shown] == [
+        ("fine", "16", "32.0"),
+        ("fine", "32", "64.0"),
+        ("fine", "128", "256.0"),
+        ("hungry", "128", ""),
+    ]
+    assert lines[3]["error"].startswith("OutOfMemoryError: needs 9 GB")

@@ -1,0 +1,59 @@
+"""The rows of a sweep as CSV: a line for each number of output tokens, one for a failed case."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from flexq_ft.orchestrate.sweep.store import Row
+
+_CONFIG = (
+    "model", "synthetic_weights", "scheme", "policy", "dtype", "tp", "batch", "prompt_tokens",
+)  # fmt: skip
+_LENGTH = (
+    "output_tokens", "latency_ms", "decode_tok_s", "step_p50_ms", "step_p90_ms", "bytes_per_step",
+    "share_of_floor",
+)  # fmt: skip
+_METRICS = (
+    "ttft_ms", "prefill_tok_s", "requests", "read_bandwidth_gb_s", "weights_bytes",
+    "peak_memory_bytes",
+)  # fmt: skip
+COLUMNS = (
+    "case_id", *_CONFIG, "device", "device_name", *_LENGTH, *_METRICS, "perplexity", "agreement",
+    "rounds", "flags", "error", "command",
+)  # fmt: skip
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """What is not known is empty."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerows(_lines(row))
+    return out.getvalue()
+
+
+def _lines(row: Row) -> Iterator[dict[str, Any]]:
+    machine, quality, error = row["machine"] or {}, row["quality"] or {}, row["error"]
+    line = {
+        "case_id": row["case_id"],
+        **{name: row["config"][name] for name in _CONFIG},
+        "device": machine.get("device"),
+        "device_name": machine.get("name"),
+        "perplexity": (quality.get("ppl") or {}).get("perplexity"),
+        "agreement": (quality.get("agreement") or {}).get("top1"),
+        "rounds": row["rounds"],
+        "flags": " ".join(row["flags"]),
+        "error": error and f"{error['kind']}: {error['message']}",
+        "command": row["command"],
+    }
+    metrics = row["metrics"]
+    if metrics is None:
+        yield {**line, "output_tokens": row["config"]["output_tokens"]}
+        return
+    line |= {name: metrics[name] for name in _METRICS}
+    for length in metrics["lengths"]:
+        yield {**line, **{name: length[name] for name in _LENGTH}}

@@ -1,0 +1,81 @@
+"""Rows as points: one for each number of output tokens that was timed, for tables and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flexq_ft.orchestrate.sweep.store import Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A row's numbers up to so many output tokens. setting: all but the precision, which is what
+    two points must share to be compared."""
+
+    setting: tuple[Any, ...]
+    model: str
+    precision: str
+    tp: int
+    batch: int
+    prompt_tokens: int
+    output_tokens: int
+    latency_ms: float
+    decode_tok_s: float | None
+    peak_memory_bytes: int
+
+    @property
+    def context(self) -> int:
+        """Tokens of a sequence at its end."""
+        return self.prompt_tokens + self.output_tokens
+
+
+def model_name(row: Row) -> str:
+    """The file's or the shape's, short."""
+    return Path(row["config"]["model"]).name.removesuffix(".ini")
+
+
+def precision_name(row: Row) -> str:
+    """As a table shows it: `w6ax (flexq)`."""
+    config = row["config"]
+    name = config["scheme"] or "as converted"
+    policy = config["policy"]
+    return name if policy is None else f"{name} ({Path(policy).name})"
+
+
+def points_of(rows: Iterable[Row]) -> list[Point]:
+    """In the order of the rows, shorter outputs first; none of rows without numbers."""
+    return [
+        Point(
+            setting=_setting(row, length["output_tokens"]),
+            model=model_name(row),
+            precision=precision_name(row),
+            tp=row["config"]["tp"],
+            batch=row["config"]["batch"],
+            prompt_tokens=row["config"]["prompt_tokens"],
+            output_tokens=length["output_tokens"],
+            latency_ms=length["latency_ms"],
+            decode_tok_s=length["decode_tok_s"],
+            peak_memory_bytes=row["metrics"]["peak_memory_bytes"],
+        )
+        for row in rows
+        if row["metrics"] is not None
+        for length in row["metrics"]["lengths"]
+    ]
+
+
+def _setting(row: Row, output_tokens: int) -> tuple[Any, ...]:
+    config = row["config"]
+    names = ("model", "synthetic_weights", "dtype", "tp", "batch", "prompt_tokens")
+    # Memory is of the whole request, so a prefix is compared with prefixes of the same.
+    return (*(config[name] for name in names), config["output_tokens"], output_tokens)
+
+
+def by_setting(points: Sequence[Point]) -> list[list[Point]]:
+    """Points that differ in precision alone, together."""
+    groups: dict[tuple[Any, ...], list[Point]] = {}
+    for point in points:
+        groups.setdefault(point.setting, []).append(point)
+    return list(groups.values())
