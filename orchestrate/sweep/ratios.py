@@ -14,7 +14,7 @@ TITLES = (
 MEANING = (
     "x: the baseline's latency (first prompt token handed over to last token received), or peak "
     "memory, over the scheme's own, both measured in this sweep; above 1 the scheme is the faster, "
-    "or the smaller."
+    "or the smaller. Peak memory is of the longest output of a request."
 )
 
 

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from flexq_ft.errors import ConfigError
+from flexq_ft.orchestrate.bench.roofline import ModelSizes
 from flexq_ft.orchestrate.sweep.plan import Case, plan_cases
 from flexq_ft.orchestrate.sweep.spec import SCHEMA, expand_numbers, load_spec
 
@@ -210,9 +211,71 @@ def test_replaced_model_or_text_is_a_new_case(tmp_path: Path) -> None:
     assert len({first, second, case_id()}) == 3
 
 
-@pytest.mark.parametrize("name", ["demo", "quick"])
+SHIPPED = {  # cases, models, most processes
+    "demo": (5, 1, 5),
+    "quick": (8, 1, 16),
+    "paper-e2e": (16, 4, 32),
+    "batch": (29, 2, 58),
+    "context": (39, 2, 78),
+    "llama3": (9, 3, 18),
+    "tp2": (20, 3, 40),
+}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_sweeps_are_valid(name: str) -> None:
     path = ROOT / "configs" / "sweeps" / f"{name}.yaml"
-    cases = plan_cases(load_spec(path), base=path.parent)
-    assert {case.scheme for case in cases} >= {"fp16", "w6ax"}
-    assert all(case.quality.agreement_with == "fp16" for case in cases)
+    spec = load_spec(path)
+    cases = plan_cases(spec, base=path.parent)
+    models = {case.model for case in cases}
+    assert (len(cases), len(models), len(cases) * spec.rounds) == SHIPPED[name]
+    assert {case.scheme for case in cases} >= {"fp16", "w8a8", "w6ax"}
+    for case in cases:
+        assert case.device == ("cpu" if name == "quick" else "auto" if name == "demo" else "cuda")
+        if case.synthetic_weights:
+            longest = ModelSizes.of_ini(case.source()).max_positions
+            assert case.prompt_tokens + case.output_tokens <= longest
+
+
+def test_no_shipped_sweep_is_untested() -> None:
+    assert {path.stem for path in (ROOT / "configs" / "sweeps").glob("*.yaml")} == {*SHIPPED}
+
+
+def test_the_paper_s_lengths_are_prefixes_of_one_request() -> None:
+    path = ROOT / "configs" / "sweeps" / "paper-e2e.yaml"
+    for case in plan_cases(load_spec(path), base=path.parent):
+        assert case.lengths() == [128, 256, 512, 1024]
+        assert (case.prompt_tokens, case.batch, case.repeat.max) == (15, 1, 1)
+
+
+def test_random_weights_have_no_quality(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("words", encoding="utf-8")
+    with pytest.raises(ConfigError, match="synthetic_weights are random"):
+        cases_of(
+            tmp_path,
+            model="llama-7b",
+            synthetic_weights=True,
+            matrix={},
+            quality={"ppl": {"text": "text.txt"}},
+        )
+
+
+def test_a_shape_is_a_name_or_an_ini_file(tmp_path: Path) -> None:
+    ini = tmp_path / "mine.ini"
+    ini.write_text((ROOT / "configs" / "models" / "llama-7b.ini").read_text(), encoding="utf-8")
+    matrix = {"model": ["llama-7b", "mine.ini"]}
+    exclude = [{"model": "llama-7b"}]
+    cases = cases_of(tmp_path, synthetic_weights=True, matrix=matrix)
+    assert [case.model for case in cases] == ["llama-7b", str(ini)]
+    assert len({case.case_id for case in cases}) == 2
+    (case,) = cases_of(tmp_path, synthetic_weights=True, matrix=matrix, exclude=exclude)
+    assert case.source() == ini
+    with pytest.raises(ConfigError, match="Did you mean 'llama-7b'"):
+        cases_of(tmp_path, synthetic_weights=True, matrix={"model": "lama-7b"})
+
+
+def test_lengths_beyond_every_output_are_refused(tmp_path: Path) -> None:
+    cases = cases_of(tmp_path, matrix={"output_tokens": [8, 64]}, latency_at=[16, 4])
+    assert [case.lengths() for case in cases] == [[4, 8], [4, 16, 64]]
+    with pytest.raises(ConfigError, match="latency_at: 65 tokens, and no case has more than 64"):
+        cases_of(tmp_path, matrix={"output_tokens": [8, 64]}, latency_at=[16, 65])
