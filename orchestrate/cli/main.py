@@ -32,6 +32,7 @@ VERBS = {
     "chat": "Talk to an instruction-tuned model.",
     "bench": "Time prefill and decode, scheme against scheme, beside the machine's limits.",
     "sweep": "Measure a matrix of models, schemes and sizes; one table of speed and quality.",
+    "compare": "Hold two results of sweep or bench against each other; find regressions.",
     "inspect": "Show a model's configuration, sizes and (unpacked) weights; verify hashes.",
     "doctor": "Say what this machine can and cannot run, and why.",
 }
@@ -42,8 +43,8 @@ Example:
 
 Results go to stdout, everything else to stderr. Options are also read from
 the environment: FLEXQ_FT_RUN_MAX_TOKENS is run's --max-tokens.
-Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 model or weights,
-4 device, MPI or launch, 5 out of memory, 130 interrupted.
+Exit codes: 0 ok, 1 failure or regression, 2 usage or configuration,
+3 model or weights, 4 device, MPI or launch, 5 out of memory, 130 interrupted.
 """
 
 RANK_0_SPEAKS_S = 5.0

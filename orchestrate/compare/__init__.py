@@ -1,0 +1,1 @@
+"""Two result files held against each other: result (read) -> comparison -> condition, report."""
