@@ -11,11 +11,12 @@ from flexq_ft.orchestrate.cli.console import console, table_options
 SCHEMA = "flexq-ft/compare/1"
 
 EPILOG = """\
-Example: flexq-ft compare before.json after.json --fail-if 'decode_tok_s < 0.97x'
+Example: flexq-ft compare a.json b.json --fail-if 'decode_tok_s < 0.97x'
 
-A and B are JSON files of flexq-ft sweep or flexq-ft bench latency (--save FILE.json), or folders of
-sweeps. A condition is METRIC, one of < <= > >=, and a number: with x it is of B over A, without of
-B itself. The exit code is 1 if a condition holds of any case, or a case of A has failed in B.
+A and B are JSON files of flexq-ft sweep or flexq-ft bench latency (--save
+FILE.json), or folders of sweeps. A condition is METRIC, one of < <= > >=, and
+a number: with x it is of B over A, without of B itself. The exit code is 1 if
+a condition holds of any case, or a case of A has failed in B.
 """
 
 

@@ -18,9 +18,9 @@ SCHEMA = "flexq-ft/sweep-result/1"
 EPILOG = f"""\
 Example: flexq-ft sweep configs/sweeps/quick.yaml --dry-run
 
-A finished case is not run again: a sweep that was interrupted, killed, or stopped by --max-minutes
-goes on where it stopped. A case that fails is a row with its error; the exit code is then 1, at the
-end.
+A finished case is not run again: a sweep that was interrupted, killed, or
+stopped by --max-minutes goes on where it stopped. A case that fails is a row
+with its error; the exit code is then 1, at the end.
 
 \b
 {SCHEME_TABLE}
@@ -40,6 +40,7 @@ def _known_device(ctx: click.Context, parameter: click.Parameter, value: str | N
 )
 @click.option("--dry-run", is_flag=True, help="List the cases, and run none.")
 @click.option("--force", is_flag=True, help="Measure finished cases again too.")
+@click.option("--plots", is_flag=True, help="PNG files beside the report; needs matplotlib.")
 @click.option(
     "--max-minutes",
     type=click.FloatRange(min=0, min_open=True),
@@ -64,6 +65,7 @@ def command(
     out: Path | None,
     dry_run: bool,
     force: bool,
+    plots: bool,
     max_minutes: float | None,
     cache_dir: Path | None,
     device: str | None,
@@ -72,7 +74,7 @@ def command(
 
     FILE is a YAML file (schema flexq-ft/sweep/1). Each case runs in its own process, once in every
     round. The result is rows.jsonl, a row a case and round with the command that repeats it, and
-    report.md and report.csv, made from it.
+    report.md, report.csv and plots, made from it.
     """  # fmt: skip
     from flexq_ft.orchestrate.sweep.plan import plan_cases
     from flexq_ft.orchestrate.sweep.run import SweepRun
@@ -82,7 +84,7 @@ def command(
     cases = plan_cases(spec, base=file.parent, device=device)
     folder = out or Path("sweeps") / file.stem
     title = f"Sweep {file.stem}" + (", synthetic weights" if spec.synthetic_weights else "")
-    run = SweepRun(cases, folder, title=title, rounds=spec.rounds, cache_dir=cache_dir)
+    run = SweepRun(cases, folder, title=title, rounds=spec.rounds, plots=plots, cache_dir=cache_dir)
     config = {"file": str(file), "out": str(folder), **spec.model_dump(mode="json", by_alias=True)}
     pending = run.pending(force=force)
     if dry_run:

@@ -13,7 +13,7 @@ from flexq_ft.orchestrate.sweep.store import Row
 @dataclass(frozen=True, kw_only=True)
 class Point:
     """A row's numbers up to so many output tokens. setting: all but the precision, which is what
-    two points must share to be compared."""
+    two points must share to be compared, output_tokens last. is_whole: the request has no more."""
 
     setting: tuple[Any, ...]
     model: str
@@ -25,6 +25,7 @@ class Point:
     latency_ms: float
     decode_tok_s: float | None
     peak_memory_bytes: int
+    is_whole: bool
 
     @property
     def context(self) -> int:
@@ -59,6 +60,7 @@ def points_of(rows: Iterable[Row]) -> list[Point]:
             latency_ms=length["latency_ms"],
             decode_tok_s=length["decode_tok_s"],
             peak_memory_bytes=row["metrics"]["peak_memory_bytes"],
+            is_whole=length["output_tokens"] == row["config"]["output_tokens"],
         )
         for row in rows
         if row["metrics"] is not None

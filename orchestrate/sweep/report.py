@@ -164,8 +164,10 @@ def error_lines(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def markdown(rows: Sequence[Row], *, title: str) -> str:
-    """The whole report: the table, what the quality numbers mean, commands, and machines."""
+def markdown(rows: Sequence[Row], *, title: str, plots: Sequence[str] = ()) -> str:
+    """The whole report: the table, what its numbers mean, commands, and machines.
+
+    plots: names of images beside it."""
     columns = [*_columns(rows), *([ERROR_COLUMN] if error_lines(rows) else [])]
     lines = [
         f"# {_heading(rows, title)}",
@@ -178,6 +180,7 @@ def markdown(rows: Sequence[Row], *, title: str) -> str:
     for number, row in enumerate(rows, start=1):
         lines.append(_md_line([str(number), *(column.cell(row) for column in columns)]))
     lines += ["", *_meaning(rows), ""]
+    lines += [line for name in plots for line in (f"![{name.partition('.')[0]}]({name})", "")]
     if ratios := ratio_cells(points_of(rows)):
         lines += ["## Scheme against scheme", "", MEANING, ""]
         lines += [_md_line(TITLES), _md_line(["--:" for _ in TITLES]), *map(_md_line, ratios), ""]

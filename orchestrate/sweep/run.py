@@ -23,6 +23,7 @@ from flexq_ft.orchestrate.sweep.csv_table import to_csv
 from flexq_ft.orchestrate.sweep.gpu_memory import GpuMemoryWatch, with_polled
 from flexq_ft.orchestrate.sweep.metrics import joined
 from flexq_ft.orchestrate.sweep.plan import Case
+from flexq_ft.orchestrate.sweep.plots import plot_rows, require_matplotlib
 from flexq_ft.orchestrate.sweep.report import REPORT_NAME, markdown, newest_rows
 from flexq_ft.orchestrate.sweep.store import Row, RowStore
 
@@ -53,7 +54,8 @@ def turns_of(cases: Sequence[Case], *, rounds: int) -> list[Turn]:
 
 
 class SweepRun:
-    """One output folder: rows.jsonl, report.md and .csv, quality/ (shared evaluations), logs/."""
+    """One output folder: rows.jsonl, report.md and .csv, plots, quality/ (shared evaluations),
+    logs/. Raises ConfigError for plots without matplotlib."""
 
     def __init__(
         self,
@@ -62,8 +64,11 @@ class SweepRun:
         *,
         title: str,
         rounds: int = 1,
+        plots: bool = False,
         cache_dir: Path | None = None,
     ) -> None:
+        if plots:
+            require_matplotlib()
         self.cases = list(cases)
         self.folder = folder
         self.title = title
@@ -71,6 +76,7 @@ class SweepRun:
         self.turns = turns_of(self.cases, rounds=rounds)
         self.stopped = 0  # turns that the last run left for want of time
         self.store = RowStore(folder)
+        self._plots = plots
         self._cache_dir = cache_dir
 
     @property
@@ -128,10 +134,11 @@ class SweepRun:
         ]
 
     def write_report(self) -> None:
-        """Rebuild the reports from the JSON lines."""
+        """Rebuild the reports, and plots if asked for, from the JSON lines."""
         rows = newest_rows(joined(rows, rounds=self.rounds) for rows in self.store.cases().values())
         if rows:
-            write_atomically(self.report_path, markdown(rows, title=self.title))
+            plots = plot_rows(rows, self.folder) if self._plots else []
+            write_atomically(self.report_path, markdown(rows, title=self.title, plots=plots))
             write_atomically(self.report_path.with_suffix(".csv"), to_csv(rows))
 
     def _run_turn(self, turn: Turn) -> Row:

@@ -287,11 +287,12 @@ def test_sweep_verb_exit_code_and_envelope(
     validate(document, "sweep-result.json")
     assert [row["error"] is None for row in document["results"]] == [True, False]
     file = sweeper.file(matrix={"model": ["fine"]})
-    assert run_cli(arguments) == 0
+    assert run_cli([*arguments, "--plots"]) == 0
     captured = capsys.readouterr()
     assert "tok/s" in captured.out
     assert "100.0" in captured.out
     assert "finished already" in captured.err
+    assert len(sweeper.started) == 2
 
 
 def test_sweep_verb_refuses_an_unknown_key(
