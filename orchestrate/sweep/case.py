@@ -1,7 +1,8 @@
 """One case in a process of its own: `python -m flexq_ft.orchestrate.sweep.case MODEL OPTIONS`.
 
-The last line of stdout is the case's row in JSON; a failure is a row too, and the exit code is that
-of its error. A sweep starts exactly this, and the `command` of each row is this line.
+Prints the case's row as one line of JSON on stdout; a failure is a row too, and the exit code is
+that of its error. A sweep starts exactly this, and the `command` of each row is this line; for a
+sweep that waits for it (--parent) the events of measure() are lines before the row.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,6 @@ from flexq_ft.orchestrate.sweep.measure import measure
 from flexq_ft.orchestrate.sweep.plan import Case
 from flexq_ft.orchestrate.sweep.session import open_session
 from flexq_ft.orchestrate.sweep.store import Row
-
-# The line on stdout after which nothing counts as the case's memory; its row is the last line.
-TIMED = "timed"
 
 
 def case_row(case: Case, result: dict[str, Any], *, error: dict[str, Any] | None) -> Row:
@@ -94,7 +92,12 @@ def _last_error(stdout: str) -> str:
 
 
 def run_case(
-    case: Case, *, state: Path, cache_dir: Path | None, quality_only: bool
+    case: Case,
+    *,
+    state: Path,
+    cache_dir: Path | None,
+    observe: Callable[[str], None],
+    quality_only: bool,
 ) -> tuple[Row, int]:
     """The row of a case and the exit code it stands for; only Ctrl-C gets through."""
     try:
@@ -103,7 +106,7 @@ def run_case(
             state=state,
             open_session=lambda case: open_session(case, cache_dir=cache_dir),
             make_baseline=lambda base: make_baseline(base, state=state, cache_dir=cache_dir),
-            timed=lambda: console.out(TIMED),
+            observe=observe,
             quality_only=quality_only,
         )
     except Exception as error:
@@ -126,7 +129,7 @@ def run_case(
             type=click.Path(file_okay=False, path_type=Path),
             help="Where models converted on the fly are kept.",
         ),
-        click.Option(["--parent"], type=int, help="End when this process has ended."),
+        click.Option(["--parent"], type=int, help="Tell it of events; end when it has ended."),
     ]
 )
 def command(
@@ -148,6 +151,7 @@ def command(
             case,
             state=state or Path(scratch),
             cache_dir=cache_dir,
+            observe=console.out if parent is not None else lambda event: None,
             quality_only=quality_only,
         )
     console.out(json.dumps(row, ensure_ascii=False, allow_nan=False))

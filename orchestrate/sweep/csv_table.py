@@ -20,9 +20,11 @@ _METRICS = (
     "ttft_ms", "prefill_tok_s", "requests", "read_bandwidth_gb_s", "weights_bytes",
     "peak_memory_bytes",
 )  # fmt: skip
+_MEMORY = ("weights", "kv_cache", "activations", "workspace", "process", "polled")
 COLUMNS = (
-    "case_id", *_CONFIG, "device", "device_name", *_LENGTH, *_METRICS, "perplexity", "agreement",
-    "rounds", "flags", "error", "command",
+    "case_id", *_CONFIG, "device", "device_name", *_LENGTH, *_METRICS,
+    *(f"memory_{name}_bytes" for name in _MEMORY), "perplexity", "agreement", "rounds",
+    "flags", "error", "command",
 )  # fmt: skip
 
 
@@ -55,5 +57,6 @@ def _lines(row: Row) -> Iterator[dict[str, Any]]:
         yield {**line, "output_tokens": row["config"]["output_tokens"]}
         return
     line |= {name: metrics[name] for name in _METRICS}
+    line |= {f"memory_{name}_bytes": metrics["memory_bytes"][name] for name in _MEMORY}
     for length in metrics["lengths"]:
         yield {**line, **{name: length[name] for name in _LENGTH}}

@@ -20,6 +20,10 @@ from flexq_ft.orchestrate.sweep.metrics import RATES, finished_metrics, flags_of
 from flexq_ft.orchestrate.sweep.plan import Case
 from flexq_ft.orchestrate.timing import Timing, random_prompts
 
+# Between these, in time, memory is the case's own.
+LOADING = "loading"
+TIMED = "timed"
+
 WARM_UP_STEPS = 32  # of decode, after one prefill
 _DIGITS = 4  # of a millisecond: a row holds every step
 
@@ -173,13 +177,13 @@ def measure(
     state: Path,
     open_session: Callable[[Case], AbstractContextManager[Session]],
     make_baseline: Callable[[Case], None],
-    timed: Callable[[], None] = lambda: None,
+    observe: Callable[[str], None] = lambda event: None,
     quality_only: bool = False,
 ) -> dict[str, Any]:
     """`model`, `machine`, `flags`, `metrics` and `quality` of a case.
 
     The baseline is made before this case's model is loaded, so that two models are never in memory
-    together. timed: called when what follows counts neither as time nor as memory.
+    together. observe: told LOADING and TIMED.
     """
     baseline = case.baseline()
     if (
@@ -188,9 +192,10 @@ def measure(
         and not QualityRecord(state, baseline.quality_id()).exists()
     ):
         make_baseline(baseline)
+    observe(LOADING)
     with open_session(case) as session:
         speed = None if quality_only else measure_speed(session, case)
-        timed()
+        observe(TIMED)
         described = session.describe()
         measure_quality(session, case, state=state)
     quality = quality_of(case, state=state)

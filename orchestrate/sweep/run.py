@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 
 from flexq_ft.errors import LaunchError
 from flexq_ft.orchestrate.cli.console import write_atomically
-from flexq_ft.orchestrate.sweep.case import TIMED, case_row, own_options
+from flexq_ft.orchestrate.sweep.case import case_row, own_options
 from flexq_ft.orchestrate.sweep.command import MODULE, case_arguments
 from flexq_ft.orchestrate.sweep.csv_table import to_csv
 from flexq_ft.orchestrate.sweep.gpu_memory import GpuMemoryWatch, with_polled
+from flexq_ft.orchestrate.sweep.measure import LOADING, TIMED
 from flexq_ft.orchestrate.sweep.metrics import joined
 from flexq_ft.orchestrate.sweep.plan import Case
 from flexq_ft.orchestrate.sweep.plots import plot_rows, require_matplotlib
@@ -171,12 +172,14 @@ class SweepRun:
 
 
 def _last_line(process: subprocess.Popen[str], watch: GpuMemoryWatch) -> str:
-    """Of stdout, at its end; the watch ends where the case says so."""
+    """Of stdout, at its end; what the case says before starts and stops the watch."""
     assert process.stdout is not None
     last = ""
     with process.stdout as lines:
         for last in lines:
-            if last.strip() == TIMED:
+            if last.strip() == LOADING:
+                watch.start()
+            elif last.strip() == TIMED:
                 watch.stop()
     return last
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.bench.case import Case as BenchCase
 from flexq_ft.orchestrate.bench.case import Subject, find_subject
 from flexq_ft.orchestrate.bench.roofline import decode_bytes, mean_context
-from flexq_ft.orchestrate.bench.row import Machine, host_load, model_digest
+from flexq_ft.orchestrate.bench.row import Machine, model_digest
 from flexq_ft.orchestrate.bench.session import check_room, measure_bandwidth
 from flexq_ft.orchestrate.cli.console import console
 from flexq_ft.orchestrate.devices import Device, choose_device
@@ -25,6 +26,9 @@ from flexq_ft.orchestrate.sweep.measure import Served
 from flexq_ft.orchestrate.sweep.plan import Case
 from flexq_ft.orchestrate.timing import batch_timing, decode_steps_ms, token_times_ms
 from flexq_ft.orchestrate.tokenizer import Tokenizer
+
+_LOAD_SECONDS = 0.3
+_UTILIZATION_SECONDS = 1.5  # the driver averages over up to one
 
 
 class EngineSession:
@@ -152,7 +156,7 @@ class OwnMemory:
 @contextmanager
 def open_session(case: Case, *, cache_dir: Path | None) -> Iterator[EngineSession]:
     """The model of a case, converted into the cache first where need be."""
-    load = host_load()
+    load = current_load()
     subject = find_subject(
         as_bench_case(case), cache_dir=cache_dir, notify=console.info, progress=None
     )
@@ -163,7 +167,7 @@ def open_session(case: Case, *, cache_dir: Path | None) -> Iterator[EngineSessio
         ranks=case.tp,
         notify=console.info,
     )
-    machine = Machine(device, case.tp, 0.0, load=load, at_start=gpu_states(device, case.tp))
+    machine = Machine(device, case.tp, 0.0, load=load, at_start=states_at_start(device, case.tp))
     memory = OwnMemory(device, case.tp)
     engine = open_engine(
         EngineOptions(
@@ -193,6 +197,32 @@ def as_bench_case(case: Case) -> BenchCase:
             "prompt_tokens", "output_tokens", "seed")  # fmt: skip
     values = {name: getattr(case, name) for name in same}
     return BenchCase(is_shape=case.synthetic_weights, **values)
+
+
+def current_load() -> float:
+    """The share of the host's time that is busy now. The load average of bench latency would still
+    have the sweep's last case in it."""
+    first = _host_ticks()
+    time.sleep(_LOAD_SECONDS)
+    busy, total = (now - then for now, then in zip(_host_ticks(), first, strict=True))
+    return busy / total if total else 0.0
+
+
+def _host_ticks() -> tuple[int, int]:
+    """Busy and all, since the host began."""
+    with Path("/proc/stat").open(encoding="ascii") as lines:
+        ticks = [int(word) for word in lines.readline().split()[1:9]]
+    idle, waiting = ticks[3:5]
+    return sum(ticks) - idle - waiting, sum(ticks)
+
+
+def states_at_start(device: Device, ranks: int) -> list[GpuState]:
+    """Before this case uses the GPUs; the one before may still be in the driver's utilization."""
+    states = gpu_states(device, ranks)
+    if any(state.utilization_percent for state in states):
+        time.sleep(_UTILIZATION_SECONDS)
+        states = gpu_states(device, ranks)
+    return states
 
 
 def gpu_states(device: Device, ranks: int) -> list[GpuState]:

@@ -117,7 +117,7 @@ def test_command_of_a_row_repeats_its_quality(
     done = subprocess.run(
         [sys.executable, *command[1:], *cache], check=True, capture_output=True, text=True
     )
-    again = json.loads(done.stdout.splitlines()[-1])
+    again = json.loads(done.stdout)
     assert again["case_id"] == row["case_id"]
     assert again["config"] == row["config"]
     assert again["quality"] == row["quality"]

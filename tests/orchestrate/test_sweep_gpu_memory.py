@@ -52,6 +52,7 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
 
 def test_the_least_free_memory_counts_and_only_until_stop(nvml: FakeNvml) -> None:
     with GpuMemoryWatch("cuda:0", ranks=1) as watch:
+        watch.start()
         for free in (79, 60, 75):
             nvml.free[0] = free * GB
             nvml.wait()
@@ -61,8 +62,22 @@ def test_the_least_free_memory_counts_and_only_until_stop(nvml: FakeNvml) -> Non
     assert watch.used_bytes() == 20 * GB
 
 
+def test_a_baseline_before_the_case_does_not_count(nvml: FakeNvml) -> None:
+    with GpuMemoryWatch("cuda", ranks=1) as watch:
+        nvml.free[0] = 10 * GB
+        time.sleep(0.03)
+        nvml.free[0] = 75 * GB
+        watch.start()
+        nvml.wait()
+    assert watch.used_bytes() == 5 * GB
+    with GpuMemoryWatch("cuda", ranks=1) as watch:
+        time.sleep(0.03)
+    assert watch.used_bytes() is None  # it never came so far as to load
+
+
 def test_the_gpus_of_all_ranks_add_up(nvml: FakeNvml) -> None:
     with GpuMemoryWatch("auto", ranks=2) as watch:
+        watch.start()
         nvml.free[:] = [70 * GB, 69 * GB]
         nvml.wait()
     assert watch.used_bytes() == 11 * GB
@@ -70,6 +85,7 @@ def test_the_gpus_of_all_ranks_add_up(nvml: FakeNvml) -> None:
 
 def test_a_driver_that_no_longer_answers_gives_no_figure(nvml: FakeNvml) -> None:
     with GpuMemoryWatch("cuda", ranks=1) as watch:
+        watch.start()
         nvml.wait()
         nvml.fails = True
         time.sleep(0.05)
@@ -82,7 +98,7 @@ def test_nothing_is_watched_on_the_cpu_or_without_a_driver(
     monkeypatch.setitem(sys.modules, "pynvml", None)
     for device in ("cpu", "cuda"):
         with GpuMemoryWatch(device, ranks=1) as watch:
-            pass
+            watch.start()
         assert watch.used_bytes() is None
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.engine import TokenEvent
-from flexq_ft.orchestrate.sweep.measure import Served, measure
+from flexq_ft.orchestrate.sweep.measure import TIMED, Served, measure
 from flexq_ft.orchestrate.sweep.plan import Case
 from flexq_ft.orchestrate.sweep.spec import PerplexitySpec, Quality, Repeat
 from flexq_ft.orchestrate.timing import (
@@ -87,13 +87,20 @@ class Lab:
         self.rates = rates
         self.sessions: list[FakeSession] = []
         self.opened: list[str | None] = []
+        self.events: list[str] = []
 
     @contextmanager
     def open(self, case: Case) -> Iterator[FakeSession]:
         self.opened.append(case.scheme)
+        self.events.append(f"open {case.scheme}")
         session = FakeSession(case, self.rates)
         self.sessions.append(session)
         yield session
+
+    def _observe(self, event: str) -> None:
+        self.events.append(event)
+        if event == TIMED:
+            self.sessions[-1].calls.append(event)
 
     def measure(self, case: Case, *, quality_only: bool = False) -> dict[str, Any]:
         return measure(
@@ -101,7 +108,7 @@ class Lab:
             state=self.state,
             open_session=self.open,
             make_baseline=lambda base: void(self.measure(base, quality_only=True)),
-            timed=lambda: self.sessions[-1].calls.append("timed"),
+            observe=self._observe,
             quality_only=quality_only,
         )
 
@@ -192,6 +199,8 @@ def test_baseline_is_made_first_once_and_shared(lab: Lab, quality: Quality) -> N
     case = Case(model="m", scheme="w8a8", prompt_tokens=4, output_tokens=4, quality=quality)
     result = lab.measure(case)["quality"]
     assert lab.opened == ["fp16", "w8a8"]
+    events = ["loading", "open fp16", "timed", "loading", "open w8a8", "timed"]
+    assert lab.events == events  # the baseline's are those of its own process
     assert lab.sessions[0].requests == []
     assert result["agreement"]["top1"] == pytest.approx(6 / 8)
     assert result["agreement"]["positions"] == 3 * 8

@@ -77,7 +77,7 @@ result = {} if error else {
               "policy": None, "dtype": "fp16", "parameters": 1},
     "machine": {"device": "cpu", "name": "a machine", "ranks": 1, "threads": 2, "gpus_before": [],
                 "gpus_after": [], "gemm_note": ""}}
-console.out("timed")
+console.out("loading\\ntimed")
 console.out(json.dumps(case_row(case, result, error=error)))
 """
 
