@@ -183,6 +183,8 @@ def _resolve(values: dict[str, Any], spec: SweepSpec, base: Path) -> dict[str, A
             "the sweep names no model.", hint="model: PATH at the top of the file, or in matrix"
         )
     scheme, policy = resolve_scheme(values["scheme"], values["policy"])
+    if scheme is None and spec.synthetic_weights:
+        scheme = "fp16"  # nothing was converted
     return {
         **values,
         "model": _resolve_model(model, base, is_shape=spec.synthetic_weights),

@@ -269,7 +269,7 @@ def test_a_shape_is_a_name_or_an_ini_file(tmp_path: Path) -> None:
     assert [case.model for case in cases] == ["llama-7b", str(ini)]
     assert len({case.case_id for case in cases}) == 2
     (case,) = cases_of(tmp_path, synthetic_weights=True, matrix=matrix, exclude=exclude)
-    assert case.source() == ini
+    assert case.source() == ini and case.scheme == "fp16"
     with pytest.raises(ConfigError, match="Did you mean 'llama-7b'"):
         cases_of(tmp_path, synthetic_weights=True, matrix={"model": "lama-7b"})
 
