@@ -63,7 +63,8 @@ def joined(rows: Sequence[Row], *, rounds: int) -> Row:
     """One row of a case's rounds: all samples together, the largest peak memory, every flag.
 
     A round that failed leaves its error beside the numbers of the others. `rounds`: how many are in
-    it; if fewer than were asked for, it is flagged `incomplete`.
+    it; if fewer than were asked for, it is flagged `incomplete`, and `mixed` if they are of several
+    builds or kinds of machine.
     """
     done = [row for row in rows if row["error"] is None]
     error = next((row["error"] for row in rows if row["error"] is not None), None)
@@ -73,6 +74,8 @@ def joined(rows: Sequence[Row], *, rounds: int) -> Row:
     flags = dict.fromkeys(flag for row in done for flag in row["flags"] if flag != "suspect")
     if len(done) < rounds:
         flags["incomplete"] = None
+    if len({_origin(row) for row in done}) > 1:
+        flags["mixed"] = None
     metrics = _joined_metrics([row["metrics"] for row in done])
     return {
         **last,
@@ -82,6 +85,11 @@ def joined(rows: Sequence[Row], *, rounds: int) -> Row:
         "seconds": sum(row["seconds"] for row in rows),
         "rounds": len(done),
     }
+
+
+def _origin(row: Row) -> tuple[Any, ...]:
+    environment = row["environment"]
+    return environment["version"], environment["commit"], row["machine"]["name"]
 
 
 def _joined_metrics(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -359,7 +359,8 @@ def test_a_case_that_failed_has_no_turn_in_later_rounds(sweeper: Sweeper) -> Non
 
 def test_a_round_that_failed_keeps_the_numbers_of_the_others() -> None:
     good = {
-        "error": None, "flags": ["busy"], "seconds": 1.0,
+        "error": None, "flags": ["busy"], "seconds": 1.0, "machine": {"name": "a machine"},
+        "environment": {"version": "1", "commit": "c"},
         "metrics": finished_metrics(
             {"prefill_tok_s": [1.0], "ttft_ms": [1.0], "latency_1_ms": [4.0], "step_ms": [[]]},
             {
@@ -374,6 +375,9 @@ def test_a_round_that_failed_keeps_the_numbers_of_the_others() -> None:
     assert row["flags"] == ["busy", "incomplete"] and row["seconds"] == 3.0
     assert row["metrics"]["lengths"][0]["latency_ms"] == 4.0
     assert row["metrics"]["lengths"][0]["decode_tok_s"] is None
+    newer = {**good, "environment": {"version": "1", "commit": "d"}}
+    assert joined([good, newer], rounds=2)["flags"] == ["busy", "mixed"]
+    assert joined([good, good], rounds=2)["flags"] == ["busy"]
 
 
 def test_max_minutes_stops_between_cases_and_the_rest_follows(
