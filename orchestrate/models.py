@@ -44,6 +44,13 @@ class FoundModel:
         own = scheme if scheme in DTYPES and scheme != "fp16" else folder.dtype
         return scheme, self.dtype or own
 
+    def longest_context(self) -> int:
+        """In tokens: the model's positions, or its sliding window."""
+        from flexq_ft import _native
+
+        config = _native.open_model_folder(str(self.folder)).config
+        return min(config.max_positions, config.sliding_window or config.max_positions)
+
 
 def find_model(
     model: Path,

@@ -33,6 +33,14 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[low] + (at - low) * (ordered[high] - ordered[low])
 
 
+def interval95(values: Sequence[float]) -> float | None:
+    """Half the width of the mean's 95 % confidence interval; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    t = _T95[len(values) - 2] if len(values) <= len(_T95) + 1 else 1.96
+    return t * statistics.stdev(values) / math.sqrt(len(values))
+
+
 def summary(values: Sequence[float]) -> dict[str, Any] | None:
     """The numbers of a row; None without values. interval95: half the width, about the mean.
 
@@ -40,9 +48,6 @@ def summary(values: Sequence[float]) -> dict[str, Any] | None:
     """
     if not values:
         return None
-    several = len(values) > 1
-    stdev = statistics.stdev(values) if several else None
-    t = _T95[len(values) - 2] if 2 <= len(values) <= len(_T95) + 1 else 1.96
     return {
         "n": len(values),
         "p50": statistics.median(values),
@@ -51,7 +56,7 @@ def summary(values: Sequence[float]) -> dict[str, Any] | None:
         "mean": statistics.fmean(values),
         "min": min(values),
         "max": max(values),
-        "stdev": stdev,
+        "stdev": statistics.stdev(values) if len(values) > 1 else None,
         "cv": variation(values),
-        "interval95": None if stdev is None else t * stdev / math.sqrt(len(values)),
+        "interval95": interval95(values),
     }

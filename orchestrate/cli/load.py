@@ -1,4 +1,4 @@
-"""From the options of a verb to a loaded model and its sampling, for `run` and `chat`."""
+"""From the options of a verb to a loaded model and its sampling, for `run`, `chat` and `eval`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from flexq_ft.orchestrate.api import LLM
 from flexq_ft.orchestrate.cli.console import console
 from flexq_ft.orchestrate.cli.options import chosen_scheme
 from flexq_ft.orchestrate.cli.progress import ConversionProgress, LoadProgress
+from flexq_ft.orchestrate.models import find_model
 from flexq_ft.orchestrate.sampling import FIELDS, SamplingParams
 
 
@@ -45,6 +46,29 @@ def load_model(model: Path, options: Mapping[str, Any], *, max_batch: int = 1) -
     for line in info.gemm_choices:
         console.detail(line)
     return llm
+
+
+def load_scorer(model: Path, options: Mapping[str, Any], *, tokens: int) -> LLM:
+    """Open MODEL as `options.scored_model_options` describe, for texts of `tokens` tokens, or of
+    as many as the model takes, if these are fewer."""
+    found = find_model(
+        model,
+        tensor_parallel_size=options["tp"],
+        scheme=chosen_scheme(options["scheme"], options["int8_mode"]),
+        policy=options["policy"],
+        dtype=options["dtype"],
+        cache_dir=options["cache_dir"],
+        notify=console.info,
+        progress=ConversionProgress("converting"),
+    )
+    chosen = {
+        "int8_mode": None,
+        "scheme": found.scheme,
+        "policy": found.policy,
+        "dtype": found.dtype,
+        "max_len": min(tokens, found.longest_context()),
+    }
+    return load_model(found.folder, {**options, **chosen})
 
 
 def sampling_from(options: Mapping[str, Any]) -> SamplingParams:

@@ -33,6 +33,7 @@ VERBS = {
     "bench": "Time prefill and decode, scheme against scheme, beside the machine's limits.",
     "sweep": "Measure a matrix of models, schemes and sizes; one table of speed and quality.",
     "compare": "Hold two results of sweep or bench against each other; find regressions.",
+    "eval": "Perplexity on a text, by a named protocol, with the engine that serves the model.",
     "inspect": "Show a model's configuration, sizes and (unpacked) weights; verify hashes.",
     "doctor": "Say what this machine can and cannot run, and why.",
 }
@@ -171,10 +172,9 @@ def _report(error: BaseException) -> int:
 def _schema(argv: Sequence[str]) -> str:
     """Of the document that this command line would have written."""
     verb = next((a for a in argv if a in VERBS), "cli")
-    if verb == "bench":
-        from flexq_ft.orchestrate.cli.bench import MEASUREMENTS
-
-        verb += next((f"-{a}" for a in argv if a in MEASUREMENTS), "")
+    if verb in ("bench", "eval"):
+        members = importlib.import_module(f"{__package__}.{verb}").MEASUREMENTS
+        verb += next((f"-{a}" for a in argv if a in members), "")
     return f"flexq-ft/{verb}/1"
 
 

@@ -112,11 +112,16 @@ def _known_device(ctx: click.Context, parameter: click.Parameter, value: str) ->
 
 def model_options(function: _F) -> _F:
     """How a model is loaded: groups `Model`, `Precision` and `Parallel`."""
+    max_len = click.option(
+        "--max-len", type=SIZE, metavar="N", panel="Model",
+        help="Longest prompt + output in tokens.  [default: the model's positions]",
+    )  # fmt: skip
+    return max_len(scored_model_options(function))
+
+
+def scored_model_options(function: _F) -> _F:
+    """As model_options, for verbs that choose the context themselves."""
     options = [
-        click.option(
-            "--max-len", type=SIZE, metavar="N", panel="Model",
-            help="Longest prompt + output in tokens.  [default: the model's positions]",
-        ),
         click.option(
             "--cache-dir", type=click.Path(file_okay=False, path_type=Path), panel="Model",
             help="Where models converted on the fly are kept.  [default: ~/.cache/flexq-ft]",

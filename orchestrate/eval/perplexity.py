@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexq_ft.errors import ConfigError, WeightError
+from flexq_ft.orchestrate.bench.samples import interval95
 
 TextProtocol = Literal["paper", "raw"]
 PROTOCOLS: tuple[TextProtocol, ...] = get_args(TextProtocol)
@@ -56,6 +57,7 @@ class Perplexity:
 
     perplexity: float
     standard_error: float | None
+    confidence95: tuple[float, float] | None
     loss: float
     window_losses: list[float]
     protocol: TextProtocol
@@ -82,6 +84,7 @@ class Perplexity:
         return {
             "perplexity": self.perplexity,
             "standard_error": self.standard_error,
+            "confidence95": self.confidence95 and list(self.confidence95),
             "loss": self.loss,
             "window_losses": self.window_losses,
             "protocol": self.protocol,
@@ -170,7 +173,8 @@ def evaluate(
 ) -> Perplexity:
     """exp of the mean window loss, teacher-forced; each window starts with an empty context.
 
-    The standard error is that of the mean over windows, carried through exp; None for one window.
+    The standard error is that of the mean over windows, carried through exp, and the confidence
+    interval that of Student's t; None for one window.
     progress(done, total) is called after each window. WeightError if a loss is not finite.
     """
     count = len(text.windows)
@@ -191,12 +195,14 @@ def evaluate(
             progress(index + 1, count)
     loss = math.fsum(losses) / count
     perplexity = math.exp(loss)
-    error = None
-    if count > 1:
+    error = confidence = None
+    if (half := interval95(losses)) is not None:
         error = perplexity * float(np.std(losses, ddof=1)) / math.sqrt(count)
+        confidence = (math.exp(loss - half), math.exp(loss + half))
     return Perplexity(
         perplexity=perplexity,
         standard_error=error,
+        confidence95=confidence,
         loss=loss,
         window_losses=losses,
         protocol=text.protocol,

@@ -1,0 +1,123 @@
+"""`flexq-ft eval ppl MODEL --text FILE`: perplexity, with the protocol that makes it a number."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+from flexq_ft.orchestrate import world
+from flexq_ft.orchestrate.cli.console import common_options, console
+from flexq_ft.orchestrate.cli.eval_options import text_options
+from flexq_ft.orchestrate.cli.load import load_scorer
+from flexq_ft.orchestrate.cli.options import SCHEME_TABLE, scored_model_options
+from flexq_ft.orchestrate.cli.progress import progress
+from flexq_ft.orchestrate.eval.baseline import SCHEMA, Baseline
+from flexq_ft.orchestrate.eval.perplexity import (
+    LONGEST_WINDOW,
+    Perplexity,
+    Scorer,
+    TextWindows,
+    cut_windows,
+    evaluate,
+)
+from flexq_ft.orchestrate.eval.text import EvalText, check_protocol, load_text
+
+EPILOG = f"""\
+Examples:
+  flexq-ft eval ppl ./llama-7b-hf --text wiki.test.raw --save fp16.json
+  flexq-ft eval ppl ./llama-7b-hf --text wiki.test.raw --scheme flexq \\
+    --against fp16.json
+
+A perplexity means nothing without its protocol, which is printed beside it;
+--against refuses a result of another protocol, window, text or tokenizer.
+
+{SCHEME_TABLE}
+"""
+
+
+@click.command("ppl", epilog=EPILOG)
+@click.argument("model", type=click.Path(path_type=Path))
+@text_options
+@click.option(
+    "--against",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="RESULT.json",
+    panel="Text",
+    help="An earlier result on the same windows, to compare with window by window.",
+)
+@scored_model_options
+@common_options
+def command(model: Path, against: Path | None, **options: Any) -> int:
+    """Perplexity of MODEL on a text: exp of the mean loss of its windows.
+
+    MODEL is a converted folder, a Hugging Face folder or a .gguf file; the last two are converted
+    into a cache first. --json and --save keep the loss of every window.
+    """  # fmt: skip
+    world.join(options["tp"])
+    baseline = None if against is None else Baseline.load(against)
+    text = load_text(options["text"])
+    protocol = check_protocol(text, options["protocol"])
+    config = {"model": str(model), **{name: options[name] for name in ("text", *_WINDOWS)}}
+    tokens = options["window"] or LONGEST_WINDOW
+    with load_scorer(model, options, tokens=tokens) as llm:
+        from flexq_ft.orchestrate.eval.scorer import RuntimeScorer
+
+        scorer = RuntimeScorer(llm)
+        windows = cut_windows(
+            text.data,
+            scorer.encode,
+            protocol=protocol,
+            max_positions=scorer.max_positions,
+            window=options["window"],
+            max_windows=options["max_windows"],
+        )
+        result = _evaluate(scorer, windows, baseline)
+        config |= {**asdict(llm.info), "protocol": protocol}
+    _show(result, text, baseline, config=config)
+    return 0
+
+
+_WINDOWS = ("protocol", "window", "max_windows")
+
+
+def _evaluate(scorer: Scorer, windows: TextWindows, baseline: Baseline | None) -> Perplexity:
+    if baseline is not None:
+        baseline.check(windows)  # before what takes long
+    with progress("perplexity", len(windows.windows)) as bar:
+        return evaluate(scorer, windows, progress=lambda done, total: bar.advance(1))
+
+
+def _show(
+    result: Perplexity, text: EvalText, baseline: Baseline | None, *, config: dict[str, Any]
+) -> None:
+    against = None if baseline is None else baseline.compare(result)
+    lines = [_value(result), result.describe()]
+    if against is not None:
+        lines.append(_comparison(against))
+    if not console.json_mode:
+        for line in lines:
+            console.out(line)
+    console.emit(
+        SCHEMA,
+        config=config,
+        results={**result.to_json(), "text": text.name, "against": against},
+        markdown="\n\n".join(lines) + "\n",
+    )
+
+
+def _value(result: Perplexity) -> str:
+    if result.confidence95 is None:
+        return f"perplexity {result.perplexity:.4f} (one window: no interval)"
+    low, high = result.confidence95
+    return f"perplexity {result.perplexity:.4f} (95 %: {low:.4f} to {high:.4f})"
+
+
+def _comparison(against: dict[str, Any]) -> str:
+    text = f"{against['ratio']:.5f} times that of {against['file']}, {against['perplexity']:.4f}"
+    if against["ratio_confidence95"] is None:
+        return text
+    low, high = against["ratio_confidence95"]
+    return f"{text} (95 %, window by window: {low:.5f} to {high:.5f})"

@@ -1,0 +1,30 @@
+"""A loaded model as an evaluation needs it (perplexity.Scorer), over the Python API."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flexq_ft.errors import ConfigError
+from flexq_ft.orchestrate.api import LLM
+
+
+class RuntimeScorer:
+    """Scores ids with the runtime's engine, on one rank or several."""
+
+    def __init__(self, llm: LLM) -> None:
+        self._llm = llm
+        self.max_positions = llm.info.max_len
+
+    def encode(self, text: str) -> list[int]:
+        """Raises ConfigError if the model has no tokenizer."""
+        if self._llm.tokenizer is None:
+            raise ConfigError(
+                "this model has no tokenizer, so it cannot be evaluated on a text.",
+                cause=f"{self._llm.info.model_dir} holds no tokenizer.json.",
+                hint="convert the model again, from a folder with its tokenizer",
+            )
+        return self._llm.tokenizer.encode(text)
+
+    def score(self, ids: Sequence[int], /) -> tuple[list[float], list[int]]:
+        (scored,) = self._llm.score([ids])
+        return [value for value in scored.logprobs if value is not None], scored.argmax
