@@ -10,20 +10,13 @@ import rich_click as click
 
 from flexq_ft.orchestrate import world
 from flexq_ft.orchestrate.cli.console import common_options, console
-from flexq_ft.orchestrate.cli.eval_options import text_options
+from flexq_ft.orchestrate.cli.eval_options import WindowedText, text_options, window_config
 from flexq_ft.orchestrate.cli.load import load_scorer
 from flexq_ft.orchestrate.cli.options import SCHEME_TABLE, scored_model_options
 from flexq_ft.orchestrate.cli.progress import progress
 from flexq_ft.orchestrate.eval.baseline import SCHEMA, Baseline
-from flexq_ft.orchestrate.eval.perplexity import (
-    LONGEST_WINDOW,
-    Perplexity,
-    Scorer,
-    TextWindows,
-    cut_windows,
-    evaluate,
-)
-from flexq_ft.orchestrate.eval.text import EvalText, check_protocol, load_text
+from flexq_ft.orchestrate.eval.perplexity import Perplexity, Scorer, TextWindows, evaluate
+from flexq_ft.orchestrate.eval.scorer import RuntimeScorer
 
 EPILOG = f"""\
 Examples:
@@ -40,7 +33,7 @@ A perplexity means nothing without its protocol, which is printed beside it;
 
 @click.command("ppl", epilog=EPILOG)
 @click.argument("model", type=click.Path(path_type=Path))
-@text_options
+@text_options()
 @click.option(
     "--against",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -58,29 +51,14 @@ def command(model: Path, against: Path | None, **options: Any) -> int:
     """  # fmt: skip
     world.join(options["tp"])
     baseline = None if against is None else Baseline.load(against)
-    text = load_text(options["text"])
-    protocol = check_protocol(text, options["protocol"])
-    config = {"model": str(model), **{name: options[name] for name in ("text", *_WINDOWS)}}
-    tokens = options["window"] or LONGEST_WINDOW
-    with load_scorer(model, options, tokens=tokens) as llm:
-        from flexq_ft.orchestrate.eval.scorer import RuntimeScorer
-
+    text = WindowedText.load(options)
+    with load_scorer(model, options, tokens=text.longest_window) as llm:
         scorer = RuntimeScorer(llm)
-        windows = cut_windows(
-            text.data,
-            scorer.encode,
-            protocol=protocol,
-            max_positions=scorer.max_positions,
-            window=options["window"],
-            max_windows=options["max_windows"],
-        )
+        windows = text.cut(scorer)
         result = _evaluate(scorer, windows, baseline)
-        config |= {**asdict(llm.info), "protocol": protocol}
-    _show(result, text, baseline, config=config)
+        config = {**window_config(model, options), **asdict(llm.info)}
+    _show(result, text.name, baseline, config=config)
     return 0
-
-
-_WINDOWS = ("protocol", "window", "max_windows")
 
 
 def _evaluate(scorer: Scorer, windows: TextWindows, baseline: Baseline | None) -> Perplexity:
@@ -91,7 +69,7 @@ def _evaluate(scorer: Scorer, windows: TextWindows, baseline: Baseline | None) -
 
 
 def _show(
-    result: Perplexity, text: EvalText, baseline: Baseline | None, *, config: dict[str, Any]
+    result: Perplexity, text: str, baseline: Baseline | None, *, config: dict[str, Any]
 ) -> None:
     against = None if baseline is None else baseline.compare(result)
     lines = [_value(result), result.describe()]
@@ -103,7 +81,7 @@ def _show(
     console.emit(
         SCHEMA,
         config=config,
-        results={**result.to_json(), "text": text.name, "against": against},
+        results={**result.to_json(), "text": text, "against": against},
         markdown="\n\n".join(lines) + "\n",
     )
 

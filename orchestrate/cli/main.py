@@ -34,6 +34,7 @@ VERBS = {
     "sweep": "Measure a matrix of models, schemes and sizes; one table of speed and quality.",
     "compare": "Hold two results of sweep or bench against each other; find regressions.",
     "eval": "Perplexity on a text, by a named protocol, with the engine that serves the model.",
+    "eval": "Accuracy with the engine that serves the model: perplexity, divergence from FP16.",
     "inspect": "Show a model's configuration, sizes and (unpacked) weights; verify hashes.",
     "doctor": "Say what this machine can and cannot run, and why.",
 }

@@ -38,13 +38,7 @@ class Baseline:
 
     def check(self, text: TextWindows) -> None:
         """Raises ConfigError, naming what differs, unless text has the windows of the result."""
-        ours = {
-            "protocol": text.protocol,
-            "window": text.window,
-            "windows": len(text.windows),
-            "text_sha256": text.text_sha256,
-            "text_tokens": text.text_tokens,
-        }
+        ours = text.to_json()
         unlike = [name for name in ours if ours[name] != self.result.get(name)]
         if unlike:
             raise ConfigError(

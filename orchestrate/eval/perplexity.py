@@ -50,6 +50,29 @@ class TextWindows:
     def used_tokens(self) -> int:
         return int(self.windows.size)
 
+    def describe(self) -> str:
+        """What must stand wherever a number over these windows stands."""
+        short = (
+            "; the text is shorter than one window and was used whole" if self.short_text else ""
+        )
+        return (
+            f"protocol {self.protocol} ({_DESCRIPTION[self.protocol]}), window {self.window}, "
+            f"stride {self.window}, {self.used_tokens} tokens in {len(self.windows)} windows, "
+            f"text sha256 {self.text_sha256[:12]}{short}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "protocol": self.protocol,
+            "window": self.window,
+            "stride": self.window,
+            "windows": len(self.windows),
+            "tokens": self.used_tokens,
+            "text_tokens": self.text_tokens,
+            "text_sha256": self.text_sha256,
+            "short_text": self.short_text,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class Perplexity:
@@ -60,25 +83,12 @@ class Perplexity:
     confidence95: tuple[float, float] | None
     loss: float
     window_losses: list[float]
-    protocol: TextProtocol
-    window: int
-    windows: int
-    tokens: int
-    text_tokens: int
-    text_sha256: str
-    short_text: bool
+    text: TextWindows
     argmax: npt.NDArray[np.int64] = field(repr=False, compare=False)
 
     def describe(self) -> str:
         """One line that must stand wherever the number stands."""
-        short = (
-            "; the text is shorter than one window and was used whole" if self.short_text else ""
-        )
-        return (
-            f"token perplexity, protocol {self.protocol} ({_DESCRIPTION[self.protocol]}), "
-            f"window {self.window}, stride {self.window}, {self.tokens} tokens in "
-            f"{self.windows} windows, text sha256 {self.text_sha256[:12]}{short}"
-        )
+        return f"token perplexity, {self.text.describe()}"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -87,14 +97,7 @@ class Perplexity:
             "confidence95": self.confidence95 and list(self.confidence95),
             "loss": self.loss,
             "window_losses": self.window_losses,
-            "protocol": self.protocol,
-            "window": self.window,
-            "stride": self.window,
-            "windows": self.windows,
-            "tokens": self.tokens,
-            "text_tokens": self.text_tokens,
-            "text_sha256": self.text_sha256,
-            "short_text": self.short_text,
+            **self.text.to_json(),
             "description": self.describe(),
         }
 
@@ -205,12 +208,6 @@ def evaluate(
         confidence95=confidence,
         loss=loss,
         window_losses=losses,
-        protocol=text.protocol,
-        window=text.window,
-        windows=count,
-        tokens=text.used_tokens,
-        text_tokens=text.text_tokens,
-        text_sha256=text.text_sha256,
-        short_text=text.short_text,
+        text=text,
         argmax=argmax,
     )

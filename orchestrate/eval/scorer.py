@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.api import LLM
 
@@ -28,3 +31,7 @@ class RuntimeScorer:
     def score(self, ids: Sequence[int], /) -> tuple[list[float], list[int]]:
         (scored,) = self._llm.score([ids])
         return [value for value in scored.logprobs if value is not None], scored.argmax
+
+    def logits(self, ids: Sequence[int], /) -> NDArray[np.float32]:
+        """[tokens, vocab]."""
+        return np.asarray(self._llm.forward_logits(list(ids)), dtype=np.float32)

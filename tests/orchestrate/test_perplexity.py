@@ -67,8 +67,8 @@ def test_against_numpy(protocol: TextProtocol, window: int) -> None:
     result = evaluate(model, text)
     ids = encode(protocol_text(TEXT, protocol=protocol))
     assert result.perplexity == pytest.approx(numpy_perplexity(model, ids, window=window), rel=1e-6)
-    assert result.windows == len(ids) // window == len(result.window_losses)
-    assert result.tokens == result.windows * window
+    assert len(text.windows) == len(ids) // window == len(result.window_losses)
+    assert text.used_tokens == len(text.windows) * window
     assert all(len(seen) == window for seen in model.seen)
 
 
@@ -106,7 +106,7 @@ def test_last_partial_window_is_dropped_and_counted() -> None:
 def test_text_shorter_than_a_window_is_used_whole_and_says_so() -> None:
     text = cut_windows(b"abcde", encode, protocol="raw", max_positions=64)
     result = evaluate(BigramScorer(), text)
-    assert (result.windows, result.tokens, result.short_text) == (1, 5, True)
+    assert (len(text.windows), text.used_tokens, text.short_text) == (1, 5, True)
     assert result.standard_error is None
     assert "shorter than one window" in result.describe()
 
