@@ -1,0 +1,93 @@
+"""`--simulate` and its options, for the members of `eval` that can run a Hugging Face model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import rich_click as click
+from click import get_current_context
+from click.core import ParameterSource
+
+from flexq_ft.errors import ConfigError
+from flexq_ft.orchestrate.eval.fake_quant import FakeFormat
+
+if TYPE_CHECKING:
+    from flexq_ft.orchestrate.eval.simulation import SimulatedModel
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_FORMAT = ("wbits", "abits", "w_group_size", "a_group_size", "symmetric", "flex_linear_quant")
+_RUNTIME_ONLY = ("scheme", "int8_mode", "policy", "tp", "cache_dir")
+
+
+def simulation_options(function: _F) -> _F:
+    """Group `Simulation`."""
+    options = [
+        click.option(
+            "--simulate", is_flag=True, panel="Simulation",
+            help="Fake quantisation of a Hugging Face folder in torch, instead of the runtime.",
+        ),
+        click.option(
+            "--wbits", type=click.IntRange(2, 16), default=16, panel="Simulation",
+            help="Bits of weights; 16: not quantised.",
+        ),
+        click.option(
+            "--abits", type=click.IntRange(2, 16), default=16, panel="Simulation",
+            help="Bits of activations; 16: not quantised.",
+        ),
+        click.option(
+            "--w-group-size", type=click.IntRange(min=1), metavar="N", panel="Simulation",
+            help="Inputs that share a weight scale.  [default: all, one scale per channel]",
+        ),
+        click.option(
+            "--a-group-size", type=click.IntRange(min=1), metavar="N", panel="Simulation",
+            help="Inputs that share an activation scale.  [default: all, one scale per token]",
+        ),
+        click.option(
+            "--symmetric/--asymmetric", default=False, panel="Simulation",
+            help="Around zero, or between minimum and maximum.",
+        ),
+        click.option(
+            "--flex-linear-quant", is_flag=True, panel="Simulation",
+            help="8-bit activations into down_proj and fc2; with --abits 6.",
+        ),
+    ]  # fmt: skip
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def check_simulation(options: Mapping[str, Any]) -> None:
+    """Raises ConfigError for options that mean nothing with, or without, --simulate."""
+    context = get_current_context()
+    simulated = options["simulate"]
+    names = _RUNTIME_ONLY if simulated else _FORMAT
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in names
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    ]
+    if given:
+        raise ConfigError(
+            f"{', '.join(given)} cannot be given with --simulate."
+            if simulated
+            else f"{', '.join(given)} mean something with --simulate only.",
+            cause="the runtime's choices are --scheme and --policy, the simulation's --wbits, "
+            "--abits and what is beside them.",
+            hint="one kind or the other",
+        )
+
+
+def load_simulation(model: Path, options: Mapping[str, Any]) -> SimulatedModel:
+    """MODEL in torch, as the options describe."""
+    from flexq_ft.orchestrate.eval.simulation import SimulatedModel
+
+    return SimulatedModel(
+        model,
+        FakeFormat(**{name: options[name] for name in _FORMAT}),
+        dtype=options["dtype"] or "fp32",
+        device=options["device"],
+        threads=options["threads"],
+    )

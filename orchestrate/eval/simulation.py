@@ -1,0 +1,106 @@
+"""A Hugging Face model in torch with fake quantisation, as an evaluation needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexq_ft.errors import ConfigError, DeviceError
+from flexq_ft.orchestrate.eval.fake_quant import FakeFormat, quantize_model
+from flexq_ft.orchestrate.tokenizer import Tokenizer
+
+_DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
+
+
+@dataclass(frozen=True)
+class SimulationInfo:
+    """What is simulated, and how."""
+
+    form: FakeFormat
+    dtype: str
+    device: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"simulation": asdict(self.form), "dtype": self.dtype, "device": self.device}
+
+
+class SimulatedModel:
+    """Scores ids with transformers (perplexity.Scorer)."""
+
+    def __init__(
+        self,
+        folder: Path,
+        form: FakeFormat,
+        *,
+        dtype: str = "fp32",
+        device: str = "auto",
+        threads: int | None = None,
+    ) -> None:
+        """Raises ConfigError without torch or for what is no Hugging Face folder, DeviceError for a
+        GPU that torch does not see."""
+        torch, transformers = _packages()
+        if not (folder / "config.json").is_file():
+            raise ConfigError(
+                f"--simulate needs a Hugging Face folder, and {folder} holds no config.json.",
+                hint="the checkpoint itself as MODEL; converted folders run without --simulate",
+            )
+        tokenizer = Tokenizer.load(folder)
+        if tokenizer is None:
+            raise ConfigError(
+                f"{folder} holds no tokenizer.json, so it cannot be evaluated on a text.",
+                hint="AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes one",
+            )
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.info = SimulationInfo(form, dtype, _device(torch, device))
+        transformers.utils.logging.disable_progress_bar()
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, _DTYPES[dtype]), local_files_only=True
+        )
+        self._model = model.to(self.info.device).eval()
+        quantize_model(self._model, form)
+        self._torch = torch
+        self.tokenizer = tokenizer
+        self.max_positions = int(model.config.max_position_embeddings)
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text)
+
+    def score(self, ids: Sequence[int], /) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Log-probability of each token after the first, and the likeliest ids."""
+        torch = self._torch
+        window = torch.tensor([list(ids)], device=self.info.device)
+        with torch.inference_mode():
+            logits = self._model(window, use_cache=False).logits[0, :-1].float()
+            logprobs = logits.log_softmax(-1).gather(1, window[0, 1:, None])[:, 0]
+        return logprobs.cpu().numpy(), logits.argmax(-1).cpu().numpy()
+
+
+def _packages() -> tuple[Any, Any]:
+    try:
+        return import_module("torch"), import_module("transformers")
+    except ImportError as error:
+        raise ConfigError(
+            "--simulate runs the Hugging Face model and needs torch and transformers.",
+            cause=str(error),
+            hint="pip install torch transformers",
+        ) from error
+
+
+def _device(torch: Any, device: str) -> str:
+    there = torch.cuda.is_available()
+    if device == "auto":
+        return "cuda" if there else "cpu"
+    if device != "cpu" and not there:
+        raise DeviceError(
+            f"--device {device}: torch sees no GPU.",
+            cause=f"torch {torch.__version__}, CUDA {torch.version.cuda or 'not built'}.",
+            hint="--device cpu",
+        )
+    return device
