@@ -54,6 +54,16 @@ class Tokenizer:
     def has_chat_template(self) -> bool:
         return self._chat_template is not None
 
+    def special_text(self, name: str) -> str | None:
+        """The text of `bos_token`, `eos_token`, … in tokenizer_config.json."""
+        return self._special_tokens()[name] or None
+
+    def special_id(self, name: str) -> int | None:
+        """Its id; None where the tokenizer has none."""
+        text = self.special_text(name)
+        found = None if text is None else self._tokenizer.token_to_id(text)
+        return None if found is None else int(found)
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Special tokens as the model's own post-processor adds them (BOS, for most)."""
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)

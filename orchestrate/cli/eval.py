@@ -9,6 +9,7 @@ from flexq_ft.orchestrate.cli.group import MemberGroup
 # name -> the line of the help page; its module is eval_NAME beside this one.
 MEASUREMENTS = {
     "ppl": "Perplexity of a text, by a named protocol.",
+    "tasks": "Zero-shot tasks by lm-eval: piqa, arc, boolq, hellaswag, winogrande and others.",
     "kl": "Divergence from FP16: KL of the logits, and how often the same token is likeliest.",
 }
 

@@ -48,7 +48,7 @@ def load_model(model: Path, options: Mapping[str, Any], *, max_batch: int = 1) -
     return llm
 
 
-def load_scorer(model: Path, options: Mapping[str, Any], *, tokens: int) -> LLM:
+def load_scorer(model: Path, options: Mapping[str, Any], *, tokens: int, max_batch: int = 1) -> LLM:
     """Open MODEL as `options.scored_model_options` describe, for texts of `tokens` tokens, or of
     as many as the model takes, if these are fewer."""
     found = find_model(
@@ -68,7 +68,7 @@ def load_scorer(model: Path, options: Mapping[str, Any], *, tokens: int) -> LLM:
         "dtype": found.dtype,
         "max_len": min(tokens, found.longest_context()),
     }
-    return load_model(found.folder, {**options, **chosen})
+    return load_model(found.folder, {**options, **chosen}, max_batch=max_batch)
 
 
 def sampling_from(options: Mapping[str, Any]) -> SamplingParams:

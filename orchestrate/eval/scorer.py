@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.api import LLM
+from flexq_ft.orchestrate.sampling import SamplingParams
+from flexq_ft.orchestrate.tokenizer import Tokenizer
 
 
 class RuntimeScorer:
@@ -18,15 +20,19 @@ class RuntimeScorer:
         self._llm = llm
         self.max_positions = llm.info.max_len
 
-    def encode(self, text: str) -> list[int]:
-        """Raises ConfigError if the model has no tokenizer."""
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Raises ConfigError if the model has none."""
         if self._llm.tokenizer is None:
             raise ConfigError(
                 "this model has no tokenizer, so it cannot be evaluated on a text.",
                 cause=f"{self._llm.info.model_dir} holds no tokenizer.json.",
                 hint="convert the model again, from a folder with its tokenizer",
             )
-        return self._llm.tokenizer.encode(text)
+        return self._llm.tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text)
 
     def score(self, ids: Sequence[int], /) -> tuple[list[float], list[int]]:
         (scored,) = self._llm.score([ids])
@@ -35,3 +41,7 @@ class RuntimeScorer:
     def logits(self, ids: Sequence[int], /) -> NDArray[np.float32]:
         """[tokens, vocab]."""
         return np.asarray(self._llm.forward_logits(list(ids)), dtype=np.float32)
+
+    def generate(self, prompts: list[list[int]], params: SamplingParams) -> list[str]:
+        """As many together as the engine's batch holds."""
+        return [result.outputs[0].text or "" for result in self._llm.generate(prompts, params)]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from flexq_ft.errors import ConfigError, DeviceError
 from flexq_ft.orchestrate.eval.fake_quant import FakeFormat, quantize_model
+from flexq_ft.orchestrate.sampling import SamplingParams
 from flexq_ft.orchestrate.tokenizer import Tokenizer
 
 _DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
@@ -80,6 +81,12 @@ class SimulatedModel:
             logits = self._model(window, use_cache=False).logits[0, :-1].float()
             logprobs = logits.log_softmax(-1).gather(1, window[0, 1:, None])[:, 0]
         return logprobs.cpu().numpy(), logits.argmax(-1).cpu().numpy()
+
+    def generate(self, prompts: list[list[int]], params: SamplingParams) -> list[str]:
+        raise ConfigError(
+            "--simulate scores texts and generates none.",
+            hint="tasks of multiple choice, or the runtime's own schemes without --simulate",
+        )
 
 
 def _packages() -> tuple[Any, Any]:
