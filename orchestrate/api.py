@@ -230,6 +230,11 @@ class LLM:
             return self._open().forward(self._ids(ids))  # type: ignore[arg-type]
         return [self._open().forward(self._ids(one)) for one in ids]  # type: ignore[arg-type]
 
+    def linear_inputs(self, ids: Sequence[int]) -> dict[str, NDArray[np.float32]]:
+        """What every linear of the model is given, [tokens, k] by name, before it is quantised; on
+        one rank only."""
+        return self._open().linear_inputs(self._ids(ids))
+
     def _open(self) -> EngineClient:
         if self._engine is None:
             raise ConfigError("this LLM is closed.", hint="make a new one")

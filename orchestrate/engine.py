@@ -94,6 +94,9 @@ class EngineClient(Protocol):
 
     def forward(self, ids: Sequence[int]) -> NDArray[np.float32]: ...
 
+    def linear_inputs(self, ids: Sequence[int]) -> dict[str, NDArray[np.float32]]:
+        """[tokens, k] of every linear, by name, in the model's order; of one rank only."""
+
     def take_step_times(self) -> list[float]:
         """Milliseconds of each step since the last call, on rank 0's device (or by its clock)."""
 
@@ -110,6 +113,14 @@ def refuse_if_busy(is_busy: bool) -> None:
             "a stream of this LLM is still open.",
             cause="one LLM runs one generate or stream at a time.",
             hint="read the stream to its end, close it, or give all prompts to one generate",
+        )
+
+
+def refuse_linear_inputs(ranks: int) -> None:
+    """A rank has a part of some inputs only."""
+    if ranks > 1:
+        raise ConfigError(
+            f"the inputs of linears are shown on one rank, and there are {ranks}.", hint="--tp 1"
         )
 
 
@@ -210,6 +221,10 @@ class LocalEngine:
 
     def forward(self, ids: Sequence[int]) -> NDArray[np.float32]:
         return np.asarray(self._native.forward(list(ids)), dtype=np.float32)
+
+    def linear_inputs(self, ids: Sequence[int]) -> dict[str, NDArray[np.float32]]:
+        refuse_linear_inputs(self._info.tensor_parallel_size)
+        return {trace["name"]: trace["x"] for trace in self._native.trace(list(ids))}
 
     def take_step_times(self) -> list[float]:
         return [float(ms) for ms in self._native.take_step_times()]

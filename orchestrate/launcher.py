@@ -34,6 +34,7 @@ from flexq_ft.orchestrate.engine import (
     Score,
     TokenEvent,
     refuse_if_busy,
+    refuse_linear_inputs,
 )
 from flexq_ft.orchestrate.wire import Channel, ConnectionLostError, error_from_wire
 from flexq_ft.orchestrate.worker import ERROR_MARK
@@ -302,6 +303,10 @@ class RemoteEngine:
         self._group.send({"call": "forward", "ids": list(ids)})
         message, payload = self._group.receive()
         return np.frombuffer(payload, dtype=np.float32).reshape(message["result"]).copy()
+
+    def linear_inputs(self, ids: Sequence[int]) -> dict[str, NDArray[np.float32]]:
+        refuse_linear_inputs(self.info.tensor_parallel_size)
+        raise AssertionError("one rank runs in its caller's process")
 
     def take_step_times(self) -> list[float]:
         refuse_if_busy(self._is_busy)

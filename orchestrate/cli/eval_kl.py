@@ -6,7 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rich_click as click
+from numpy.typing import NDArray
 
 from flexq_ft.orchestrate import world
 from flexq_ft.orchestrate.api import LLM
@@ -15,7 +17,9 @@ from flexq_ft.orchestrate.cli.eval_options import WindowedText, text_options, wi
 from flexq_ft.orchestrate.cli.load import load_scorer
 from flexq_ft.orchestrate.cli.options import SCHEME_TABLE, scored_model_options
 from flexq_ft.orchestrate.cli.progress import progress
+from flexq_ft.orchestrate.engine import refuse_linear_inputs
 from flexq_ft.orchestrate.eval.divergence import Divergence
+from flexq_ft.orchestrate.eval.layer_errors import TOKENS, relative_errors, table
 from flexq_ft.orchestrate.eval.logit_file import LogitFile
 from flexq_ft.orchestrate.eval.perplexity import TextWindows
 from flexq_ft.orchestrate.eval.reference import check_same_model, find_reference
@@ -45,6 +49,12 @@ logits of the first wait in a temporary file (TMPDIR).
     panel="Text",
     help="The reference: MODEL in this scheme, or a folder of the same checkpoint.",
 )
+@click.option(
+    "--layers",
+    is_flag=True,
+    panel="Text",
+    help="Also the error of each linear's input, over the first 256 tokens; with --tp 1.",
+)
 @scored_model_options
 @common_options
 def command(model: Path, against: str, **options: Any) -> int:
@@ -53,6 +63,8 @@ def command(model: Path, against: str, **options: Any) -> int:
     In nats per token, KL(reference || MODEL), over every position of the windows but the last.
     """  # fmt: skip
     world.join(options["tp"])
+    if options["layers"]:
+        refuse_linear_inputs(options["tp"])
     reference, scheme = find_reference(model, against)
     text = WindowedText.load(options)
     tokens = text.longest_window
@@ -60,10 +72,12 @@ def command(model: Path, against: str, **options: Any) -> int:
     with load_scorer(reference, float_options, tokens=tokens) as llm:
         windows = text.cut(RuntimeScorer(llm))
         kept = _keep_logits(llm, windows)
+        inputs = _linear_inputs(llm, windows) if options["layers"] else None
         reference_info = llm.info
     with kept, load_scorer(model, options, tokens=tokens) as llm:
         check_same_model(llm.info, reference_info)
         divergence = _diverge(llm, windows, kept)
+        layers = inputs and relative_errors(inputs, _linear_inputs(llm, windows))
         config = {**window_config(model, options), "against": against, **asdict(llm.info)}
     _show(
         {
@@ -72,6 +86,7 @@ def command(model: Path, against: str, **options: Any) -> int:
             "text": text.name,
             "description": windows.describe(),
             "reference": asdict(reference_info),
+            "layers": layers,
         },
         config=config,
     )
@@ -87,6 +102,10 @@ def _keep_logits(llm: LLM, windows: TextWindows) -> LogitFile:
             kept.write(scorer.logits(window.tolist()))
             bar.advance(1)
     return kept
+
+
+def _linear_inputs(llm: LLM, windows: TextWindows) -> dict[str, NDArray[np.float32]]:
+    return llm.linear_inputs(windows.windows[0, :TOKENS].tolist())
 
 
 def _diverge(llm: LLM, windows: TextWindows, kept: LogitFile) -> Divergence:
@@ -114,6 +133,8 @@ def _show(result: dict[str, Any], *, config: dict[str, Any]) -> None:
     if not console.json_mode:
         for line in lines:
             console.out(line)
+        if result["layers"]:
+            console.show(table(result["layers"]))
     console.emit(SCHEMA, config=config, results=result, markdown="\n\n".join(lines) + "\n")
 
 

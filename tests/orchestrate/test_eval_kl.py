@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flexq_ft import LLM
+from flexq_ft import LLM, _native
 from flexq_ft.converter import ConvertOptions, convert
 from flexq_ft.errors import ConfigError, WeightError
 from flexq_ft.orchestrate.cli.main import run_cli
@@ -174,6 +174,26 @@ def test_ranks_give_the_same_divergence(folders: dict[str, Path], capsys: Captur
         evaluated(capsys, [*args, "--dtype", "fp32", "--tp", tp])["results"] for tp in ("1", "2")
     )
     assert two["kl"]["mean"] == pytest.approx(one["kl"]["mean"], rel=1e-3)
+
+
+def test_layers_show_how_the_error_grows(folders: dict[str, Path], capsys: Capture) -> None:
+    args = arguments(folders["w6a6"], "--against", str(folders["fp16"]), "--layers")
+    entries = evaluated(capsys, args)["results"]["layers"]
+    with LLM(folders["fp16"]) as llm:
+        ids = llm.tokenizer.encode(protocol_text(TEXT.read_bytes(), protocol="paper"))[:WINDOW]
+    engines = [_native.Engine(str(folders[name] / "1-gpu")) for name in ("fp16", "w6a6")]
+    theirs, ours = ({t["name"]: t["x"] for t in engine.trace(ids)} for engine in engines)
+    assert [entry["linear"] for entry in entries] == list(theirs)
+    for entry in entries:
+        x, y = theirs[entry["linear"]], ours[entry["linear"]]
+        error = np.sqrt(((y - x) ** 2).sum() / (x**2).sum())
+        assert entry["relative_error"] == pytest.approx(error, rel=1e-4, abs=1e-9)
+    errors = {entry["linear"]: entry["relative_error"] for entry in entries}
+    assert errors["layers.0.qkv"] == 0 < errors["layers.0.o"] < errors["lm_head"]
+    assert run_cli([*args, "-q"]) == 0
+    assert "gate_up" in capsys.readouterr().out
+    assert run_cli([*args, "--tp", "2"]) == 2
+    assert "one rank" in capsys.readouterr().err
 
 
 def test_a_converted_folder_needs_the_float_one(folders: dict[str, Path], capsys: Capture) -> None:
