@@ -212,13 +212,18 @@ class LLM:
         sequence = self._sequence(prompt, params or SamplingParams())
         return self._pieces(sequence)
 
-    def score(self, texts: Sequence[Prompt]) -> list[ScoreOutput]:
-        """Log-probability of every token of each text (or list of ids), teacher-forced."""
+    def score(
+        self, texts: Sequence[Prompt], *, first: Sequence[int] | None = None
+    ) -> list[ScoreOutput]:
+        """Log-probability of every token of each text (or list of ids), teacher-forced.
+
+        first: of each text, the first token that is scored (from 1 on); those before are given.
+        """
         outputs = []
-        for text in texts:
+        for text, begin in zip(texts, first or [1] * len(texts), strict=True):
             ids = self._ids(text)
-            scored = self._open().score(ids)
-            logprobs: list[float | None] = [None, *scored.logprobs]
+            scored = self._open().score(ids, begin)
+            logprobs: list[float | None] = [*[None] * begin, *scored.logprobs]
             outputs.append(ScoreOutput(ids, logprobs, float(sum(scored.logprobs)), scored.argmax))
         return outputs
 

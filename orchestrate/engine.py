@@ -72,7 +72,7 @@ class EngineInfo:
 
 @dataclass(frozen=True)
 class Score:
-    """Of one sequence: log-probability of each token but the first, and the most likely id."""
+    """Of a sequence's tokens from one on: log-probability of each, and the most likely id."""
 
     logprobs: list[float]
     argmax: list[int]
@@ -90,7 +90,8 @@ class EngineClient(Protocol):
     def cancel(self, request_id: int) -> None:
         """Stop one request of the running generate; later events of it may be ignored."""
 
-    def score(self, ids: Sequence[int]) -> Score: ...
+    def score(self, ids: Sequence[int], first: int = 1) -> Score:
+        """Of the tokens from `first` on; there is nothing before token 0."""
 
     def forward(self, ids: Sequence[int]) -> NDArray[np.float32]: ...
 
@@ -215,8 +216,8 @@ class LocalEngine:
         del self._running[slot]
         self._native.release(slot)
 
-    def score(self, ids: Sequence[int]) -> Score:
-        logprobs, argmax = self._native.score(list(ids))
+    def score(self, ids: Sequence[int], first: int = 1) -> Score:
+        logprobs, argmax = self._native.score(list(ids), first)
         return Score(np.asarray(logprobs).tolist(), np.asarray(argmax).tolist())
 
     def forward(self, ids: Sequence[int]) -> NDArray[np.float32]:

@@ -294,9 +294,9 @@ class RemoteEngine:
     def cancel(self, request_id: int) -> None:
         self._group.send({"call": "cancel", "id": request_id})
 
-    def score(self, ids: Sequence[int]) -> Score:
+    def score(self, ids: Sequence[int], first: int = 1) -> Score:
         refuse_if_busy(self._is_busy)
-        return Score(**self._group.call({"call": "score", "ids": list(ids)}))
+        return Score(**self._group.call({"call": "score", "ids": list(ids), "first": first}))
 
     def forward(self, ids: Sequence[int]) -> NDArray[np.float32]:
         refuse_if_busy(self._is_busy)

@@ -46,12 +46,13 @@ class CompletionOutput:
 
 @dataclass(frozen=True)
 class ScoreOutput:
-    """Of one text: log-probabilities of its tokens given those before (the first is None)."""
+    """Of one text: log-probabilities of its tokens given those before; None where none is scored,
+    as for the first."""
 
     token_ids: list[int]
     logprobs: list[float | None]
     sum_logprob: float
-    argmax: list[int]  # the most likely id at each position but the first
+    argmax: list[int]  # the most likely id at each position that is scored
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,8 @@ class Leader:
     def forward(self, ids: list[int]) -> Any:
         return self._all("forward", [ids], {})
 
-    def score(self, ids: list[int]) -> Any:
-        return self._all("score", [ids], {})
+    def score(self, ids: list[int], first: int) -> Any:
+        return self._all("score", [ids, first], {})
 
     def take_step_times(self) -> list[float]:
         return list(self._all("take_step_times", [], {}))
@@ -202,7 +202,8 @@ class Server:
             if call == "generate":
                 self._generate([Request(**request) for request in message["requests"]])
             elif call == "score":
-                self._channel.send({"result": asdict(self._engine.score(message["ids"]))})
+                score = self._engine.score(message["ids"], message["first"])
+                self._channel.send({"result": asdict(score)})
             elif call == "forward":
                 logits = np.ascontiguousarray(self._engine.forward(message["ids"]))
                 self._channel.send({"result": list(logits.shape)}, logits.tobytes())

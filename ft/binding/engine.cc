@@ -157,11 +157,11 @@ py::array_t<float> forward(Engine& engine, const Ids& ids) {
                   {static_cast<py::ssize_t>(ids.size()), engine.folder().config.vocab_size});
 }
 
-py::tuple score(Engine& engine, const Ids& ids) {
+py::tuple score(Engine& engine, const Ids& ids, int64_t first) {
   Engine::Score score;
   {
     py::gil_scoped_release nogil;
-    score = engine.score(ids);
+    score = engine.score(ids, first);
   }
   const py::ssize_t count = static_cast<py::ssize_t>(score.logprobs.size());
   return py::make_tuple(to_array(std::move(score.logprobs), {count}),
@@ -275,7 +275,7 @@ void bind_engine(py::module_& module) {
       .def("drop_graphs", &Engine::drop_graphs, Nogil())
       .def("step_profile", &profile, py::arg("batch"), py::arg("context"), py::arg("tokens") = 1)
       .def("forward", &forward, py::arg("ids"))
-      .def("score", &score, py::arg("ids"))
+      .def("score", &score, py::arg("ids"), py::arg("first") = 1)
       .def("trace", &trace, py::arg("ids"))
       .def("run_linear", &run_linear, py::arg("name"), py::arg("x"));
   bind_admit(engine);

@@ -113,12 +113,13 @@ class Engine {
   // or not slots are in use, and uses none.
   std::vector<float> forward(const std::vector<int64_t>& ids);
 
-  // As forward, but for token i + 1 given 0 … i only: its log-probability, and the most likely id.
+  // As forward, but of the tokens from `first` on only, each given those before it: its
+  // log-probability, and the most likely id. Error{kConfig} unless 1 <= first <= tokens.
   struct Score {
-    std::vector<float> logprobs;  // [tokens - 1]
-    std::vector<int64_t> argmax;  // [tokens - 1]
+    std::vector<float> logprobs;  // [tokens - first]
+    std::vector<int64_t> argmax;  // [tokens - first]
   };
-  Score score(const std::vector<int64_t>& ids);
+  Score score(const std::vector<int64_t>& ids, int64_t first = 1);
 
   // Replay: forward with every linear's input and output recorded (this rank's columns; for
   // row-parallel ones the rank's share of the sum, before bias); one linear on given input x

@@ -56,8 +56,8 @@ struct Engine::Impl {
   void forget(int64_t slot);  // frees it, with what step() has still to say of it
 
   // Runs the ids as one sequence, on pages of its own.
-  void run_alone(const std::vector<int64_t>& ids, int64_t wanted, LinearObserver* observer,
-                 const StepRunner::UseLogits& use);
+  void run_alone(const std::vector<int64_t>& ids, int64_t from, int64_t to,
+                 LinearObserver* observer, const StepRunner::UseLogits& use);
 
   mutable std::mutex mutex;
   ModelFolder folder;

@@ -141,7 +141,7 @@ class GpuRunner final : public StepRunner {
     for (auto& [bucket, decode] : decodes_) decode.graph.reset();
   }
 
-  void run_alone(const std::vector<int64_t>& ids, int64_t wanted, const KvCache& cache,
+  void run_alone(const std::vector<int64_t>& ids, int64_t from, int64_t to, const KvCache& cache,
                  const std::vector<int32_t>& pages, LinearObserver* observer,
                  const UseLogits& use) override;
   void run_linear(const Linear& linear, float* y, const float* x, int64_t tokens) override;
@@ -285,18 +285,19 @@ RaggedBatch GpuRunner::put_chunk(const std::vector<int64_t>& ids, int64_t begin,
   return slots_.batch(1, count, 0, count);
 }
 
-void GpuRunner::run_alone(const std::vector<int64_t>& ids, int64_t wanted, const KvCache& cache,
-                          const std::vector<int32_t>& pages, LinearObserver* observer,
-                          const UseLogits& use) {
+void GpuRunner::run_alone(const std::vector<int64_t>& ids, int64_t from, int64_t to,
+                          const KvCache& cache, const std::vector<int32_t>& pages,
+                          LinearObserver* observer, const UseLogits& use) {
   const int64_t total = static_cast<int64_t>(ids.size());
   const int64_t most_rows = model_.decoder.limits().logit_rows;
-  const Pinned host(static_cast<size_t>(most_rows * model_.config.vocab_size) * sizeof(float));
+  const int64_t host_rows = std::max<int64_t>(1, std::min(most_rows, to - from));
+  const Pinned host(static_cast<size_t>(host_rows * model_.config.vocab_size) * sizeof(float));
   for (int64_t begin = 0; begin < total; begin += model_.options.prefill_tokens) {
     const int64_t count = std::min(model_.options.prefill_tokens, total - begin);
     model_.decoder.forward(put_chunk(ids, begin, count, pages), cache.layers(),
                            {observer, nullptr});
-    const int64_t end = std::min(begin + count, wanted);
-    for (int64_t first = begin; first < end; first += most_rows) {
+    const int64_t end = std::min(begin + count, to);
+    for (int64_t first = std::max(begin, from); first < end; first += most_rows) {
       const int64_t rows = std::min(most_rows, end - first);
       std::vector<int32_t> picked(static_cast<size_t>(rows));
       for (int64_t i = 0; i < rows; ++i) {

@@ -48,7 +48,7 @@ class HostRunner final : public StepRunner {
 
   std::vector<double> take_step_times() override { return times_.take(); }
 
-  void run_alone(const std::vector<int64_t>& ids, int64_t wanted, const KvCache& cache,
+  void run_alone(const std::vector<int64_t>& ids, int64_t from, int64_t to, const KvCache& cache,
                  const std::vector<int32_t>& pages, LinearObserver* observer,
                  const UseLogits& use) override {
     const int64_t total = static_cast<int64_t>(ids.size());
@@ -58,8 +58,8 @@ class HostRunner final : public StepRunner {
       batch_.clear();
       batch_.add(ids, begin, count, pages);
       model_.decoder.forward(batch_.view(), cache.layers(), {observer, nullptr});
-      const int64_t end = std::min(begin + count, wanted);
-      for (int64_t first = begin; first < end; first += most_rows) {
+      const int64_t end = std::min(begin + count, to);
+      for (int64_t first = std::max(begin, from); first < end; first += most_rows) {
         const int64_t rows = std::min(most_rows, end - first);
         std::vector<int32_t> picked(static_cast<size_t>(rows));
         for (int64_t i = 0; i < rows; ++i) {

@@ -77,12 +77,12 @@ class StepRunner {
   // Milliseconds of the steps collected since the last call, of the last 65,536 at the most.
   virtual std::vector<double> take_step_times() = 0;
 
-  // Runs the ids as one sequence on these pages of this cache, and gives the logits of tokens
-  // [first, first + rows), in host memory, to `use`, for the first `wanted` tokens.
+  // Runs the ids as one sequence on these pages of this cache, and gives the logits of the tokens
+  // [from, to), in host memory, to `use`: those of [first, first + rows) at each call.
   using UseLogits = std::function<void(int64_t first, ConstTensor logits)>;
-  virtual void run_alone(const std::vector<int64_t>& ids, int64_t wanted, const KvCache& cache,
-                         const std::vector<int32_t>& pages, LinearObserver* observer,
-                         const UseLogits& use) = 0;
+  virtual void run_alone(const std::vector<int64_t>& ids, int64_t from, int64_t to,
+                         const KvCache& cache, const std::vector<int32_t>& pages,
+                         LinearObserver* observer, const UseLogits& use) = 0;
 
   // y [tokens, n] of one linear on x [tokens, k], which is rounded to the compute type; in host
   // memory, tokens at most the decoder's limit.

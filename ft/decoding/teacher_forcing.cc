@@ -43,14 +43,14 @@ class Recorder : public LinearObserver {
 
 }  // namespace
 
-void Engine::Impl::run_alone(const std::vector<int64_t>& ids, int64_t wanted,
+void Engine::Impl::run_alone(const std::vector<int64_t>& ids, int64_t from, int64_t to,
                              LinearObserver* observer, const StepRunner::UseLogits& use) {
   const int64_t total = static_cast<int64_t>(ids.size());
   // A GPU's memory was planned without another cache: the pool's pages, if enough are free.
   if (gpu && pages_for(total) <= pages.available()) {
     const std::vector<int32_t> taken = pages.take(total);
     try {
-      runner->run_alone(ids, wanted, cache, taken, observer, use);
+      runner->run_alone(ids, from, to, cache, taken, observer, use);
     } catch (...) {
       pages.give_back(taken);
       throw;
@@ -59,7 +59,7 @@ void Engine::Impl::run_alone(const std::vector<int64_t>& ids, int64_t wanted,
   }
   PagePool own_pages(pages_for(total));
   const KvCache own_cache = make_cache(own_pages.size());
-  runner->run_alone(ids, wanted, own_cache, own_pages.take(total), observer, use);
+  runner->run_alone(ids, from, to, own_cache, own_pages.take(total), observer, use);
 }
 
 std::vector<float> Engine::forward(const std::vector<int64_t>& ids) {
@@ -67,27 +67,33 @@ std::vector<float> Engine::forward(const std::vector<int64_t>& ids) {
   impl_->check_ids(ids, 0);
   const int64_t vocab = impl_->folder.config.vocab_size;
   std::vector<float> all(ids.size() * static_cast<size_t>(vocab));
-  impl_->run_alone(ids, static_cast<int64_t>(ids.size()), nullptr,
+  impl_->run_alone(ids, 0, static_cast<int64_t>(ids.size()), nullptr,
                    [&](int64_t first, ConstTensor logits) {
                      std::memcpy(all.data() + first * vocab, logits.raw(), logits.bytes());
                    });
   return all;
 }
 
-Engine::Score Engine::score(const std::vector<int64_t>& ids) {
+Engine::Score Engine::score(const std::vector<int64_t>& ids, int64_t first) {
   const Impl::Call call(*impl_);
   impl_->check_ids(ids, 0);
+  const int64_t total = static_cast<int64_t>(ids.size());
+  if (first < 1 || first > total) {
+    throw Error(ErrorKind::kConfig,
+                detail::join("tokens from ", first, " on cannot be scored of ", total),
+                "the first token has nothing before it that could predict it",
+                detail::join("first from 1 to ", total));
+  }
   Score score;
-  score.logprobs.reserve(ids.size() - 1);
-  score.argmax.reserve(ids.size() - 1);
-  impl_->run_alone(
-      ids, static_cast<int64_t>(ids.size()) - 1, nullptr, [&](int64_t first, ConstTensor logits) {
-        const auto begin = ids.begin() + first + 1;
-        for (const TokenScore& token : score_rows(logits, {begin, begin + logits.dim(0)}, first)) {
-          score.logprobs.push_back(token.logprob);
-          score.argmax.push_back(token.argmax);
-        }
-      });
+  score.logprobs.reserve(static_cast<size_t>(total - first));
+  score.argmax.reserve(static_cast<size_t>(total - first));
+  impl_->run_alone(ids, first - 1, total - 1, nullptr, [&](int64_t row, ConstTensor logits) {
+    const auto begin = ids.begin() + row + 1;
+    for (const TokenScore& token : score_rows(logits, {begin, begin + logits.dim(0)}, row)) {
+      score.logprobs.push_back(token.logprob);
+      score.argmax.push_back(token.argmax);
+    }
+  });
   return score;
 }
 
@@ -95,7 +101,8 @@ std::vector<LinearTrace> Engine::trace(const std::vector<int64_t>& ids) {
   const Impl::Call call(*impl_);
   impl_->check_ids(ids, 0);
   Recorder recorder;
-  impl_->run_alone(ids, static_cast<int64_t>(ids.size()), &recorder, [](int64_t, ConstTensor) {});
+  impl_->run_alone(ids, 0, static_cast<int64_t>(ids.size()), &recorder,
+                   [](int64_t, ConstTensor) {});
   return recorder.take();
 }
 

@@ -33,7 +33,9 @@ class HarnessModel(Protocol):
     @property
     def tokenizer(self) -> Tokenizer: ...
 
-    def score(self, ids: Sequence[int], /) -> tuple[npt.ArrayLike, npt.ArrayLike]: ...
+    def score(
+        self, ids: Sequence[int], /, first: int = 1
+    ) -> tuple[npt.ArrayLike, npt.ArrayLike]: ...
 
     def generate(self, prompts: list[list[int]], params: SamplingParams) -> list[str]: ...
 
@@ -102,10 +104,10 @@ class Harness(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
                 f"a continuation of {len(after):,} tokens does not fit in {self._max_len:,}.",
                 hint="a larger --max-len, if the model allows it",
             )
-        logprobs, best = self._model.score((context + after)[-self._max_len :])
-        tail = np.asarray(logprobs, dtype=np.float64)[-len(after) :]
-        is_greedy = np.array_equal(np.asarray(best)[-len(after) :], after)
-        return float(tail.sum()), is_greedy
+        ids = (context + after)[-self._max_len :]
+        logprobs, best = self._model.score(ids, first=len(ids) - len(after))
+        is_greedy = np.array_equal(np.asarray(best), after)
+        return float(np.asarray(logprobs, dtype=np.float64).sum()), is_greedy
 
     def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
         windows: list[TokenRequest] = []

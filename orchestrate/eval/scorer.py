@@ -34,8 +34,9 @@ class RuntimeScorer:
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text)
 
-    def score(self, ids: Sequence[int], /) -> tuple[list[float], list[int]]:
-        (scored,) = self._llm.score([ids])
+    def score(self, ids: Sequence[int], /, first: int = 1) -> tuple[list[float], list[int]]:
+        """Of the tokens from `first` on."""
+        (scored,) = self._llm.score([ids], first=[first])
         return [value for value in scored.logprobs if value is not None], scored.argmax
 
     def logits(self, ids: Sequence[int], /) -> NDArray[np.float32]:

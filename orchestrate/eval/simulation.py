@@ -73,13 +73,15 @@ class SimulatedModel:
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text)
 
-    def score(self, ids: Sequence[int], /) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Log-probability of each token after the first, and the likeliest ids."""
+    def score(
+        self, ids: Sequence[int], /, first: int = 1
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Log-probability of each token from `first` on, and the likeliest ids."""
         torch = self._torch
         window = torch.tensor([list(ids)], device=self.info.device)
         with torch.inference_mode():
-            logits = self._model(window, use_cache=False).logits[0, :-1].float()
-            logprobs = logits.log_softmax(-1).gather(1, window[0, 1:, None])[:, 0]
+            logits = self._model(window, use_cache=False).logits[0, first - 1 : -1].float()
+            logprobs = logits.log_softmax(-1).gather(1, window[0, first:, None])[:, 0]
         return logprobs.cpu().numpy(), logits.argmax(-1).cpu().numpy()
 
     def generate(self, prompts: list[list[int]], params: SamplingParams) -> list[str]:

@@ -109,8 +109,8 @@ class FakeNative:
     def forward(self, ids: list[int]) -> Any:
         return np.arange(len(ids) * VOCAB, dtype=np.float32).reshape(len(ids), VOCAB)
 
-    def score(self, ids: list[int]) -> tuple[Any, Any]:
-        count = len(ids) - 1
+    def score(self, ids: list[int], first: int = 1) -> tuple[Any, Any]:
+        count = len(ids) - first
         return np.full(count, -1.0, np.float32), np.zeros(count, np.int64)
 
     def peak_memory_bytes(self) -> int:

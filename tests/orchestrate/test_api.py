@@ -130,6 +130,8 @@ def test_without_a_tokenizer_ids_go_in_and_out() -> None:
 
 
 def test_score_begins_with_none_and_sums() -> None:
+    (tail,) = fake_llm(ECHO).score(["abcd"], first=[3])
+    assert tail.logprobs == [None, None, None, -1.0] and tail.sum_logprob == -1.0
     (scored,) = fake_llm(ECHO).score(["abcd"])
     assert scored.logprobs == [None, -1.0, -1.0, -1.0]
     assert scored.sum_logprob == -3.0 and scored.token_ids == [*b"abcd"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from flexq_ft import _native
+from flexq_ft.errors import ConfigError
 from tests.tools.hf_models import (
     KINDS,
     POSITIONS,
@@ -129,6 +130,20 @@ def test_score_is_the_log_softmax_of_forward(tmp_path: Path) -> None:
     assert logprobs.dtype == np.float32
     assert argmax.dtype == np.int64
     assert [part.shape for part in engine.score(ids[:1])] == [(0,), (0,)]
+
+
+def test_a_tail_is_scored_alone(tmp_path: Path) -> None:
+    """Whether it begins within a chunk of the prefill, at its edge, or has nothing to score."""
+    engine = _native.Engine(str(write_folder(make_model("opt"), tmp_path)), prefill_tokens=13)
+    ids = some_ids(70)
+    logprobs, argmax = engine.score(ids)
+    for first in (1, 5, 13, 14, 40, 69, 70):
+        tail_logprobs, tail_argmax = engine.score(ids, first)
+        np.testing.assert_array_equal(tail_logprobs, logprobs[first - 1 :])
+        np.testing.assert_array_equal(tail_argmax, argmax[first - 1 :])
+    for first in (0, -1, 71):
+        with pytest.raises(ConfigError, match=f"from {first} on cannot be scored of 70"):
+            engine.score(ids, first)
 
 
 @pytest.mark.parametrize("kind", ["llama_gqa", "opt"])
