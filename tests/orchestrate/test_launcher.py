@@ -397,6 +397,7 @@ def test_remote_logits_and_scores(served: Any) -> None:
     remote, native, _ = served
     assert np.array_equal(remote.forward([1, 2, 3]), native.forward([1, 2, 3]))
     assert remote.score([1, 2, 3]).logprobs == [-1.0, -1.0]
+    assert remote.score([1, 2, 3], 2).logprobs == [-1.0]
 
 
 @pytest.mark.parametrize(
