@@ -33,8 +33,6 @@ VERBS = {
     "bench": "Time prefill and decode, scheme against scheme, beside the machine's limits.",
     "sweep": "Measure a matrix of models, schemes and sizes; one table of speed and quality.",
     "compare": "Hold two results of sweep or bench against each other; find regressions.",
-    "eval": "Perplexity on a text, by a named protocol, with the engine that serves the model.",
-    "eval": "Accuracy with the engine that serves the model: perplexity, divergence from FP16.",
     "eval": "Accuracy by the engine that serves the model: perplexity, divergence, tasks.",
     "inspect": "Show a model's configuration, sizes and (unpacked) weights; verify hashes.",
     "doctor": "Say what this machine can and cannot run, and why.",
