@@ -189,7 +189,6 @@ template <typename T, int kTokens>
 __device__ __forceinline__ void store_sums(const WgmmaParams& p, const Slice& slice,
                                            const unsigned char* memory) {
   using Shared = SlicedShared<kTokens>;
-  using Value = OutputValue<T>;
   constexpr int kVectors = kSlicedRows / 4;  // of a token
   struct alignas(4 * sizeof(T)) Four {
     T values[4];
@@ -224,9 +223,9 @@ __device__ __forceinline__ void store_sums(const WgmmaParams& p, const Slice& sl
     }
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      out.values[e] = Value::round(y.bias == nullptr ? sums[e] : sums[e] + y.bias[row + e]);
+      out.values[e] = rounded<T>(y.bias == nullptr ? sums[e] : sums[e] + y.bias[row + e]);
       if (y.residual == nullptr) continue;
-      out.values[e] = Value::round(Value::widen(out.values[e]) + Value::widen(residual.values[e]));
+      out.values[e] = rounded<T>(widened(out.values[e]) + widened(residual.values[e]));
     }
     *reinterpret_cast<Four*>(static_cast<T*>(y.values) + at) = out;
   }
