@@ -159,6 +159,10 @@ std::string StepKernel::refusal(const StepModel& model, const cuda::DeviceInfo& 
     return detail::join("the GPU has compute capability ", device.major, ".", device.minor,
                         ", not 9.0");
   }
+  const std::string built = cuda::architectures();
+  if (built.find("90") == std::string::npos) {
+    return detail::join("this build has no code for sm_90 (it was compiled for ", built, ")");
+  }
   if (model.dtype != DataType::kFp16 && model.dtype != DataType::kBf16) {
     return detail::join("the compute type is ", model.dtype);
   }
@@ -360,7 +364,7 @@ void StepKernel::throw_fault() const {
               detail::join("the step kernel waited more than ", patience_ms_, " ms in ", where,
                            ", thread block ", int{fault.block}, ", for ",
                            fault.ring != 0 ? "its own weights" : "the results of other blocks"),
-              "", "run again without it: --no-step-kernel");
+              "", "run again without it: --step-kernel off");
 }
 
 }  // namespace flexq_ft
