@@ -65,11 +65,12 @@ class LLM:
     $XDG_CACHE_HOME/flexq-ft). scheme: fp16 bf16 fp32 w8a16 w8a8 w6ax, or a policy's name (flexq
     w6a6 w6a8 w6a16) for w6ax with it. policy: a name, a YAML file or a mapping. dtype: compute
     type, by default the folder's. device: auto (a GPU where one can run the model, else the CPU),
-    cpu, cuda or cuda:N; with several ranks each takes a GPU. threads: per rank, by default cores /
-    ranks. max_len: longest prompt + output. max_batch: sequences decoded together. notify: called
-    with a line of text about what is being done (conversion into the cache, a device that auto did
-    not choose); progress: told of a conversion's progress;
-    load_progress: called with the bytes read and all bytes of the weights, where one rank loads.
+    cpu, cuda or cuda:N; with several ranks each takes a GPU. step_kernel: decode steps of a GPU as
+    one kernel: auto (where that was measured to be faster), on or off. threads: per rank, by
+    default cores / ranks. max_len: longest prompt + output. max_batch: sequences decoded together.
+    notify: called with a line of text about what is being done (conversion into the cache, a device
+    that auto did not choose); progress: told of a conversion's progress; load_progress: called with
+    the bytes read and all bytes of the weights, where one rank loads.
 
     Under mpirun every rank makes the same LLM; rank 0 goes on, the others serve it and then exit.
     """
@@ -83,6 +84,7 @@ class LLM:
         dtype: str | None = None,
         tensor_parallel_size: int = 1,
         device: str = "auto",
+        step_kernel: str = "auto",
         threads: int | None = None,
         max_len: int | None = None,
         max_batch: int = 8,
@@ -131,6 +133,7 @@ class LLM:
             threads=threads or 0,
             device=chosen.kind,
             gpu=chosen.gpu,
+            step_kernel=step_kernel,
         )
         self._tokenizer = Tokenizer.load(found.folder)
         self._engine: EngineClient | None = open_engine(options, ranks, progress=load_progress)

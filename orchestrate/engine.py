@@ -68,6 +68,7 @@ class EngineInfo:
     memory_bytes: dict[str, int]  # of one rank, on its device
     gemm_note: str = ""  # on a GPU: which measured GEMM choices are in use
     gemm_choices: list[str] = field(default_factory=list)  # w6ax on a GPU: a product and its kernel
+    step_note: str = ""  # on a GPU: which decode steps run as one kernel, or why none
 
 
 @dataclass(frozen=True)
@@ -254,6 +255,7 @@ class EngineOptions:
     gpu: int = 0  # of the host's first rank
     prefill_tokens: int = 0
     graphs: bool = True
+    step_kernel: str = "auto"  # or on, off: decode steps of a GPU as one kernel
     synthetic_weights: bool = False  # model_dir may then be a shape's INI
 
 
@@ -285,6 +287,7 @@ class SingleRank:
             gpu=gpu,
             prefill_tokens=options.prefill_tokens,
             graphs=options.graphs,
+            step_kernel=options.step_kernel,
             synthetic_weights=options.synthetic_weights,
             progress=progress,
         )
@@ -320,4 +323,5 @@ def describe(engine: Any, options: EngineOptions) -> EngineInfo:
         memory_bytes=dict(engine.memory()),
         gemm_note=engine.gemm_note,
         gemm_choices=list(engine.gemm_choices),
+        step_note=engine.step_note,
     )

@@ -60,6 +60,13 @@ void set_scheme(const std::string& name, EngineOptions* options) {
          "use fp16, bf16, fp32, w8a16, w8a8 or w6ax");
 }
 
+StepKernelChoice step_kernel_choice(const std::string& name) {
+  if (name == "auto") return StepKernelChoice::kAuto;
+  if (name == "on") return StepKernelChoice::kOn;
+  if (name == "off") return StepKernelChoice::kOff;
+  refuse(detail::join("step_kernel \"", name, "\" is not known"), "use auto, on or off");
+}
+
 py::object policy(const Engine& engine) {
   if (engine.options().scheme != Scheme::kW6Ax) return py::none();
   return py::cast(*engine.options().policy).attr("to_dict")();
@@ -78,14 +85,12 @@ LoadProgress load_progress(const py::object& callback) {
   };
 }
 
-std::unique_ptr<Engine> make_engine(const std::string& model_dir,
-                                    const std::optional<std::string>& dtype,
-                                    const std::optional<std::string>& scheme,
-                                    const std::optional<py::dict>& policy, int64_t max_len,
-                                    int64_t max_batch, int64_t prefill_tokens, int64_t kv_tokens,
-                                    int threads, std::shared_ptr<DeviceComm> comm,
-                                    const std::string& device, int gpu, bool graphs,
-                                    bool synthetic_weights, const py::object& progress) {
+std::unique_ptr<Engine> make_engine(
+    const std::string& model_dir, const std::optional<std::string>& dtype,
+    const std::optional<std::string>& scheme, const std::optional<py::dict>& policy,
+    int64_t max_len, int64_t max_batch, int64_t prefill_tokens, int64_t kv_tokens, int threads,
+    std::shared_ptr<DeviceComm> comm, const std::string& device, int gpu, bool graphs,
+    const std::string& step_kernel, bool synthetic_weights, const py::object& progress) {
   EngineOptions options;
   if (device != "cpu" && device != "cuda") {
     refuse(detail::join("device \"", device, "\" is not known"), "use cpu or cuda");
@@ -93,6 +98,7 @@ std::unique_ptr<Engine> make_engine(const std::string& model_dir,
   options.device = device == "cuda" ? Device::kCuda : Device::kCpu;
   options.gpu = gpu;
   options.graphs = graphs;
+  options.step_kernel = step_kernel_choice(step_kernel);
   options.synthetic_weights = synthetic_weights;
   options.progress = load_progress(progress);
   if (dtype) {
@@ -250,6 +256,7 @@ void bind_properties(py::class_<Engine>& engine) {
                              [](const Engine& e) { return to_string(e.options().device); })
       .def_property_readonly("gemm_note", &Engine::gemm_note)
       .def_property_readonly("gemm_choices", &Engine::gemm_choices)
+      .def_property_readonly("step_note", &Engine::step_note)
       .def_property_readonly("threads", [](const Engine& e) { return e.options().threads; })
       .def("memory", &memory);
 }
@@ -265,8 +272,8 @@ void bind_engine(py::module_& module) {
            py::arg("policy") = py::none(), py::arg("max_len") = 0, py::arg("max_batch") = 8,
            py::arg("prefill_tokens") = 0, py::arg("kv_tokens") = 0, py::arg("threads") = 0,
            py::arg("comm") = py::none(), py::arg("device") = "cpu", py::arg("gpu") = 0,
-           py::arg("graphs") = true, py::arg("synthetic_weights") = false,
-           py::arg("progress") = py::none())
+           py::arg("graphs") = true, py::arg("step_kernel") = "auto",
+           py::arg("synthetic_weights") = false, py::arg("progress") = py::none())
       .def("can_admit", &Engine::can_admit, py::arg("prompt_tokens"), py::arg("max_tokens"),
            Nogil())
       .def("step", &step, Nogil())

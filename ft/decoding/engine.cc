@@ -229,6 +229,8 @@ std::vector<std::string> Engine::gemm_choices() const {
   return lines;
 }
 
+std::string Engine::step_note() const { return impl_->runner->step_note(); }
+
 bool Engine::can_admit(int64_t prompt_tokens, int64_t max_tokens) const {
   const std::lock_guard<std::mutex> lock(impl_->mutex);
   const bool slot_free = std::any_of(impl_->sequences.begin(), impl_->sequences.end(),

@@ -17,6 +17,11 @@
 
 namespace flexq_ft {
 
+// Whether a GPU's decode step runs as one kernel (ft/step/step_kernel.h) or op by op. kAuto: as one
+// kernel where it takes model and GPU, for batches of a size that it was measured to be faster at;
+// kOn: for every batch that it takes, and Error{kConfig} if it takes none; kOff: never.
+enum class StepKernelChoice : uint8_t { kAuto, kOn, kOff };
+
 // What is absent is as the folder has it.
 struct EngineOptions {
   std::optional<DataType> dtype;  // compute type
@@ -28,8 +33,9 @@ struct EngineOptions {
   int64_t prefill_tokens = 0;     // most prompt tokens of one step; 0: 512, on a GPU 2048
   int threads = 0;                // 0: the cores of this host / the ranks on it
   Device device = Device::kCpu;
-  int gpu = 0;                     // which, on a GPU
-  bool graphs = true;              // on a GPU: decode steps as CUDA graphs
+  int gpu = 0;         // which, on a GPU
+  bool graphs = true;  // on a GPU: decode steps as CUDA graphs
+  StepKernelChoice step_kernel = {};
   bool synthetic_weights = false;  // random weights in the runtime layout; model_dir may be an INI
   LoadProgress progress = {};      // of the weight files; may be empty
 };
@@ -82,6 +88,9 @@ class Engine {
   // (table)". Layers with the same products have one line. Otherwise empty.
   std::vector<std::string> gemm_choices() const;
 
+  // On a GPU: which decode steps run as one kernel, or why they run op by op; empty on the CPU.
+  std::string step_note() const;
+
   // A slot for a new sequence, whose prompt is prefilled by the next steps. Throws Error{kConfig}
   // if the prompt is empty, holds an id outside the vocabulary, or does not fit in max_len with at
   // least one new token. can_admit says whether a slot and pages for prompt + max_tokens are free
@@ -106,7 +115,8 @@ class Engine {
   void drop_graphs();
 
   // GPU: a step of so many sequences with so many cached and so many new tokens each (1: decode),
-  // node by node. Throws Error{kConfig} while slots are in use.
+  // node by node: op by op, also where step() runs one kernel. Throws Error{kConfig} while slots
+  // are in use.
   std::vector<StepNode> profile(int64_t batch, int64_t context, int64_t tokens);
 
   // Teacher-forced logits [tokens, vocab] of one sequence of at most max_len tokens. Works whether

@@ -161,6 +161,10 @@ EngineOptions resolve_options(const EngineOptions& asked, const ModelFolder& fol
     refuse(detail::join("dtype ", *options.dtype, " is not a compute type"), {},
            "use fp16, bf16 or fp32");
   }
+  if (asked.device == Device::kCpu && asked.step_kernel == StepKernelChoice::kOn) {
+    refuse("step_kernel is on, and the device is the CPU",
+           "decode steps run as one kernel on GPUs only", "--step-kernel auto, or --device cuda");
+  }
   if (asked.device == Device::kCuda) {
     check_gpu_type(*options.dtype, asked.dtype.has_value());
     check_gpu(asked.gpu);

@@ -10,8 +10,9 @@
 #include "ft/core/cuda.h"
 #include "ft/decoding/gpu_device.h"
 #include "ft/decoding/gpu_slots.h"
+#include "ft/decoding/pinned.h"
+#include "ft/decoding/step_path.h"
 #include "ft/decoding/step_profile.h"
-#include "ft/decoding/step_runner.h"
 
 namespace flexq_ft {
 
@@ -26,21 +27,6 @@ int64_t bucket_of(int64_t sequences, int64_t slots) {
   while (bucket < sequences) bucket *= 2;
   return std::min(bucket, slots);
 }
-
-class Pinned {
- public:
-  explicit Pinned(size_t bytes) : data_(cuda::allocate_pinned(bytes)) {}
-  ~Pinned() { cuda::release_pinned(data_); }
-  Pinned(const Pinned&) = delete;
-  Pinned& operator=(const Pinned&) = delete;
-  template <typename T>
-  T* as() const {
-    return static_cast<T*>(data_);
-  }
-
- private:
-  void* data_;
-};
 
 GpuSlotSizes sizes_of(const RunnerModel& model) {
   const DecoderLimits& limits = model.decoder.limits();
@@ -72,7 +58,10 @@ struct Landing {
 class GpuRunner final : public StepRunner {
  public:
   explicit GpuRunner(const RunnerModel& model)
-      : model_(model), stream_(model.device.stream), slots_(sizes_of(model), stream_) {
+      : model_(model),
+        stream_(model.device.stream),
+        slots_(sizes_of(model), stream_),
+        path_(model_, stream_) {
     const int64_t most = model.options.max_batch;
     for (int64_t n = 1; n < 2 * most; n *= 2) {
       decodes_.try_emplace(bucket_of(n, most), bucket_of(n, most));
@@ -122,7 +111,7 @@ class GpuRunner final : public StepRunner {
 
   std::vector<StepSample> collect() override {
     Landing& landing = *landings_[static_cast<size_t>(collected_ % kDepth)];
-    wait_for(landing.end, model_.comm, detail::join("step ", collected_));
+    await(landing.end, detail::join("step ", collected_));
     const double ms = landing.end.since_ms(landing.begin);
     ++collected_;
     times_.add(ms);
@@ -135,6 +124,8 @@ class GpuRunner final : public StepRunner {
   }
 
   std::vector<double> take_step_times() override { return times_.take(); }
+
+  std::string step_note() const override { return path_.note(); }
 
   void drop_graphs() override {
     finish("the last step");
@@ -167,22 +158,37 @@ class GpuRunner final : public StepRunner {
   void finish(const char* what) {
     cuda::Event event;
     event.record(stream_);
-    wait_for(event, model_.comm, what);
+    await(event, what);
+  }
+
+  // As wait_for, but a step kernel that gave up says where.
+  void await(const cuda::Event& event, const std::string& what) {
+    try {
+      wait_for(event, model_.comm, what);
+    } catch (const Error&) {
+      path_.throw_fault();
+      throw;
+    }
   }
 
   int32_t scratch_page() const {
     return static_cast<int32_t>(model_.cache.layers()[0].k.dim(0) - 1);
   }
 
-  // The whole step: inputs, forward, logits of the rows, samples.
+  // The whole step: inputs, forward and logits of the rows, samples.
   void enqueue(ConstTensor items, int64_t tokens, int64_t rows, int64_t decodes, int64_t longest) {
     const int64_t sequences = items.dim(0);
     const StepInputs inputs = slots_.inputs(sequences, tokens, rows);
     invokeStepInputs(inputs, items, slots_.slots(), scratch_page(), stream_);
-    model_.decoder.forward(slots_.batch(sequences, tokens, decodes, longest), model_.cache.layers(),
-                           {});
-    if (rows == 0) return;
-    model_.decoder.logits(slots_.logits(rows), inputs.token_rows, {});
+    const RaggedBatch batch = slots_.batch(sequences, tokens, decodes, longest);
+    const bool is_decode = decodes == sequences && rows == sequences;
+    if (StepKernel* const kernel = is_decode ? path_.kernel(sequences) : nullptr) {
+      kernel->run(slots_.logits(rows), batch, stream_);
+    } else {
+      model_.decoder.forward(batch, model_.cache.layers(), {});
+      if (rows == 0) return;
+      model_.decoder.logits(slots_.logits(rows), inputs.token_rows, {});
+    }
     slots_.sample(rows, stream_);
   }
 
@@ -257,6 +263,7 @@ class GpuRunner final : public StepRunner {
   RunnerModel model_;
   Stream stream_;
   GpuSlots slots_;
+  StepPath path_;
   std::map<int64_t, DecodeGraph> decodes_;  // by bucket
   std::vector<std::unique_ptr<Landing>> landings_;
   int64_t submitted_ = 0;
@@ -368,6 +375,7 @@ std::vector<StepNode> GpuRunner::profile(int64_t batch, int64_t context, int64_t
   const size_t kv_bytes = 2 * static_cast<size_t>(batch * (context + tokens) * columns) *
                           size_of(*model_.options.dtype);
   const int64_t decodes = tokens == 1 ? batch : 0;
+  // Op by op, also where steps run as one kernel: that is one node, and has no parts to time apart.
   return profile_nodes(stream_, kv_bytes, [&](StepMarker* marker) {
     model_.decoder.forward(slots_.batch(batch, batch * tokens, decodes, tokens),
                            model_.cache.layers(), {nullptr, marker});

@@ -25,7 +25,8 @@ struct MemoryPlan {
 MemoryPlan plan_memory(const ModelFolder& folder, const EngineOptions& options, int rank);
 
 // Of a GPU's free memory; not planned with. CUDA's modules, the products' library and graphs come
-// after the plan (about 200 MiB together), NCCL's buffers too (about 150 MiB a communicator).
+// after the plan (about 200 MiB together), NCCL's buffers too (about 150 MiB a communicator), and
+// what blocks of the step kernel pass to each other (less than 16 MiB).
 constexpr size_t kGpuReserve = size_t{512} << 20;
 
 // What an engine may allocate on this host, by all of its ranks, or on the current GPU, by the one

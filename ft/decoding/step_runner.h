@@ -91,6 +91,9 @@ class StepRunner {
   // Captured graphs are captured anew when they are needed next. A no-op on the CPU.
   virtual void drop_graphs() {}
 
+  // Engine::step_note.
+  virtual std::string step_note() const { return {}; }
+
   // Node by node, a step of so many sequences with so many cached and new tokens each, whose pages
   // it overwrites; the median of several. GPU only: Error{kConfig} on the CPU.
   virtual std::vector<StepNode> profile(int64_t batch, int64_t context, int64_t tokens) = 0;

@@ -38,6 +38,7 @@ class Case:
     output_tokens: int = 128
     prefill_chunk: int | None = None
     graphs: bool = True
+    step_kernel: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -67,6 +68,7 @@ class Case:
                 out += [f"--{name.replace('_', '-')}", str(value)]
         for name in ("tp", "device", "batch", "prompt_tokens", "output_tokens", "seed"):
             out += [f"--{name.replace('_', '-')}", str(getattr(self, name))]
+        out += [] if self.step_kernel == "auto" else ["--step-kernel", self.step_kernel]
         return out if self.graphs else [*out, "--no-graphs"]
 
     def to_json(self) -> dict[str, Any]:

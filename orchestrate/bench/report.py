@@ -105,7 +105,8 @@ def reproduce_lines(rows: Sequence[Row]) -> list[str]:
 def profile_table(row: Row) -> Table:
     """Node by node of one decode step, the slowest first."""
     table = Table(
-        title=f"{scheme_label(Case(**row['config']))}, batch {row['config']['batch']}: one step",
+        title=f"{scheme_label(Case(**row['config']))}, batch {row['config']['batch']}: "
+        "one step, op by op",
         title_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
@@ -145,7 +146,7 @@ def markdown(rows: Sequence[Row], *, title: str) -> str:
     for row in rows:
         if row.get("profile"):
             label = scheme_label(Case(**row["config"]))
-            lines += [f"## One decode step: {label}, batch {row['config']['batch']}", ""]
+            lines += [f"## One decode step, op by op: {label}, batch {row['config']['batch']}", ""]
             lines += [*_md_table(PROFILE_COLUMNS, profile_cells(row)), ""]
     lines += ["## Commands", "", "```", *(row["reproduce"] for row in rows), "```"]
     return "\n".join(lines) + "\n"
@@ -185,8 +186,8 @@ def _machine_line(row: Row) -> str:
         if state.get(key) is not None
     ]  # fmt: skip
     after = f"; after {scheme_label(Case(**row['config']))}: {', '.join(known)}" if known else ""
-    gemm = f"; {machine['gemm_note']}" if machine["gemm_note"] else ""
-    return f"{machine['name']}: {machine['read_bandwidth_gb_s']:,.1f} GB/s read{after}{gemm}"
+    notes = "".join(f"; {machine[key]}" for key in ("gemm_note", "step_note") if machine[key])
+    return f"{machine['name']}: {machine['read_bandwidth_gb_s']:,.1f} GB/s read{after}{notes}"
 
 
 def to_csv(rows: Sequence[Row]) -> str:

@@ -103,7 +103,11 @@ def make_row(
             "dtype": info.dtype,
             "parameters": subject.sizes.parameters(),
         },
-        "machine": {**machine.to_json(info.threads), "gemm_note": info.gemm_note},
+        "machine": {
+            **machine.to_json(info.threads),
+            "gemm_note": info.gemm_note,
+            "step_note": info.step_note,
+        },
         "prefill": prefill,
         "decode": decode,
         # Not the process's peak: it holds the engines of all schemes that take turns.

@@ -191,6 +191,7 @@ def _options(case: Case, subject: Subject, device: Device) -> EngineOptions:
         gpu=device.gpu,
         prefill_tokens=case.prefill_chunk or 0,
         graphs=case.graphs,
+        step_kernel=case.step_kernel,
         synthetic_weights=case.synthetic_weights,
     )
 

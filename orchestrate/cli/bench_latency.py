@@ -12,7 +12,12 @@ from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate import world
 from flexq_ft.orchestrate.bench.case import Case, plan_cases
 from flexq_ft.orchestrate.cli.console import console, error_to_json, exit_code, table_options
-from flexq_ft.orchestrate.cli.options import NUMBERS, SCHEME_TABLE, device_option
+from flexq_ft.orchestrate.cli.options import (
+    NUMBERS,
+    SCHEME_TABLE,
+    device_option,
+    step_kernel_option,
+)
 from flexq_ft.orchestrate.cli.progress import ConversionProgress
 
 SCHEMA = "flexq-ft/bench-latency/1"
@@ -137,7 +142,7 @@ class SchemeListType(click.ParamType[list[str]]):
     "--profile",
     is_flag=True,
     panel="Measuring",
-    help="Also the time of each node of a decode step, beside its bytes.",
+    help="Also the time of each node of a decode step, run op by op, beside its bytes.",
 )
 @click.option(
     "--peak-tflops",
@@ -164,6 +169,7 @@ class SchemeListType(click.ParamType[list[str]]):
     help="Threads of each rank.  [default: cores / ranks]",
 )
 @device_option
+@step_kernel_option
 @table_options
 def command(model: str | None, shape: str | None, **options: Any) -> int:
     """Time prefill and decode of MODEL, or of a --shape with synthetic weights.
@@ -220,7 +226,7 @@ def _plan(model: str | None, shape: str | None, options: dict[str, Any]) -> list
         **{
             name: options[name]
             for name in ("synthetic_weights", "policy", "dtype", "tp", "threads", "device",
-                         "prefill_chunk", "graphs", "seed")
+                         "prefill_chunk", "graphs", "step_kernel", "seed")
         },
     )  # fmt: skip
     return plan_cases(

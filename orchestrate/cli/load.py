@@ -25,6 +25,7 @@ def load_model(model: Path, options: Mapping[str, Any], *, max_batch: int = 1) -
             dtype=options["dtype"],
             tensor_parallel_size=options["tp"],
             device=options["device"],
+            step_kernel=options["step_kernel"],
             threads=options["threads"],
             max_len=options["max_len"],
             max_batch=max_batch,
@@ -45,6 +46,8 @@ def load_model(model: Path, options: Mapping[str, Any], *, max_batch: int = 1) -
         (console.info if "default" in info.gemm_note else console.detail)(info.gemm_note)
     for line in info.gemm_choices:
         console.detail(line)
+    if info.step_note:
+        console.detail(info.step_note)
     return llm
 
 

@@ -106,6 +106,16 @@ def device_option(function: _F) -> _F:
     )(function)  # fmt: skip
 
 
+def step_kernel_option(function: _F) -> _F:
+    """--step-kernel, of the verbs that say how a GPU decodes."""
+    return click.option(
+        "--step-kernel", type=click.Choice(["auto", "on", "off"]), default="auto",
+        panel="Parallel",
+        help="A GPU's decode steps as one kernel: auto where measured to be faster, on wherever it"
+        " takes the batch, off never.",
+    )(function)  # fmt: skip
+
+
 def _known_device(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
     return check_device(value)
 
@@ -143,6 +153,7 @@ def scored_model_options(function: _F) -> _F:
             help="Compute type.  [default: that of the model folder]",
         ),
         device_option,
+        step_kernel_option,
         click.option(
             "--tp", type=click.IntRange(min=1), default=1, metavar="N", panel="Parallel",
             help="Ranks that share the model; started with mpirun unless under it already.",

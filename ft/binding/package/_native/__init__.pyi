@@ -188,11 +188,13 @@ class Engine:
         device: str = "cpu",
         gpu: int = 0,
         graphs: bool = True,
+        step_kernel: str = "auto",
         synthetic_weights: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """progress(done, total): bytes of the weight files, after every block that was read. With
-        synthetic_weights no file is read, and model_dir may be an INI that describes a model."""
+        synthetic_weights no file is read, and model_dir may be an INI that describes a model.
+        step_kernel: auto, on or off: whether decode steps of a GPU run as one kernel."""
 
     def can_admit(self, prompt_tokens: int, max_tokens: int) -> bool: ...
     def admit(
@@ -249,6 +251,10 @@ class Engine:
     @property
     def gemm_choices(self) -> list[str]:
         """A w6ax model on a GPU: the kernel of each product and why, a line each; else empty."""
+
+    @property
+    def step_note(self) -> str:
+        """On a GPU: which decode steps run as one kernel, or why none; empty on the CPU."""
 
     @property
     def threads(self) -> int: ...

@@ -1,0 +1,67 @@
+#include "ft/decoding/step_path.h"
+
+#include <algorithm>
+
+#include "ft/core/error.h"
+
+namespace flexq_ft {
+
+namespace {
+
+// Of kAuto: the largest batch that was measured to take less time as one kernel than op by op
+// (docs/results/h200/step-kernel.md).
+constexpr int64_t kMeasuredFaster = 1;
+
+std::string refusal(const RunnerModel& model, const StepModel& step,
+                    const cuda::DeviceInfo& device) {
+  const int ranks = model.comm.size();
+  if (ranks > 1) return detail::join(ranks, " ranks share the model");
+  return StepKernel::refusal(step, device);
+}
+
+}  // namespace
+
+StepPath::StepPath(const RunnerModel& model, Stream stream) {
+  const EngineOptions& options = model.options;
+  if (options.step_kernel == StepKernelChoice::kOff) {
+    off_because_ = "step_kernel is off";
+    return;
+  }
+  const StepModel step{model.config,         model.decoder.weights(), model.decoder.rope(),
+                       model.cache.layers(), *options.dtype,          options.max_len};
+  const cuda::DeviceInfo device = cuda::device_info(cuda::current_device());
+  off_because_ = refusal(model, step, device);
+  if (off_because_.empty()) {
+    kernel_ = std::make_unique<StepKernel>(step, device, stream);
+    most_ = std::min(options.max_batch, kernel_->most_tokens());
+    if (most_ == 0) {
+      kernel_.reset();
+      off_because_ = "a token does not fit into the shared memory of a multiprocessor";
+    }
+  }
+  if (options.step_kernel == StepKernelChoice::kAuto) {
+    most_ = std::min(most_, kMeasuredFaster);
+  } else if (!off_because_.empty()) {
+    throw Error(ErrorKind::kConfig,
+                detail::join("step_kernel is on, and decode steps of this model cannot run as one "
+                             "kernel: ",
+                             off_because_),
+                {}, "--step-kernel auto, which then runs them op by op");
+  }
+}
+
+StepKernel* StepPath::kernel(int64_t sequences) const {
+  return sequences <= most_ ? kernel_.get() : nullptr;
+}
+
+std::string StepPath::note() const {
+  if (!kernel_) return "decode steps run op by op: " + off_because_;
+  if (most_ == 1) return "decode steps of one sequence run as one kernel";
+  return detail::join("decode steps of up to ", most_, " sequences run as one kernel");
+}
+
+void StepPath::throw_fault() const {
+  if (kernel_) kernel_->throw_fault();
+}
+
+}  // namespace flexq_ft
