@@ -36,7 +36,9 @@ StepPath::StepPath(const RunnerModel& model, Stream stream) {
     most_ = std::min(options.max_batch, kernel_->most_tokens());
     if (most_ == 0) {
       kernel_.reset();
-      off_because_ = "a token does not fit into the shared memory of a multiprocessor";
+      off_because_ = detail::join("a token and a part of ", options.max_len,
+                                  " tokens of context do not fit into a multiprocessor's shared "
+                                  "memory");
     }
   }
   if (options.step_kernel == StepKernelChoice::kAuto) {

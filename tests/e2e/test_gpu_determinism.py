@@ -83,17 +83,18 @@ def test_graphs_of_many_rows_give_the_bits_of_eager_steps(model: Model, scheme: 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("rows", [2, 3, 8, 16])
 def test_a_row_of_a_batch_is_the_row_alone(model: Model, scheme: str, rows: int) -> None:
-    """Log-probabilities to the last bit, as long as the prompts are prefilled alike (one token)."""
+    """Log-probabilities to the last bit, as long as the prompts are prefilled alike (one token),
+    and both run op by op (tests/runtime/test_gpu_step_kernel.py has the step kernel's)."""
     params = {"max_tokens": 32, "ignore_eos": True}
     prompts = [[token] for token in model.text[:rows]]
-    gpu = engine(model, scheme, max_batch=16)
+    gpu = engine(model, scheme, max_batch=16, step_kernel="off")
     together = generate(gpu, prompts, params, logprobs=True)
     for prompt, want in zip(prompts, together, strict=True):
         assert generate(gpu, [prompt], params, logprobs=True)[0] == want
 
 
 def test_a_sequence_that_stops_early_leaves_the_others_alone(model: Model) -> None:
-    gpu = engine(model, "fp16")
+    gpu = engine(model, "fp16", step_kernel="off")
     prompts = [model.text[:9], model.text[30:47]]
     alone = [greedy(gpu, prompt, 40) for prompt in prompts]
     stop = {"stop_words": [alone[0][7:8]], "ignore_eos": True, "max_tokens": 40}
@@ -104,7 +105,7 @@ def test_a_sequence_that_stops_early_leaves_the_others_alone(model: Model) -> No
 
 
 def test_slots_are_reused_while_steps_are_in_flight(model: Model) -> None:
-    gpu = engine(model, "fp16", max_batch=2)
+    gpu = engine(model, "fp16", max_batch=2, step_kernel="off")
     prompts = [model.text[i * 7 : i * 7 + 5 + i] for i in range(6)]
     want = [greedy(gpu, prompt, 4 + 3 * i) for i, prompt in enumerate(prompts)]
     params = [{"max_tokens": 4 + 3 * i, "ignore_eos": True} for i in range(6)]

@@ -143,4 +143,6 @@ def test_shares_of_weights_are_halves_but_for_what_is_replicated(models: Path) -
     for tp in (1, 2):
         with LLM(models / "fp16", tensor_parallel_size=tp, device="cuda") as llm:
             memory[tp] = llm.info.memory_bytes
+            note = llm.info.step_note
+    assert note == "decode steps run op by op: 2 ranks share the model"
     assert memory[2]["weights"] < 0.75 * memory[1]["weights"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -260,14 +261,15 @@ def test_flags_of_the_machine(machine: Machine, flags: list[str]) -> None:
 @pytest.fixture
 def lab(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Engines are fakes with 64 positions; `lab["refuse"]` may raise when one is opened."""
-    lab: dict[str, Any] = {"opened": [], "refuse": lambda options: None, "kv": 10_000}
+    lab: dict[str, Any] = {"opened": [], "refuse": lambda options: None, "kv": 10_000, "note": ""}
 
     def open_engine(options: Any, ranks: Any) -> Any:
         lab["refuse"](options)
         native = FakeNative(endless, slots=options.max_batch)
         info = fake_info()
         memory = {"weights": 10, "kv_cache": 5, "activations": 1, "workspace": 0}
-        fields = {**vars(info), "kv_tokens": lab["kv"], "memory_bytes": memory}
+        fields = {**vars(info), "kv_tokens": lab["kv"], "memory_bytes": memory,
+                  "step_note": lab["note"]}  # fmt: skip
         lab["opened"].append((options, native))
         return LocalEngine(native, type(info)(**fields))
 
@@ -325,6 +327,9 @@ def test_the_reproduce_line_measures_the_same_case(lab: dict[str, Any]) -> None:
     for part in ("--scheme w8a8", "--batch 2", "--prompt-tokens 4", "--output-tokens 6",
                  "--device cpu", "--tp 1", "--seed 0", "--repeat 2"):  # fmt: skip
         assert part in line
+    assert "--step-kernel" not in line
+    (row,) = make_session([]).measure([replace(shape_group("w8a8")[0], step_kernel="off")])
+    assert "--step-kernel off" in row["reproduce"] and lab["opened"][-1][0].step_kernel == "off"
 
 
 def test_one_output_token_has_no_decode(lab: dict[str, Any]) -> None:
@@ -375,15 +380,18 @@ def test_profile_sums_nodes_of_one_name(
         monkeypatch.setattr(module, "gpus", lambda: [gpu])
     states = [GpuState(sm_mhz=1980.0, power_w=400.0)]
     monkeypatch.setattr(session, "read_states", lambda gpus: states[: len(gpus)])
+    lab["note"] = "decode steps of one sequence run as one kernel"
     (row,) = make_session([], profile=True).measure(shape_group("fp16"))
     validate(row, "bench-latency.json", "#/$defs/row")
+    assert row["machine"]["step_note"] == lab["note"]
+    assert f"; {lab['note']}\n" in report.markdown([row], title="t")
     assert row["config"]["device"] == "cuda:0" and row["machine"]["name"] == "H100"
     assert row["machine"]["gpus_after"][0]["power_w"] == 400.0
     assert "1,980 MHz SM, 400 W" in report.markdown([row], title="t")
     lines = report.profile_cells(row)
     assert lines[0] == ["qkv", "2", "1.0000", "0.5000", "8.0", "8.0%"]
     assert lines[-1][:3] == ["all", "3", "1.2500"]
-    assert "## One decode step: fp16, batch 2" in report.markdown([row], title="t")
+    assert "## One decode step, op by op: fp16, batch 2" in report.markdown([row], title="t")
 
 
 def test_read_bandwidth_is_plausible_and_arguments_are_checked(tmp_path: Path) -> None:

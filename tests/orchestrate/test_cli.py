@@ -147,6 +147,17 @@ def test_model_flags_arrive(use_model: Use) -> None:
     assert run_cli(["run", "m", "q", *flags.split()]) == 0
     expected = {"scheme": "w6ax", "policy": "w6a8", "dtype": "fp32", "threads": 3, "max_len": 2048}
     assert expected.items() <= calls[0].items() and calls[0]["device"] == "auto"
+    assert run_cli(["run", "m", "q", "--step-kernel", "off"]) == 0
+    assert run_cli(["run", "m", "q", "--step-kernel", "always"]) == 2
+    assert [call["step_kernel"] for call in calls] == ["auto", "off"]
+
+
+def test_which_steps_run_as_one_kernel_is_said_under_v(use_model: Use, capsys: Capture) -> None:
+    note = "decode steps run op by op: heads of 96 columns, neither 64 nor 128"
+    use_model(says("hi"), step_note=note)
+    for flags, is_said in (([], False), (["-v"], True)):
+        assert run_cli(["run", "m", "q", *flags]) == 0
+        assert (note in capsys.readouterr().err) is is_said
 
 
 def test_the_device_arrives_and_is_checked_first(

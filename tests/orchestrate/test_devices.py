@@ -113,6 +113,7 @@ def test_a_rank_takes_the_gpu_of_its_place_on_the_host(monkeypatch: pytest.Monke
     assert ranks.asked == [("cuda", 2)]
     assert (made[0]["device"], made[0]["gpu"], made[0]["comm"]) == ("cuda", 2, "comm")
     assert made[0]["synthetic_weights"] and made[0]["graphs"]
+    assert made[0]["step_kernel"] == "auto"
     assert rank.peak_memory_bytes() == 7
     SingleRank(EngineOptions("m", device="cuda", gpu=1))
     assert (made[1]["gpu"], made[1]["comm"]) == (1, None)

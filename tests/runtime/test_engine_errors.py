@@ -90,6 +90,8 @@ def test_slots_that_are_not_there(engine: _native.Engine) -> None:
         ({"threads": -2}, ["threads"]),
         ({"dtype": "int8"}, ["int8"]),
         ({"scheme": "w4a16"}, ["w4a16"]),
+        ({"step_kernel": "always"}, ["step_kernel", "always"]),
+        ({"step_kernel": "on"}, ["step_kernel is on", "CPU"]),
         ({"scheme": "w6ax"}, ["w6ax", "fp16"]),
         ({"scheme": "bf16", "dtype": "fp32"}, ["bf16", "fp32"]),
         ({"policy": {"schema": "flexq-ft/policy/1", "default": 8}}, ["policy", "fp16"]),
@@ -101,6 +103,11 @@ def test_options_that_the_folder_does_not_allow(
     with pytest.raises(ConfigError) as raised:
         _native.Engine(folder, **options)
     assert all(word in raised.value.message for word in words), raised.value.message
+
+
+@pytest.mark.parametrize("choice", ["auto", "off"])
+def test_a_step_kernel_is_nothing_to_the_cpu(folder: str, choice: str) -> None:
+    assert _native.Engine(folder, max_len=16, step_kernel=choice).step_note == ""
 
 
 def test_context_beyond_the_sliding_window_is_refused_by_name(tmp_path: Path) -> None:
