@@ -21,13 +21,6 @@ namespace {
 // Two steps: while one runs the next is in the queue, and the host has the time of a step to spare.
 constexpr int64_t kDepth = 2;
 
-// Sequences of a decode step are padded to a power of two, or to all slots.
-int64_t bucket_of(int64_t sequences, int64_t slots) {
-  int64_t bucket = 1;
-  while (bucket < sequences) bucket *= 2;
-  return std::min(bucket, slots);
-}
-
 GpuSlotSizes sizes_of(const RunnerModel& model) {
   const DecoderLimits& limits = model.decoder.limits();
   return {model.options.max_batch, model.options.max_len, limits.tokens, limits.logit_rows,
@@ -62,9 +55,8 @@ class GpuRunner final : public StepRunner {
         stream_(model.device.stream),
         slots_(sizes_of(model), stream_),
         path_(model_, stream_) {
-    const int64_t most = model.options.max_batch;
-    for (int64_t n = 1; n < 2 * most; n *= 2) {
-      decodes_.try_emplace(bucket_of(n, most), bucket_of(n, most));
+    for (int64_t n = 1; n <= model.options.max_batch; ++n) {
+      decodes_.try_emplace(bucket_for(n), bucket_for(n));
     }
     for (int64_t i = 0; i < kDepth; ++i) {
       landings_.push_back(std::make_unique<Landing>(model.decoder.limits().logit_rows));
@@ -93,25 +85,27 @@ class GpuRunner final : public StepRunner {
     for (const StepItem& item : plan) {
       if (item.last) landing.params.push_back(sequences[static_cast<size_t>(item.slot)].params);
     }
-    landing.begin.record(stream_);
     const bool decode = std::all_of(plan.begin(), plan.end(), [&](const StepItem& item) {
       return item.last && item.count == 1;
     });
     landing.rows = static_cast<int64_t>(landing.params.size());
-    if (decode) {
-      run_decode(plan);
-    } else {
-      run_ragged(plan, landing.rows);
-    }
-    cuda::copy(landing.samples.as<void>(), slots_.samples(landing.rows).raw(),
-               static_cast<size_t>(landing.rows) * sizeof(DeviceSample), stream_);
-    landing.end.record(stream_);
+    watched([&] {
+      landing.begin.record(stream_);
+      if (decode) {
+        run_decode(plan);
+      } else {
+        run_ragged(plan, landing.rows);
+      }
+      cuda::copy(landing.samples.as<void>(), slots_.samples(landing.rows).raw(),
+                 static_cast<size_t>(landing.rows) * sizeof(DeviceSample), stream_);
+      landing.end.record(stream_);
+    });
     ++submitted_;
   }
 
   std::vector<StepSample> collect() override {
     Landing& landing = *landings_[static_cast<size_t>(collected_ % kDepth)];
-    await(landing.end, detail::join("step ", collected_));
+    watched([&] { wait_for(landing.end, model_.comm, detail::join("step ", collected_)); });
     const double ms = landing.end.since_ms(landing.begin);
     ++collected_;
     times_.add(ms);
@@ -158,17 +152,27 @@ class GpuRunner final : public StepRunner {
   void finish(const char* what) {
     cuda::Event event;
     event.record(stream_);
-    await(event, what);
+    watched([&] { wait_for(event, model_.comm, what); });
   }
 
-  // As wait_for, but a step kernel that gave up says where.
-  void await(const cuda::Event& event, const std::string& what) {
+  // Where the device fails because the step kernel gave up, the error says in which op.
+  template <typename Work>
+  void watched(const Work& work) {
     try {
-      wait_for(event, model_.comm, what);
+      work();
     } catch (const Error&) {
       path_.throw_fault();
       throw;
     }
+  }
+
+  // Sequences of a decode step are padded to a power of two, or to all slots; those that the step
+  // kernel takes, not beyond what it takes.
+  int64_t bucket_for(int64_t sequences) const {
+    const int64_t most = sequences <= path_.most() ? path_.most() : model_.options.max_batch;
+    int64_t bucket = 1;
+    while (bucket < sequences) bucket *= 2;
+    return std::min(bucket, most);
   }
 
   int32_t scratch_page() const {
@@ -193,7 +197,7 @@ class GpuRunner final : public StepRunner {
   }
 
   void run_decode(const std::vector<StepItem>& plan) {
-    const int64_t bucket = bucket_of(static_cast<int64_t>(plan.size()), model_.options.max_batch);
+    const int64_t bucket = bucket_for(static_cast<int64_t>(plan.size()));
     DecodeGraph& decode = decodes_.at(bucket);
     set_slots(decode, bucket, plan);
     const auto work = [&] { enqueue(decode.items.tensor(), bucket, bucket, bucket, 0); };

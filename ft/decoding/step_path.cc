@@ -50,6 +50,7 @@ StepPath::StepPath(const RunnerModel& model, Stream stream) {
                              off_because_),
                 {}, "--step-kernel auto, which then runs them op by op");
   }
+  are_larger_ = options.max_batch > most_;
 }
 
 StepKernel* StepPath::kernel(int64_t sequences) const {
@@ -58,8 +59,10 @@ StepKernel* StepPath::kernel(int64_t sequences) const {
 
 std::string StepPath::note() const {
   if (!kernel_) return "decode steps run op by op: " + off_because_;
-  if (most_ == 1) return "decode steps of one sequence run as one kernel";
-  return detail::join("decode steps of up to ", most_, " sequences run as one kernel");
+  const std::string sequences =
+      most_ == 1 ? "one sequence" : detail::join("up to ", most_, " sequences");
+  return detail::join("decode steps of ", sequences, " run as one kernel",
+                      are_larger_ ? ", larger ones op by op" : "");
 }
 
 void StepPath::throw_fault() const {

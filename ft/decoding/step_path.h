@@ -18,7 +18,11 @@ class StepPath {
   // That runs a decode step of so many sequences; null: it runs op by op.
   StepKernel* kernel(int64_t sequences) const;
 
-  // "decode steps of one sequence run as one kernel", or "decode steps run op by op: …".
+  // Sequences of the largest step that runs as one kernel; 0: none does.
+  int64_t most() const { return most_; }
+
+  // "decode steps of one sequence run as one kernel, larger ones op by op", or "decode steps run op
+  // by op: …".
   std::string note() const;
 
   // Once the device has failed: throws what the kernel knows of it, else returns.
@@ -27,7 +31,8 @@ class StepPath {
  private:
   std::string off_because_;  // not empty: there is no kernel
   std::unique_ptr<StepKernel> kernel_;
-  int64_t most_ = 0;  // sequences that it is used for
+  int64_t most_ = 0;
+  bool are_larger_ = false;  // steps than that
 };
 
 }  // namespace flexq_ft
