@@ -21,30 +21,10 @@ namespace {
 
 constexpr int kNarrowThreads = kStreamChains * 32;
 
-// Bytes of shared memory of a multiprocessor that the code is compiled for.
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-constexpr int kSharedOfMultiprocessor = 228 * 1024;
-#elif __CUDA_ARCH__ == 800
-constexpr int kSharedOfMultiprocessor = 164 * 1024;
-#else
-constexpr int kSharedOfMultiprocessor = 100 * 1024;
-#endif
-
-// Registers are for so many blocks as there is shared memory for, and no more than are wanted.
-constexpr int blocks_for_registers(int wanted, int shared_bytes) {
-  const int fit = kSharedOfMultiprocessor / (shared_bytes + 1024);
-  return fit < 1 ? 1 : fit < wanted ? fit : wanted;
-}
-
 template <StreamKernel kKernel, int kTiles, int kStages>
 using NarrowStages =
     std::conditional_t<kKernel == StreamKernel::kDirect, RegisterStages<kTiles, kStages>,
                        SharedStages<kTiles, kStages>>;
-
-// Of a block: the sums of its chains, and the rings of its warps.
-template <StreamKernel kKernel, int kTokenTiles, int kTiles, int kStages>
-constexpr int kNarrowShared = static_cast<int>(StreamFinish<kTokenTiles, kTiles>::kPartialBytes) +
-                              kStreamChains * NarrowStages<kKernel, kTiles, kStages>::kWarpBytes;
 
 template <typename Stages, int kTokenTiles, int kTiles, int kStages, bool kSums>
 class NarrowWarp {
@@ -73,13 +53,11 @@ class NarrowWarp {
     if constexpr (kTokensAhead) next = reader.load();
     int left = chain_.count;
 #pragma unroll 1
-    do {
+    for (;;) {
 #pragma unroll
       for (int s = 0; s < kStages; ++s) {
         // The branch also keeps the compiler from multiplying all stages before it loads the first.
-        // Of the first slot the outer loop has it: so each slot's code is its own, and its words
-        // are registers.
-        if (s > 0 && left == 0) return;
+        if (left == 0) return;
         --left;
         if constexpr (kTokensAhead) reader.advance(left > 0);
         const Tokens x = kTokensAhead ? next : reader.load();
@@ -93,15 +71,13 @@ class NarrowWarp {
         multiply_stage(y, s, x, chain_.first + chain_.count - 1 - left);
         if constexpr (Stages::kUnder == kStages) stages_.ask(s);
       }
-    } while (left > 0);
+    }
   }
 
  private:
   __device__ __forceinline__ void multiply_stage(Sums& y, int slot, const Tokens& x, int group) {
 #pragma unroll
     for (int r = 0; r < kTiles; ++r) {
-      // Many tokens' sums take all registers: the next tile's words come behind them.
-      if (r > 0 && kTokenTiles > 2) __syncwarp();
       const TileWords w = stages_.tile(slot, r);
       const TileScales scales = stages_.scales(slot, r);
       int32_t sum[kTokenTiles][4];
@@ -123,17 +99,13 @@ class NarrowWarp {
 };
 
 template <StreamKernel kKernel, int kTokenTiles, int kTiles, int kStages, int kResident, bool kSums>
-__global__ void __launch_bounds__(
-    kNarrowThreads,
-    blocks_for_registers(kResident, kNarrowShared<kKernel, kTokenTiles, kTiles, kStages>))
+__global__ void __launch_bounds__(kNarrowThreads, kResident)
     sm80_w6ax_stream_gemm(const __grid_constant__ StreamArgs args) {
   using Finish = StreamFinish<kTokenTiles, kTiles>;
   using Stages = NarrowStages<kKernel, kTiles, kStages>;
   extern __shared__ __align__(128) uint8_t shared[];
   pdl_launch_dependents();
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  // Of one lane for all: then the compiler knows that a warp has one chain, and counts it once.
-  const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x / 32), 0);
+  const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
   const uint32_t ring = shared_address(shared) + Finish::kPartialBytes + warp * Stages::kWarpBytes;
   NarrowWarp<Stages, kTokenTiles, kTiles, kStages, kSums> self(args, ring, warp, lane);
   self.fill();
@@ -153,7 +125,9 @@ bool launch_if(const StreamArgs& args, const StreamConfig& config, const Launch&
   using Finish = StreamFinish<kTokenTiles, kTiles>;
   if (config.kernel != kKernel || config.tiles != kTiles || config.stages != kStages) return false;
   if (config.split != 1 || args.m > Finish::kTokens) return false;
-  constexpr size_t kShared = kNarrowShared<kKernel, kTokenTiles, kTiles, kStages>;
+  constexpr size_t kShared =
+      Finish::kPartialBytes +
+      size_t{kStreamChains} * NarrowStages<kKernel, kTiles, kStages>::kWarpBytes;
   if (kShared > current_device().shared_per_block) return false;
   const int blocks = (args.row_tiles + kTiles - 1) / kTiles;
   const auto launch_one = [&](auto* kernel) {
