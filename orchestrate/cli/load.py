@@ -70,6 +70,7 @@ def load_scorer(model: Path, options: Mapping[str, Any], *, tokens: int, max_bat
         "policy": found.policy,
         "dtype": found.dtype,
         "max_len": min(tokens, found.longest_context()),
+        "step_kernel": "auto",
     }
     return load_model(found.folder, {**options, **chosen}, max_batch=max_batch)
 

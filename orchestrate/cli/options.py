@@ -126,7 +126,7 @@ def model_options(function: _F) -> _F:
         "--max-len", type=SIZE, metavar="N", panel="Model",
         help="Longest prompt + output in tokens.  [default: the model's positions]",
     )  # fmt: skip
-    return max_len(scored_model_options(function))
+    return max_len(step_kernel_option(scored_model_options(function)))
 
 
 def scored_model_options(function: _F) -> _F:
@@ -153,7 +153,6 @@ def scored_model_options(function: _F) -> _F:
             help="Compute type.  [default: that of the model folder]",
         ),
         device_option,
-        step_kernel_option,
         click.option(
             "--tp", type=click.IntRange(min=1), default=1, metavar="N", panel="Parallel",
             help="Ranks that share the model; started with mpirun unless under it already.",

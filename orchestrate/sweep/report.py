@@ -256,9 +256,10 @@ def _environment_line(environment: dict[str, Any]) -> str:
 
 
 def _device_text(machine: dict[str, Any] | None) -> str:
-    """The GPUs of a row and the measured GEMM choices in use; nothing more on a CPU."""
+    """The GPUs of a row, the measured GEMM choices in use and how steps ran; nothing more on a CPU."""
     if machine is None or machine["device"] == "cpu":
         return ""
     states = machine["gpus_after"]
     driver = f", driver {states[0]['driver']}" if states and states[0]["driver"] else ""
-    return f"; {machine['name']} ({machine['device']}){driver}; {machine['gemm_note']}"
+    notes = f"{machine['gemm_note']}; {machine['step_note']}"
+    return f"; {machine['name']} ({machine['device']}){driver}; {notes}"

@@ -94,7 +94,11 @@ class EngineSession:
                 "dtype": info.dtype,
                 "parameters": self._subject.sizes.parameters(),
             },
-            "machine": {**machine.state(info.threads), "gemm_note": info.gemm_note},
+            "machine": {
+                **machine.state(info.threads),
+                "gemm_note": info.gemm_note,
+                "step_note": info.step_note,
+            },
             "flags": machine.flags(),
         }
 

@@ -26,7 +26,7 @@ DIGEST = "sha256:" + 64 * "0"
 
 def machine(name: str) -> dict[str, Any]:
     return {"device": "cuda:0", "name": name, "ranks": 1, "threads": 2, "gpus_before": [],
-            "gpus_after": [], "gemm_note": ""}  # fmt: skip
+            "gpus_after": [], "gemm_note": "", "step_note": ""}  # fmt: skip
 
 
 def model(digest: str = DIGEST) -> dict[str, Any]:

@@ -76,7 +76,7 @@ result = {} if error else {
     "model": {"name": name, "digest": "sha256:" + 64 * "0", "scheme": case.scheme or "fp16",
               "policy": None, "dtype": "fp16", "parameters": 1},
     "machine": {"device": "cpu", "name": "a machine", "ranks": 1, "threads": 2, "gpus_before": [],
-                "gpus_after": [], "gemm_note": ""}}
+                "gpus_after": [], "gemm_note": "", "step_note": ""}}
 console.out("loading\\ntimed")
 console.out(json.dumps(case_row(case, result, error=error)))
 """
