@@ -256,7 +256,7 @@ def _environment_line(environment: dict[str, Any]) -> str:
 
 
 def _device_text(machine: dict[str, Any] | None) -> str:
-    """The GPUs of a row, the measured GEMM choices in use and how steps ran; nothing more on a CPU."""
+    """The GPUs of a row, its GEMM choices and how its steps ran; nothing more on a CPU."""
     if machine is None or machine["device"] == "cpu":
         return ""
     states = machine["gpus_after"]

@@ -130,9 +130,7 @@ class FakeNative:
         ]
 
 
-def fake_info(
-    *, max_len: int = 64, sliding_window: int | None = None, step_note: str = ""
-) -> EngineInfo:
+def fake_info(*, max_len: int = 64, sliding_window: int | None = None) -> EngineInfo:
     return EngineInfo(
         model_dir="fake/1-gpu",
         name="fake",
@@ -150,7 +148,6 @@ def fake_info(
         threads=1,
         device="cpu",
         memory_bytes={"weights": 1000, "kv_cache": 500},
-        step_note=step_note,
     )
 
 
@@ -165,10 +162,8 @@ def fake_llm(
     tokenizer: bool = True,
     max_len: int = 64,
     sliding_window: int | None = None,
-    step_note: str = "",
     **options: Any,
 ) -> LLM:
     native = script if isinstance(script, FakeNative) else FakeNative(script, **options)
-    info = fake_info(max_len=max_len, sliding_window=sliding_window, step_note=step_note)
-    engine = LocalEngine(native, info)
+    engine = LocalEngine(native, fake_info(max_len=max_len, sliding_window=sliding_window))
     return LLM.from_engine(engine, byte_tokenizer() if tokenizer else None)

@@ -36,17 +36,19 @@ def test_stdout_holds_the_answer_and_nothing_else(use_model: Use, capsys: Captur
     assert "tok/s" in captured.err and "fake" in captured.err
 
 
-def test_the_kernel_of_each_product_is_detail(
+def test_the_kernels_of_products_and_steps_are_detail(
     use_model: Use, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     choice = "qkv [96, 64], 1 token of 6 bits: stream kernel=direct (table)"
-    info = replace(fakes.fake_info(), gemm_note="a table", gemm_choices=[choice])
+    step = "decode steps run op by op: heads of 96 columns, neither 64 nor 128"
+    info = replace(fakes.fake_info(), gemm_note="a table", gemm_choices=[choice], step_note=step)
     monkeypatch.setattr(fakes, "fake_info", lambda **_: info)
     use_model(says("an answer"))
     assert run_cli(["run", "m", "question", "-v"]) == 0
-    assert f"a table\n{choice}\n" in capsys.readouterr().err
+    assert f"a table\n{choice}\n{step}\n" in capsys.readouterr().err
     assert run_cli(["run", "m", "question"]) == 0
-    assert choice not in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert choice not in err and step not in err
 
 
 def test_quiet_leaves_stderr_empty(use_model: Use, capsys: Capture) -> None:
@@ -150,14 +152,6 @@ def test_model_flags_arrive(use_model: Use) -> None:
     assert run_cli(["run", "m", "q", "--step-kernel", "off"]) == 0
     assert run_cli(["run", "m", "q", "--step-kernel", "always"]) == 2
     assert [call["step_kernel"] for call in calls] == ["auto", "off"]
-
-
-def test_which_steps_run_as_one_kernel_is_said_under_v(use_model: Use, capsys: Capture) -> None:
-    note = "decode steps run op by op: heads of 96 columns, neither 64 nor 128"
-    use_model(says("hi"), step_note=note)
-    for flags, is_said in (([], False), (["-v"], True)):
-        assert run_cli(["run", "m", "q", *flags]) == 0
-        assert (note in capsys.readouterr().err) is is_said
 
 
 def test_the_device_arrives_and_is_checked_first(
