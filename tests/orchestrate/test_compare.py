@@ -78,7 +78,7 @@ def bench_row(*tpot_ms: float, gpu: str = "H100", scheme: str = "fp16") -> Row:
         "config": {"model": "m", "is_shape": False, "synthetic_weights": False, "scheme": scheme,
                    "policy": None, "dtype": None, "tp": 1, "threads": None, "device": "cuda",
                    "batch": 4, "prompt_tokens": 5, "output_tokens": 3, "prefill_chunk": None,
-                   "graphs": True, "seed": 0},
+                   "graphs": True, "step_kernel": "auto", "seed": 0},
         "model": model(), "machine": {**machine(gpu), "read_bandwidth_gb_s": 1.0},
         "prefill": {"tokens": 20, "ttft_ms": summary([10.0, 10.0]), "device_ms": None,
                     "tok_s": 2000.0, "device_tok_s": None, "operations": 1.0,
