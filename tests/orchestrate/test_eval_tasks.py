@@ -173,6 +173,7 @@ def test_what_the_sampler_does_not_know_is_refused(ours: Any) -> None:
         ours.loglikelihood(requests(("a", "word " * CONTEXT)))
 
 
+@pytest.mark.slow
 def test_tasks_from_local_folders(
     checkpoint: Path, data: Path, capsys: Capture, tmp_path: Path, theirs: Any
 ) -> None:
@@ -199,6 +200,7 @@ def test_tasks_from_local_folders(
             assert value["standard_error"] == pytest.approx(expected[f"{metric}_stderr,none"])
 
 
+@pytest.mark.slow
 def test_a_simulation_is_evaluated_too(checkpoint: Path, data: Path, capsys: Capture) -> None:
     args = ["eval", "tasks", str(checkpoint), "--tasks", "piqa", "--data-dir", str(data)]
     args += ["--simulate", "--wbits", "4", "--limit", "2", "--device", "cpu", "--json", "-q"]
