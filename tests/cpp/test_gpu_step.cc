@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "ft/bench/step_case.h"
+#include "ft/core/error.h"
 #include "tests/cpp/check.h"
 #include "tests/cpp/folder_fixture.h"
 #include "tests/cpp/gpu_arrays.h"
@@ -77,8 +78,13 @@ std::vector<uint8_t> bytes_of(Tensor tensor, Stream stream) {
 std::vector<uint8_t> run_step(StepCase& model, StepKernel& kernel, int64_t first, int64_t count) {
   const Tensor logits = model.logits(count);
   cuda::fill(logits.raw(), kPoison, logits.bytes(), model.stream());
-  kernel.run(logits, model.batch(first, count), model.stream());
-  return bytes_of(logits, model.stream());
+  try {
+    kernel.run(logits, model.batch(first, count), model.stream());
+    return bytes_of(logits, model.stream());
+  } catch (const Error&) {
+    kernel.throw_fault();  // says where, if it was a wait
+    throw;
+  }
 }
 
 double difference(const std::vector<uint8_t>& a, const std::vector<uint8_t>& b, DataType dtype) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <functional>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "flexq_kernels/gpu/btc_gemm.h"
@@ -28,6 +29,8 @@ struct Implementation {
       gemm;
   std::function<void(int32_t*, const Activations&, const Weight&, const Problem&, const Launch&)>
       group_sums;
+  // Parts of k whose sums are added when each is complete, which decides a row's bits.
+  std::function<int(const Problem&)> parts = [](const Problem&) { return 1; };
 };
 
 inline Implementation plain_implementation() {
@@ -111,6 +114,11 @@ inline Implementation family_implementation(const std::string& name,
                              const Problem& problem, const gpu::Launch& launch) {
     gpu::group_sums_w6ax(sums, x, w, problem, pick(problem), launch);
     synchronize("group_sums_w6ax");
+  };
+  family.parts = [pick](const Problem& problem) {
+    const gpu::Candidate candidate = pick(problem);
+    const auto* wgmma = std::get_if<gpu::WgmmaConfig>(&candidate);
+    return wgmma != nullptr && wgmma->sliced ? wgmma->cluster : 1;
   };
   return family;
 }
