@@ -114,6 +114,13 @@ class RingReader {
 // longer than memory takes to fill it. Deep queues in front of the memory would delay the small
 // reads that other blocks wait for: so many stages are on their way at most, and fewer once the
 // ring is well filled, when the others are in a phase of waiting.
+//
+// A barrier tells the phase it is in from the one before, not from the one two before: a warp that
+// asks for an old stage must not come so late that the other warp has filled the stage's slot
+// again. So the numbers in flight are odd: before stage m a warp waits for m - in_flight, a stage
+// of the other warp, which is then at m - in_flight + 2 or later, and asks for nothing before m - 2
+// in_flight + 2. The slot of that one is filled again by its successor, `stages` further on, which
+// is behind m where 2 in_flight - 2 < stages.
 class RingWriter {
  public:
   __device__ __forceinline__ RingWriter(const RingPlace& ring, const Args& args, int self)

@@ -38,6 +38,9 @@ struct SharedMap {
   int bytes = 0;
 };
 
+// The largest odd number up to this one, at least 1.
+constexpr int odd(int number) { return number < 3 ? 1 : number - 1 + number % 2; }
+
 // Sizes that decide the map.
 struct SharedSizes {
   int tokens = 1;

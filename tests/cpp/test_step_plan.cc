@@ -118,3 +118,10 @@ TEST(a_batch_that_leaves_no_ring_has_no_map) {
   sizes.tokens = 4;
   EXPECT(make_shared_map(sizes).stages > 0);
 }
+
+TEST(odd_numbers) {
+  EXPECT_EQ(odd(0), 1);
+  EXPECT_EQ(odd(2), 1);
+  EXPECT_EQ(odd(3), 3);
+  EXPECT_EQ(odd(6), 5);
+}
