@@ -110,6 +110,8 @@ class FinishOp {
     if constexpr (kScaledRows) {
       float act = 1.0f;
       if constexpr (kFormat == Format::kW8A8) {
+        // The next gather, which writes scales anew, waits for every packet of this op, this one
+        // too.
         act = load_shared_float(place_.at(args_.map.scales + token * 4));
       }
       out.x = __fmul_rn(out.x, __fmul_rn(extras.scale[half].x, act));

@@ -9,6 +9,8 @@
 // Each buffer exists once and is written again in the next layer. That is safe:
 //   - A block that reads packets of an op does so to compute values that it publishes itself before
 //     it goes on; a block without work in an op reads nothing for it.
+//     (Some warps of the attention read what they do not use; their loads have returned before a
+//     barrier of the block that comes before its publication.)
 //   - The ops of a step form a chain: every reader of op i waits for all packets of op i - 1 of its
 //     rows' inputs, that is for a value from each block that took part in it.
 //   - So whoever overwrites a buffer has, over the chain, waited for a value from each block that

@@ -162,7 +162,8 @@ class RingWriter {
     if (!free) wait_on(ring_.empty(slot_), parity_ ^ 1, args_, op);
     const bool filled = written_ >= args_.filled && !is_freed;
     if (written_ < (filled ? args_.in_flight_filled : args_.in_flight)) return;
-    if (filled ? few_arrived : many_arrived) return;
+    // Before the slot was free, a stage asked for may have been a phase back; then it asks again.
+    if (free && (filled ? few_arrived : many_arrived)) return;
     const Earlier& last = filled ? few : many;
     wait_on(ring_.full(last.slot), last.parity, args_, op);
   }

@@ -53,6 +53,7 @@ SharedMap make_shared_map(const SharedSizes& sizes) {
                       &map.ops, &map.plan, &map.handover}) {
     *offset += ring;
   }
+  map.block_bytes = sizes.block_bytes;
   map.barriers = ring + others;
   map.bytes = map.barriers + stages * kBarrierBytes;
   return map;

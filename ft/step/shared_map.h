@@ -36,6 +36,7 @@ struct SharedMap {
   int barriers = 0;  // two per stage
   int handover = 0;  // four barriers (partial_sums.cuh)
   int bytes = 0;
+  int block_bytes = 0;  // what a block may have
 };
 
 // The largest odd number up to this one, at least 1.

@@ -199,7 +199,8 @@ __global__ void __launch_bounds__(kStepThreads, 1) step_kernel(const __grid_cons
 template <typename T, Format kFormat, int kTokens>
 void launch_step_as(const Args& args, int blocks, Stream stream) {
   auto* const kernel = &step_kernel<T, kFormat, kTokens>;
-  gpu::allow_shared_memory(kernel, static_cast<size_t>(args.map.bytes));
+  // As much for every batch: captured launches of one must not lower what another needs.
+  gpu::allow_shared_memory(kernel, static_cast<size_t>(args.map.block_bytes));
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(blocks));
   config.blockDim = dim3(kStepThreads);
