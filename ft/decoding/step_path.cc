@@ -8,8 +8,8 @@ namespace flexq_ft {
 
 namespace {
 
-// Of kAuto: the largest batch that was measured to take less time as one kernel than op by op
-// (docs/results/h200/step-kernel.md).
+// Of kAuto: the largest batch that was measured to take less time as one kernel than op by op, in
+// most schemes and models (docs/results/h200/step-kernel.md; the others lose up to 4 %).
 constexpr int64_t kMeasuredFaster = 1;
 
 std::string refusal(const RunnerModel& model, const StepModel& step,

@@ -7,23 +7,19 @@
 // the block of the last part also writes them to the cache, for the steps to come.
 #pragma once
 
+#include "ft/kernels/attention_common.cuh"
 #include "ft/kernels/rope.cuh"
 #include "ft/step/block.cuh"
 
 namespace flexq_ft::step {
 
-constexpr int kPage = 16;  // tokens; kPageTokens
+using gpu::exp2_fast;
+
 constexpr int kLeastPart = 64;
 constexpr float kLog2E = 1.4426950408889634f;
 
 // Tokens of K or of V in a stage: 8 KB.
 __device__ __host__ __forceinline__ int stage_tokens(int head_dim) { return 4096 / head_dim; }
-
-__device__ __forceinline__ float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 // How one sequence's context is cut.
 struct Parts {
@@ -185,9 +181,9 @@ class AttentionOp {
 
   __device__ __forceinline__ int64_t cache_row(const AttentionUnit& unit) const {
     const int page = __ldg(args_.pages + static_cast<int64_t>(unit.sequence) * args_.max_pages +
-                           unit.cached / kPage);
-    return ((static_cast<int64_t>(page) * args_.kv_heads + unit.head) * kPage +
-            unit.cached % kPage) *
+                           unit.cached / kPageTokens);
+    return ((static_cast<int64_t>(page) * args_.kv_heads + unit.head) * kPageTokens +
+            unit.cached % kPageTokens) *
            kDim;
   }
 

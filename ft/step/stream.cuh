@@ -107,15 +107,15 @@ class Streamer {
     AttentionUnits units(args_);
     AttentionUnit unit;
     const int tokens = stage_tokens(args_.head_dim);
-    const int pages = tokens / kPage;
-    const int page_bytes = kPage * args_.head_dim * 2;
+    const int pages = tokens / kPageTokens;
+    const int page_bytes = kPageTokens * args_.head_dim * 2;
     while (units.next(unit)) {
       const int32_t* const table =
           args_.pages + static_cast<int64_t>(unit.sequence) * args_.max_pages;
       for (const void* cache : {op.k_pages, op.v_pages}) {
         for (int begin = unit.begin; begin < unit.cached_end(); begin += tokens) {
-          const int count = min(pages, (unit.cached_end() - begin + kPage - 1) / kPage);
-          const int page = lane_ < count ? table[begin / kPage + lane_] : 0;
+          const int count = min(pages, (unit.cached_end() - begin + kPageTokens - 1) / kPageTokens);
+          const int page = lane_ < count ? table[begin / kPageTokens + lane_] : 0;
           if (!ring_.begin(static_cast<uint32_t>(count * page_bytes), index)) continue;
           if (lane_ >= count) continue;
           const int64_t at = (static_cast<int64_t>(page) * args_.kv_heads + unit.head) * page_bytes;
