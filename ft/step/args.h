@@ -37,6 +37,16 @@ struct alignas(16) Op {
   const void* unused = nullptr;
 };
 
+// What a block of the attention does at a time: one KV head of one sequence, over a part of its
+// context (attention_units.cuh).
+struct alignas(16) AttentionUnit {
+  int32_t sequence, head, part;
+  int32_t parts;       // of the head
+  int32_t begin, end;  // tokens, the newest one included
+  int32_t cached;      // tokens of the sequence in the cache: the newest one is not
+  int32_t newest;      // not 0: the part has the newest token
+};
+
 // A consumer that waits too long writes where it stands, in host memory, and ends the kernel.
 struct FaultWord {
   uint32_t set;  // not 0: the rest is valid

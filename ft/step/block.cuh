@@ -104,6 +104,8 @@ struct Place {
     return {args, from, static_cast<int>(thread / 32), static_cast<int>(thread % 32)};
   }
   __device__ __forceinline__ int thread() const { return warp * 32 + lane; }
+  __device__ __forceinline__ int team() const { return warp / kTeamWarps; }
+  __device__ __forceinline__ int member() const { return warp % kTeamWarps; }
   __device__ __forceinline__ uint32_t at(int offset) const {
     return base + static_cast<uint32_t>(offset);
   }

@@ -1,6 +1,7 @@
 // The sums of a unit of rows, of each computing warp, on their way to the warp that finishes them:
 // two buffers, so that the next unit's sums are made meanwhile.
 //   [2 units][2 halves][warps][tokens][16 rows], fp32 or int32
+// in the order of the warps of a team that began with a row's first stage, then with its second.
 #pragma once
 
 #include "ft/step/block.cuh"
@@ -32,10 +33,12 @@ class PartialSums {
   __device__ __forceinline__ void await_free(int op) const {
     bounded_wait(empty(buffer_), parity_ ^ 1, args_, op);
   }
+  // first: the stage of the rows that the warp's team began with.
   template <typename Tile>
-  __device__ __forceinline__ void put(const Place& place, const Tile& tile, int half) const {
+  __device__ __forceinline__ void put(const Place& place, const Tile& tile, int half,
+                                      int first) const {
     const int g = place.lane / 4, t = place.lane % 4;
-    const uint32_t to = of_warp(half, place.warp);
+    const uint32_t to = of_warp(half, first * kTeamWarps + place.member());
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int token = 2 * t + i % 2, row = Tile::row_of(g) + i / 2 * 8;

@@ -11,8 +11,7 @@
 
 namespace flexq_ft::step {
 
-// kPaired: two stages are multiplied at a time.
-template <typename T, Format kFormat, int kTokens, bool kPaired>
+template <typename T, Format kFormat, int kTokens>
 class ProductOp {
  public:
   using Tile = RowTile<T, kFormat>;
@@ -38,19 +37,15 @@ class ProductOp {
       partial.await_free(index_);
 #pragma unroll 1
       for (int half = 0; half < halves; ++half) {
-        tile.begin();
+        const int first = ring.ahead();
+        tile.begin(first);
 #pragma unroll 1
-        for (int i = kPaired ? tile.stages / 2 : 0; i > 0; --i) {
-          const uint32_t stage = ring.wait(index_);
-          tile.add(stage, ring.wait_behind(index_));
-          ring.release_two();
-        }
-#pragma unroll 1
-        for (int i = kPaired ? tile.stages % 2 : tile.stages; i > 0; --i) {
+        for (int i = first; i < tile.stages; i += kTeams) {
           tile.add(ring.wait(index_));
           ring.release();
         }
-        partial.put(place_, tile, half);
+        ring.pass(tile.stages);
+        partial.put(place_, tile, half, first);
       }
       partial.hand_over();
     }

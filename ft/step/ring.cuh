@@ -52,26 +52,32 @@ __device__ __forceinline__ void bounded_wait(uint32_t barrier, uint32_t parity, 
 __device__ __forceinline__ void make_ring(const RingPlace& ring) {
   for (int i = 0; i < ring.stages; ++i) {
     mbarrier_init(ring.full(i), 1);
-    mbarrier_init(ring.empty(i), kWarps);
+    mbarrier_init(ring.empty(i), kTeamWarps);
   }
   mbarrier_init_fence();
 }
 
-// A computing warp's view. All of them take every stage, in order.
+// A computing warp's view. The teams take the stages in turn, and there is an even number of slots:
+// so a slot is always one team's, and its warps wait for every stage that is ever in it. (Who lets
+// one pass unseen could not tell the next from the one before: see the writer.)
 class RingReader {
  public:
-  __device__ __forceinline__ RingReader(const RingPlace& ring, const Args& args)
-      : ring_(ring), args_(args), stage_(ring.base), full_(ring.barriers) {}
+  __device__ __forceinline__ RingReader(const RingPlace& ring, const Args& args, int team)
+      : ring_(ring),
+        args_(args),
+        stage_(ring.stage(team)),
+        full_(ring.full(team)),
+        ahead_(static_cast<uint32_t>(team)) {}
 
-  // The next stage; or, without freeing it, the one behind.
+  // How many stages are taken by the other team before this team's next one: 0 or 1.
+  __device__ __forceinline__ int ahead() const { return static_cast<int>(ahead_); }
+  // So many stages have been dealt with, by both teams.
+  __device__ __forceinline__ void pass(int stages) { ahead_ ^= static_cast<uint32_t>(stages & 1); }
+
+  // The team's next stage.
   __device__ __forceinline__ uint32_t wait(int op) const {
     bounded_wait(full_, parity_, args_, op);
     return stage_;
-  }
-  __device__ __forceinline__ uint32_t wait_behind(int op) const {
-    RingReader next = *this;
-    next.advance();
-    return next.wait(op);
   }
   __device__ __forceinline__ void release() {
     disturb(args_, full_);
@@ -80,33 +86,30 @@ class RingReader {
     advance();
   }
 
-  __device__ __forceinline__ void release_two() {
-    disturb(args_, full_);
-    __syncwarp();
-    const auto to_empty = static_cast<uint32_t>(ring_.stages * 8);
-    const uint32_t first = full_;
-    advance();
-    if (threadIdx.x % 32 == 0) {
-      mbarrier_arrive(first + to_empty);
-      mbarrier_arrive(full_ + to_empty);
-    }
-    advance();
+  // Stage i of those to come, for all warps to read: its own team has waited for it, and a barrier
+  // of the block is behind that.
+  __device__ __forceinline__ uint32_t peek(int i) const {
+    const auto size = static_cast<uint32_t>(ring_.stages * kStageBytes);
+    const uint32_t at =
+        stage_ - ring_.base + size + (static_cast<uint32_t>(i) - ahead_) * kStageBytes;
+    return ring_.base + at % size;
   }
-
- private:
+  // To the team's stage behind, without freeing this one.
   __device__ __forceinline__ void advance() {
-    stage_ += kStageBytes;
-    full_ += 8;
-    if (full_ == ring_.barriers + static_cast<uint32_t>(ring_.stages * 8)) {
-      stage_ = ring_.base;
-      full_ = ring_.barriers;
+    stage_ += kTeams * kStageBytes;
+    full_ += kTeams * 8;
+    if (full_ >= ring_.barriers + static_cast<uint32_t>(ring_.stages * 8)) {
+      stage_ -= static_cast<uint32_t>(ring_.stages * kStageBytes);
+      full_ -= static_cast<uint32_t>(ring_.stages * 8);
       parity_ ^= 1;
     }
   }
 
+ private:
   RingPlace ring_;
   const Args& args_;
-  uint32_t stage_, full_;  // the next one's, and its barrier
+  uint32_t stage_, full_;  // the team's next one's, and its barrier
+  uint32_t ahead_;
   uint32_t parity_ = 0;
 };
 

@@ -1,10 +1,10 @@
 // The product of 16 rows of a weight, stage by stage out of the ring, with the operand of up to
-// eight tokens (token_input.cuh): each warp takes a fixed part of every stage, so that a row's
-// partial sums depend on its k alone. Lane 4g + t has in at(0) … at(3): rows r, r, r + 8, r + 8
-// with r = row_of(g), of tokens 2t, 2t + 1, 2t, 2t + 1.
+// eight tokens (token_input.cuh): the teams take stages in turn, and each warp a fixed part of
+// its team's, so that a row's partial sums depend on its k alone. Lane 4g + t has in at(0) … at(3):
+// rows r, r, r + 8, r + 8 with r = row_of(g), of tokens 2t, 2t + 1, 2t, 2t + 1.
 //
-// Two warps share a scheduler here, so that a warp's instructions are what its time is made of: all
-// addresses are made once for an op, and walk.
+// Instructions are what a product's time is made of: all addresses are made once for an op, and
+// walk.
 #pragma once
 
 #include "flexq_kernels/gpu/tile_product.cuh"
@@ -40,43 +40,34 @@ class StoredRows {
   __device__ __forceinline__ StoredRows(const Place& place, int k) {
     const int g = place.lane / 4, t = place.lane % 4;
     const int row = row_of(g);
-    const int unit = place.warp % 2 * 4 + t;
-    box_ = static_cast<uint32_t>(place.warp / 2 * kStageRows * kBoxBytes + row * kBoxBytes +
+    const int unit = place.member() % 2 * 4 + t;
+    box_ = static_cast<uint32_t>(place.member() / 2 * kStageRows * kBoxBytes + row * kBoxBytes +
                                  (unit ^ row % 8) * 16);
     const Args& args = place.args;
     first_x_ = place.at(args.map.tokens + min(g, args.tokens - 1) * args.map.token_pitch +
-                        (place.warp * kPiece + t * 16) * kXPieces);
-    row_bytes_ = k * kElement - place.warp * kPiece;
-    has_further_ = kFurther + place.warp * kPiece < kRowBytes;
+                        (place.member() * kPiece + t * 16) * kXPieces);
+    row_bytes_ = k * kElement - place.member() * kPiece;
+    has_further_ = kFurther + place.member() * kPiece < kRowBytes;
     stages = (k * kElement + kRowBytes - 1) / kRowBytes;
-    begin();
   }
 
   int stages;  // of 16 rows
 
   __device__ __forceinline__ Sum at(int i) const { return sum_[0][0][i]; }
 
-  // Sixteen other rows.
-  __device__ __forceinline__ void begin() {
+  // Sixteen other rows, from this stage on.
+  __device__ __forceinline__ void begin(int stage) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) sum_[0][0][i] = 0;
-    x_ = first_x_;
-    left_ = row_bytes_;
+    x_ = first_x_ + static_cast<uint32_t>(stage * kRowBytes * kXPieces);
+    left_ = row_bytes_ - stage * kRowBytes;
   }
 
-  // One stage, or two: their loads are in flight together.
-  __device__ __forceinline__ void add(uint32_t stage) {
-    const Operands x = load(stage);
-    multiply(x);
-  }
-  __device__ __forceinline__ void add(uint32_t stage, uint32_t next) {
-    const Operands x = load(stage), y = load(next);
-    multiply(x);
-    multiply(y);
-  }
+  // The team's next stage.
+  __device__ __forceinline__ void add(uint32_t stage) { multiply(load(stage)); }
 
  private:
-  static constexpr int kFurther = kWarps * kPiece;  // to the warp's second piece
+  static constexpr int kFurther = kTeamWarps * kPiece;  // to the warp's second piece
   static constexpr int kPieces = 2;
 
   struct Operands {
@@ -98,8 +89,8 @@ class StoredRows {
       out.weights[i][0][1] = flexq_kernels::gpu::load_shared_words(box + 8 * kBoxBytes);
       out.tokens[i] = inside ? x_ + i * kFurther * kXPieces : 0;
     }
-    left_ -= kRowBytes;
-    x_ += kRowBytes * kXPieces;
+    left_ -= kTeams * kRowBytes;
+    x_ += kTeams * kRowBytes * kXPieces;
     return out;
   }
 
@@ -137,7 +128,8 @@ class RowTile<T, Format::kW8A8> : public StoredRows<T, Format::kW8A8> {
   using StoredRows<T, Format::kW8A8>::StoredRows;
 };
 
-// Eight tiles of 16 x 128 codes in a stage, one for each warp, and their scales behind them.
+// Eight tiles of 16 x 128 codes in a stage, one for each warp of a team, and their scales behind
+// them.
 template <typename T>
 class RowTile<T, Format::kW6> {
  public:
@@ -150,42 +142,34 @@ class RowTile<T, Format::kW6> {
     const int g = place.lane / 4, t = place.lane % 4;
     groups_ = (k + kGroup - 1) / kGroup;
     stages = (groups_ + kStageTiles - 1) / kStageTiles;
-    groups_ -= place.warp;
-    words_ = static_cast<uint32_t>(place.warp * flexq_kernels::kTileBytes);
+    groups_ -= place.member();
+    words_ = static_cast<uint32_t>(place.member() * flexq_kernels::kTileBytes);
     scales_ = static_cast<uint32_t>(kStageTiles * flexq_kernels::kTileBytes +
-                                    place.warp * flexq_kernels::gpu::kTileScaleBytes);
+                                    place.member() * flexq_kernels::gpu::kTileScaleBytes);
     first_codes_ = place.at(args.map.tokens + min(g, args.tokens - 1) * args.map.token_pitch +
-                            place.warp * kGroup + t * 32);
-    first_act_ =
-        place.at(args.map.scales +
-                 (place.warp * args.map.scale_tokens + min(2 * t, (args.tokens - 1) / 2 * 2)) * 4);
+                            place.member() * kGroup + t * 32);
+    first_act_ = place.at(
+        args.map.scales +
+        (place.member() * args.map.scale_tokens + min(2 * t, (args.tokens - 1) / 2 * 2)) * 4);
     act_step_ = static_cast<uint32_t>(kStageTiles * args.map.scale_tokens * 4);
     lane_ = place.lane;
-    begin();
   }
 
   int stages;
 
   __device__ __forceinline__ float at(int i) const { return sum_[0][i]; }
 
-  __device__ __forceinline__ void begin() {
+  // Sixteen other rows, from this stage on.
+  __device__ __forceinline__ void begin(int stage) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) sum_[0][i] = 0.0f;
-    codes_ = first_codes_;
-    act_ = first_act_;
-    left_ = groups_;
+    codes_ = first_codes_ + static_cast<uint32_t>(stage * kStageTiles * kGroup);
+    act_ = first_act_ + static_cast<uint32_t>(stage) * act_step_;
+    left_ = groups_ - stage * kStageTiles;
   }
 
-  // One stage, or two: their loads are in flight together.
-  __device__ __forceinline__ void add(uint32_t stage) {
-    const Operands x = load(stage);
-    multiply(x);
-  }
-  __device__ __forceinline__ void add(uint32_t stage, uint32_t next) {
-    const Operands x = load(stage), y = load(next);
-    multiply(x);
-    multiply(y);
-  }
+  // The team's next stage.
+  __device__ __forceinline__ void add(uint32_t stage) { multiply(load(stage)); }
 
  private:
   struct Operands {
@@ -206,9 +190,9 @@ class RowTile<T, Format::kW6> {
       out.tokens.scales[0] = make_float2(0.0f, 0.0f);
       out.scales.low = out.scales.high = __ushort_as_half(0);
     }
-    left_ -= kStageTiles;
-    codes_ += kStageTiles * kGroup;
-    act_ += act_step_;
+    left_ -= kTeams * kStageTiles;
+    codes_ += kTeams * kStageTiles * kGroup;
+    act_ += kTeams * act_step_;
     return out;
   }
 

@@ -32,7 +32,10 @@ SharedMap make_shared_map(const SharedSizes& sizes) {
   const int raw_codes = round_up(sizes.raw_k, flexq_kernels::kGroupSize);
   map.token_pitch =
       std::max({padded * sizes.operand_bytes, head_row, 3 * raw_codes}) + sizes.spread;
-  map.tokens = take(std::max(sizes.tokens * map.token_pitch, sizes.attention_floats * 4));
+  const int operand = sizes.tokens * map.token_pitch, unit = sizes.attention_floats * 4;
+  map.unit_floats = sizes.attention_floats;
+  map.units_together = std::clamp(operand / std::max(unit, 1), 1, sizes.attention_units);
+  map.tokens = take(std::max(operand, unit));
   map.raw = map.tokens + raw_codes;
   map.scale_tokens = round_up(sizes.tokens, 2);
   map.scales = take(groups * map.scale_tokens * 4);
@@ -42,15 +45,17 @@ SharedMap make_shared_map(const SharedSizes& sizes) {
   map.partial = take(2 * 2 * kWarps * sizes.tokens * kStageRows * 4);
   map.ops = take(2 * static_cast<int>(sizeof(Op)));
   map.plan = take(sizes.ops * 4);
+  map.units = take(16 + sizes.attention_units * static_cast<int>(sizeof(AttentionUnit)));
   map.handover = take(4 * 8);
   const int others = at;
   constexpr int kBarrierBytes = 2 * 8;
-  const int stages = (sizes.block_bytes - others - 16) / (kStageBytes + kBarrierBytes);
+  const int room = (sizes.block_bytes - others - 16) / (kStageBytes + kBarrierBytes);
+  const int stages = room / kTeams * kTeams;  // a slot is always one team's
   if (stages < kLeastStages) return map;
   map.stages = stages;
   const int ring = stages * kStageBytes;
   for (int* offset : {&map.tokens, &map.raw, &map.scales, &map.sums, &map.maxima, &map.partial,
-                      &map.ops, &map.plan, &map.handover}) {
+                      &map.ops, &map.plan, &map.units, &map.handover}) {
     *offset += ring;
   }
   map.block_bytes = sizes.block_bytes;

@@ -6,7 +6,11 @@
 
 namespace flexq_ft::step {
 
-constexpr int kWarps = 8;  // that compute; one more finishes sums, and some stream
+// Warps that compute, in two teams that take the stages of a product in turn: four warps of a
+// scheduler hide what one waits for. One more warp finishes sums, and some stream.
+constexpr int kTeams = 2;
+constexpr int kTeamWarps = 8;
+constexpr int kWarps = kTeams * kTeamWarps;
 constexpr int kStreamWarps = 2;
 constexpr int kComputeThreads = kWarps * 32;
 
@@ -17,7 +21,7 @@ constexpr int kStageRows = 16;
 constexpr int kRowBytes = 768;
 constexpr int kBoxBytes = 128;  // of each row, one box of a tensor copy: [rows][128], swizzled
 constexpr int kStageBytes = 13 * 1024;
-constexpr int kStageTiles = 8;     // one for each warp
+constexpr int kStageTiles = kTeamWarps;
 constexpr int kNormValues = 6144;  // of 16 bits, in one stage
 
 struct SharedMap {
@@ -29,12 +33,15 @@ struct SharedMap {
   int scale_tokens = 0;
   int sums = 0;  // fp32 [2][tokens][groups]: of a norm
   int group_limit = 0;
-  int maxima = 0;    // int32 [8]
-  int partial = 0;   // [2 units][2 halves][warps][tokens][16] fp32 or int32
-  int ops = 0;       // two Ops: this one and the next
-  int plan = 0;      // uint32 [ops]
-  int barriers = 0;  // two per stage
-  int handover = 0;  // four barriers (partial_sums.cuh)
+  int maxima = 0;          // int32 [8]
+  int partial = 0;         // [2 units][2 halves][warps][tokens][16] fp32 or int32
+  int ops = 0;             // two Ops: this one and the next
+  int plan = 0;            // uint32 [ops]
+  int units = 0;           // of the attention: their number, and behind 16 bytes the units
+  int units_together = 1;  // that the operand's place has room for,
+  int unit_floats = 0;     // of so many floats each
+  int barriers = 0;        // two per stage
+  int handover = 0;        // four barriers (partial_sums.cuh)
   int bytes = 0;
   int block_bytes = 0;  // what a block may have
 };
@@ -51,9 +58,17 @@ struct SharedSizes {
   int raw_k = 0;          // values of a row that are kept until they are quantised; 0: none
   int spread = 16;        // bytes between two tokens' rows, modulo 128, against bank conflicts
   int ops = 0;
-  int attention_floats = 0;  // that the attention keeps where the operand is
+  int attention_floats = 0;  // that the attention keeps for a unit, where the operand is
+  int attention_units = 1;   // of a block, at most
   int block_bytes = 0;       // shared memory of one block
 };
+
+// Floats that the attention keeps for a unit, whose part has at most `length` tokens:
+//   q [sharing][dim], newest K and V [2][dim], values [warps][dim], sums and maxima [warps],
+//   scores [sharing][length]
+constexpr int unit_floats(int head_dim, int sharing, int length) {
+  return (sharing + 2 + kWarps) * head_dim + 2 * kWarps + (sharing * length + 3) / 4 * 4;
+}
 
 // stages is 0 if the sizes leave too little for a ring.
 SharedMap make_shared_map(const SharedSizes& sizes);

@@ -249,8 +249,10 @@ step::SharedSizes StepKernel::shared_sizes(int tokens) const {
   sizes.spread = format_ == Format::kFloat || format_ == Format::kW8A8 ? 64 : 16;
   sizes.ops = static_cast<int>(config.num_layers) * step::kLayerOps + 1;
   const int sharing = static_cast<int>(config.num_heads / config.num_kv_heads);
-  sizes.attention_floats = (2 + step::kWarps) * static_cast<int>(config.head_dim) +
-                           2 * step::kWarps + sharing * part_length(model_, max_parts_);
+  const int length = part_length(model_, max_parts_);
+  sizes.attention_floats = step::unit_floats(static_cast<int>(config.head_dim), sharing, length);
+  const int most = tokens * static_cast<int>(config.num_kv_heads) * max_parts_;
+  sizes.attention_units = (most + device_.multiprocessors - 1) / device_.multiprocessors;
   sizes.block_bytes = static_cast<int>(device_.shared_bytes);
   return sizes;
 }

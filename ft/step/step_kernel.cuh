@@ -1,6 +1,6 @@
 // The kernel of a whole decode step: one block on every multiprocessor, all at once (a cooperative
 // launch). In each, two warps stream what the block reads through a ring in shared memory
-// (stream.cuh), eight compute, op by op (token_input.cuh, product.cuh, attention.cuh), and one
+// (stream.cuh), sixteen compute, op by op (token_input.cuh, product.cuh, attention.cuh), and one
 // finishes sums and passes results to other blocks as packets (finish.cuh, packets.cuh).
 #pragma once
 
@@ -8,6 +8,7 @@
 
 #include "ft/core/cuda_check.h"
 #include "ft/kernels/launch.cuh"
+#include "ft/step/attention.cuh"
 #include "ft/step/finish.cuh"
 #include "ft/step/product.cuh"
 #include "ft/step/step_launch.h"
@@ -95,7 +96,7 @@ template <typename T, Format kFormat, int kTokens>
 __device__ __forceinline__ void compute(const Place& start, const RingPlace& ring_place,
                                         const Epochs& epochs) {
   const Args& args = start.args;
-  RingReader ring(ring_place, args);
+  RingReader ring(ring_place, args, start.team());
   PartialSums partial(args, start.base);
   embed<T>(start, epochs);
   fetch_op(start, 0);
@@ -121,9 +122,9 @@ __device__ __forceinline__ void compute(const Place& start, const RingPlace& rin
         AttentionOp<T, 64>(place, index, epochs).run(ring);
       }
     } else if (kFormat != Format::kFloat && kind == kHead) {
-      ProductOp<T, Format::kFloat, kTokens, false>(place, index, kind, epochs).run(ring, partial);
+      ProductOp<T, Format::kFloat, kTokens>(place, index, kind, epochs).run(ring, partial);
     } else {
-      ProductOp<T, kFormat, kTokens, true>(place, index, kind, epochs).run(ring, partial);
+      ProductOp<T, kFormat, kTokens>(place, index, kind, epochs).run(ring, partial);
     }
     mark(place, index, kDone);
   }
@@ -175,6 +176,7 @@ __global__ void __launch_bounds__(kStepThreads, 1) step_kernel(const __grid_cons
   for (int i = static_cast<int>(threadIdx.x); i < ops; i += kStepThreads) {
     plan[i] = __ldg(args.plan + static_cast<int64_t>(i) * gridDim.x + blockIdx.x);
   }
+  AttentionUnits(args).list(args);
   const uint32_t step = __ldcg(args.counters + kStep * kCounterWords);
   __syncthreads();
   constexpr int kFinishWarp = kWarps, kFirstStreamWarp = kWarps + 1;

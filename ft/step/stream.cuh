@@ -2,7 +2,7 @@
 // in which the computing warps take it.
 #pragma once
 
-#include "ft/step/attention.cuh"
+#include "ft/step/attention_units.cuh"
 #include "ft/step/row_tile.cuh"
 
 namespace flexq_ft::step {
@@ -102,27 +102,33 @@ class Streamer {
     copy_bytes(ring_.stage() + static_cast<uint32_t>(offset), from, bytes, ring_.full(), policy);
   }
 
-  // Of each unit K, then V; two or four pages a stage.
+  // Of the units that go together K, then V.
   __device__ __forceinline__ void attention(const Op& op, int index) {
-    AttentionUnits units(args_);
-    AttentionUnit unit;
-    const int tokens = stage_tokens(args_.head_dim);
-    const int pages = tokens / kPageTokens;
-    const int page_bytes = kPageTokens * args_.head_dim * 2;
-    while (units.next(unit)) {
-      const int32_t* const table =
-          args_.pages + static_cast<int64_t>(unit.sequence) * args_.max_pages;
+    const AttentionUnits units(args_);
+    const int count = units.count(), together = args_.map.units_together;
+    for (int first = 0; first < count; first += together) {
+      const int last = min(first + together, count);
       for (const void* cache : {op.k_pages, op.v_pages}) {
-        for (int begin = unit.begin; begin < unit.cached_end(); begin += tokens) {
-          const int count = min(pages, (unit.cached_end() - begin + kPageTokens - 1) / kPageTokens);
-          const int page = lane_ < count ? table[begin / kPageTokens + lane_] : 0;
-          if (!ring_.begin(static_cast<uint32_t>(count * page_bytes), index)) continue;
-          if (lane_ >= count) continue;
-          const int64_t at = (static_cast<int64_t>(page) * args_.kv_heads + unit.head) * page_bytes;
-          copy(lane_ * page_bytes, static_cast<const uint8_t*>(cache) + at,
-               static_cast<uint32_t>(page_bytes), once_);
-        }
+        for (int u = first; u < last; ++u) pages(units[u], cache, index);
       }
+    }
+  }
+
+  // Two or four pages a stage.
+  __device__ __forceinline__ void pages(const AttentionUnit& unit, const void* cache, int index) {
+    const int tokens = stage_tokens(args_.head_dim);
+    const int most = tokens / kPageTokens;
+    const int page_bytes = kPageTokens * args_.head_dim * 2;
+    const int32_t* const table =
+        args_.pages + static_cast<int64_t>(unit.sequence) * args_.max_pages;
+    for (int begin = unit.begin; begin < cached_end(unit); begin += tokens) {
+      const int count = min(most, (cached_end(unit) - begin + kPageTokens - 1) / kPageTokens);
+      const int page = lane_ < count ? table[begin / kPageTokens + lane_] : 0;
+      if (!ring_.begin(static_cast<uint32_t>(count * page_bytes), index)) continue;
+      if (lane_ >= count) continue;
+      const int64_t at = (static_cast<int64_t>(page) * args_.kv_heads + unit.head) * page_bytes;
+      copy(lane_ * page_bytes, static_cast<const uint8_t*>(cache) + at,
+           static_cast<uint32_t>(page_bytes), once_);
     }
   }
 

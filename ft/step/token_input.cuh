@@ -69,24 +69,22 @@ class TokenInput {
   // The operand from the packets of `source`, [tokens, k / 2]. Ends with a barrier.
   __device__ __forceinline__ void gather(const Packet* source, uint32_t epoch) {
     // Loads in flight of a warp: rows of usual sizes in one round trip.
-    if (share_.units(groups_) <= 4) {
-      gather_in<4>(source, epoch);
+    if (share_.units(groups_) <= 3) {
+      gather_in<3>(source, epoch);
     } else {
-      gather_in<kTokens == 1 && kFormat == Format::kW6 ? 12 : 8>(source, epoch);
+      gather_in<kMostLoads>(source, epoch);
     }
   }
 
   // The same behind a norm, whose weights are the next stages of the ring.
   __device__ __forceinline__ void gather_normed(const Packet* source, uint32_t epoch,
                                                 RingReader& ring) {
-    if (share_.units(groups_) <= 4) {
-      gather_normed_in<4>(source, epoch, ring);
-    } else {
-      gather_normed_in<8>(source, epoch, ring);
-    }
+    gather_normed_in<kTokens == 1 ? 4 : kMostLoads>(source, epoch, ring);
   }
 
  private:
+  static constexpr int kMostLoads = 6;  // more, and registers do not suffice
+
   template <int kBatch>
   __device__ __forceinline__ void gather_in(const Packet* source, uint32_t epoch) {
     const int units = share_.units(groups_);
@@ -119,6 +117,7 @@ class TokenInput {
       }
       put_sums(sums, first, units, 0);
     }
+    await_norm(ring);
     compute_barrier();
     float mean = 0.0f;
     float squares = total(0);
@@ -146,10 +145,10 @@ class TokenInput {
     const float scale = 1.0f / sqrtf(squares / static_cast<float>(k_) + args_.eps);
     uint32_t most = 0;
     constexpr int kStageGroups = kNormValues / kGroup;
-    int unit = 0;
+    int unit = 0, stage = 0;
     for (int begin = 0; begin < groups_; begin += kStageGroups) {
-      const uint32_t weight = ring.wait(index_);
-      const uint32_t bias = layer ? ring.wait_behind(index_) : weight;
+      const uint32_t weight = ring.peek(stage++);
+      const uint32_t bias = layer ? ring.peek(stage++) : weight;
       const int here = min(share_.units(min(groups_, begin + kStageGroups)), units);
       for (; unit < here; unit += kBatch) {
         uint2 quads[kBatch];
@@ -172,12 +171,20 @@ class TokenInput {
         put(quads, unit, here, most);
       }
       unit = here;
-      ring.release();
-      if (layer) ring.release();
     }
     finish(most);
+    for (int i = ring.ahead(); i < stage; i += kTeams) ring.release();
+    ring.pass(stage);
   }
 
+  // The team's stages of the norm's weights have arrived.
+  __device__ __forceinline__ void await_norm(RingReader ring) const {
+    const int stages = (k_ + kNormValues - 1) / kNormValues * (args_.layer_norm ? 2 : 1);
+    for (int i = ring.ahead(); i < stages; i += kTeams) {
+      ring.wait(index_);
+      ring.advance();
+    }
+  }
   __device__ __forceinline__ bool inside(int group) const {
     return group * kGroup + place_.lane * 4 < k_;
   }

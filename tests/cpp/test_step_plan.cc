@@ -77,9 +77,12 @@ TEST(parts_of_shared_memory_do_not_meet) {
       sizes.raw_k = codes ? sizes.hidden : 0;
       sizes.ops = 161;
       sizes.attention_floats = 5000;
+      sizes.attention_units = 3;
       sizes.block_bytes = 232448;
       const SharedMap map = make_shared_map(sizes);
       EXPECT(map.stages >= 6);
+      EXPECT_EQ(map.stages % kTeams, 0);
+      EXPECT(map.units_together >= 1);
       EXPECT(map.bytes <= sizes.block_bytes);
       struct Part {
         int begin, bytes;
@@ -93,6 +96,7 @@ TEST(parts_of_shared_memory_do_not_meet) {
           {map.partial, 4 * kWarps * tokens * kStageRows * 4},
           {map.ops, 2 * static_cast<int>(sizeof(Op))},
           {map.plan, sizes.ops * 4},
+          {map.units, 16 + sizes.attention_units * 32},
           {map.barriers, map.stages * 16}};
       std::sort(parts.begin(), parts.end(),
                 [](const Part& a, const Part& b) { return a.begin < b.begin; });
