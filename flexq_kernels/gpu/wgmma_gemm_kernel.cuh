@@ -301,7 +301,7 @@ __global__ void FLEXQ_CLUSTER(Tile::kCluster) __launch_bounds__(kWgmmaThreads<Ti
   if constexpr (Tile::kCluster == 1) {
     __syncthreads();
   } else {
-    cluster_sync();
+    cluster_sync_relaxed();
   }
   if (threadIdx.x < 128) {
     keep_registers<24>();

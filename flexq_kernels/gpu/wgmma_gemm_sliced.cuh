@@ -260,8 +260,8 @@ __global__ void __launch_bounds__(kSlicedThreads, 2)
     if (threadIdx.x == kSlicedWarps * 32) copy_slice<kTokens>(p, slice, shared);
     __syncwarp();
     if constexpr (!kDump) {
-      cluster_sync();
-      cluster_sync();
+      cluster_sync_relaxed();
+      cluster_sync_relaxed();
     }
     return;
   }
@@ -271,7 +271,7 @@ __global__ void __launch_bounds__(kSlicedThreads, 2)
                                   shared, warp,  static_cast<int>(threadIdx.x) % 32}
       .run();
   if constexpr (kDump) return;
-  cluster_sync();  // no block needs a stage
+  cluster_sync_relaxed();  // no block needs a stage
   if (threadIdx.x == 0) send_sums<kTokens>(p, slice, shared);
   mbarrier_wait(shared + Shared::kSentAt, 0);
   if (p.type == FloatType::kFp32) {
@@ -281,7 +281,7 @@ __global__ void __launch_bounds__(kSlicedThreads, 2)
   } else {
     store_sums<__nv_bfloat16, kTokens>(p, slice, memory);
   }
-  cluster_sync();  // all sums that were sent have come
+  cluster_sync_relaxed();  // all sums that were sent have come
 #endif
 }
 

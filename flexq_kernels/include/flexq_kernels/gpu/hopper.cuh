@@ -7,11 +7,9 @@
 
 #include <cstdint>
 
-namespace flexq_kernels::gpu {
+#include "flexq_kernels/gpu/async_copy.cuh"  // shared_address
 
-__device__ __forceinline__ uint32_t shared_address(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
+namespace flexq_kernels::gpu {
 
 // ---- Clusters ----
 
@@ -30,7 +28,7 @@ __device__ __forceinline__ uint32_t cluster_rank() {
 }
 
 // Of all threads of the cluster. Orders no memory: initialised mbarriers have their own fence.
-__device__ __forceinline__ void cluster_sync() {
+__device__ __forceinline__ void cluster_sync_relaxed() {
   asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
   asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
 }
