@@ -47,6 +47,13 @@ struct alignas(16) AttentionUnit {
   int32_t newest;      // not 0: the part has the newest token
 };
 
+// Words of the plan: a block's first unit of an op, and how many; its peer has units (pair.cuh).
+constexpr uint32_t kMostUnits = 0x7fff, kPeerWorks = 0x8000;
+constexpr int first_unit(uint32_t planned) { return static_cast<int>(planned >> 16); }
+constexpr int unit_count(uint32_t planned) { return static_cast<int>(planned & kMostUnits); }
+// The block, or its peer.
+constexpr bool has_work(uint32_t planned) { return (planned & 0xffff) != 0; }
+
 // A consumer that waits too long writes where it stands, in host memory, and ends the kernel.
 struct FaultWord {
   uint32_t set;  // not 0: the rest is valid
@@ -70,7 +77,8 @@ struct Args {
   const Op* ops;         // [kLayerOps * layers + 1]
   const uint32_t* plan;  // [ops][blocks]: first unit << 16 | units (work_plan.h)
   int layers;
-  int tokens;  // rows of the batch: 1 … kMaxTokens
+  int tokens;   // rows of the batch: 1 … kMaxTokens
+  bool paired;  // blocks 2 i and 2 i + 1 are a cluster
 
   int hidden, heads, kv_heads, head_dim, inter, vocab;
   bool gated, layer_norm;

@@ -6,6 +6,7 @@
 #include "ft/kernels/activation.cuh"
 #include "ft/step/partial_sums.cuh"
 #include "ft/step/row_tile.cuh"
+#include "ft/step/token_input.cuh"
 
 namespace flexq_ft::step {
 
@@ -36,7 +37,7 @@ class FinishOp {
 
   __device__ __forceinline__ void run(PartialSums& sums) const {
     const uint32_t planned = place_.planned(index_);
-    const int first = static_cast<int>(planned >> 16), count = static_cast<int>(planned & 0xffff);
+    const int first = first_unit(planned), count = unit_count(planned);
     if (count == 0) return;
 #pragma unroll 1
     for (int u = first; u < first + count; ++u) {
@@ -110,9 +111,8 @@ class FinishOp {
     if constexpr (kScaledRows) {
       float act = 1.0f;
       if constexpr (kFormat == Format::kW8A8) {
-        // The next gather, which writes scales anew, waits for every packet of this op, this one
-        // too.
-        act = load_shared_float(place_.at(args_.map.scales + token * 4));
+        const int at = scale_row(kind_) * args_.map.scale_tokens + token;
+        act = load_shared_float(place_.at(args_.map.scales + at * 4));
       }
       out.x = __fmul_rn(out.x, __fmul_rn(extras.scale[half].x, act));
       out.y = __fmul_rn(out.y, __fmul_rn(extras.scale[half].y, act));

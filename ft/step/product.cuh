@@ -25,15 +25,15 @@ class ProductOp {
         kind_(kind),
         epoch_(epochs.of_layer(index / kLayerOps)) {}
 
-  __device__ __forceinline__ void run(RingReader& ring, PartialSums& partial) {
-    const int count = static_cast<int>(place_.planned(index_) & 0xffff);
-    if (count == 0) return;
-    read_operand(ring);
+  __device__ __forceinline__ void run(RingReader& ring, PartialSums& partial, Pair<kTokens>& pair) {
+    const uint32_t planned = place_.planned(index_);
+    if (!has_work(planned)) return;
+    read_operand(ring, pair);
     mark(place_, index_, kGathered);
     Tile tile(place_, op_.k);
     const int halves = halves_of(args_, kind_);
 #pragma unroll 1
-    for (int u = 0; u < count; ++u) {
+    for (int u = unit_count(planned); u > 0; --u) {
       partial.await_free(index_);
 #pragma unroll 1
       for (int half = 0; half < halves; ++half) {
@@ -52,8 +52,8 @@ class ProductOp {
   }
 
  private:
-  __device__ __forceinline__ void read_operand(RingReader& ring) {
-    TokenInput<T, kFormat, kTokens> input(place_, index_);
+  __device__ __forceinline__ void read_operand(RingReader& ring, Pair<kTokens>& pair) {
+    TokenInput<T, kFormat, kTokens> input(place_, index_, kind_, pair);
     if (op_.norm_weight != nullptr) {
       const bool first = kind_ != kUp;  // else of the layer before
       input.gather_normed(first ? args_.stream_in : args_.stream_mid, epoch_ - (first ? 1 : 0),

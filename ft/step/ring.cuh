@@ -21,18 +21,21 @@ using flexq_kernels::gpu::shared_address;
 
 // Barriers of a slot: full, and `stages` further on, empty.
 struct RingPlace {
+  const Args& args;
   uint32_t base;  // of the shared memory
-  uint32_t barriers;
-  int stages;
 
+  __device__ __forceinline__ int stages() const { return args.map.stages; }
+  __device__ __forceinline__ uint32_t barriers() const {
+    return base + static_cast<uint32_t>(args.map.barriers);
+  }
   __device__ __forceinline__ uint32_t stage(int slot) const {
     return base + static_cast<uint32_t>(slot * kStageBytes);
   }
   __device__ __forceinline__ uint32_t full(int slot) const {
-    return barriers + static_cast<uint32_t>(slot * 8);
+    return barriers() + static_cast<uint32_t>(slot * 8);
   }
   __device__ __forceinline__ uint32_t empty(int slot) const {
-    return barriers + static_cast<uint32_t>((stages + slot) * 8);
+    return barriers() + static_cast<uint32_t>((stages() + slot) * 8);
   }
 };
 
@@ -50,7 +53,7 @@ __device__ __forceinline__ void bounded_wait(uint32_t barrier, uint32_t parity, 
 
 // By thread 0, before a barrier of the block.
 __device__ __forceinline__ void make_ring(const RingPlace& ring) {
-  for (int i = 0; i < ring.stages; ++i) {
+  for (int i = 0; i < ring.stages(); ++i) {
     mbarrier_init(ring.full(i), 1);
     mbarrier_init(ring.empty(i), kTeamWarps);
   }
@@ -62,9 +65,8 @@ __device__ __forceinline__ void make_ring(const RingPlace& ring) {
 // one pass unseen could not tell the next from the one before: see the writer.)
 class RingReader {
  public:
-  __device__ __forceinline__ RingReader(const RingPlace& ring, const Args& args, int team)
+  __device__ __forceinline__ RingReader(const RingPlace& ring, int team)
       : ring_(ring),
-        args_(args),
         stage_(ring.stage(team)),
         full_(ring.full(team)),
         ahead_(static_cast<uint32_t>(team)) {}
@@ -76,20 +78,20 @@ class RingReader {
 
   // The team's next stage.
   __device__ __forceinline__ uint32_t wait(int op) const {
-    bounded_wait(full_, parity_, args_, op);
+    bounded_wait(full_, parity_, ring_.args, op);
     return stage_;
   }
   __device__ __forceinline__ void release() {
-    disturb(args_, full_);
+    disturb(ring_.args, full_);
     __syncwarp();
-    if (threadIdx.x % 32 == 0) mbarrier_arrive(full_ + static_cast<uint32_t>(ring_.stages * 8));
+    if (threadIdx.x % 32 == 0) mbarrier_arrive(full_ + static_cast<uint32_t>(ring_.stages() * 8));
     advance();
   }
 
   // Stage i of those to come, for all warps to read: its own team has waited for it, and a barrier
   // of the block is behind that.
   __device__ __forceinline__ uint32_t peek(int i) const {
-    const auto size = static_cast<uint32_t>(ring_.stages * kStageBytes);
+    const auto size = static_cast<uint32_t>(ring_.stages() * kStageBytes);
     const uint32_t at =
         stage_ - ring_.base + size + (static_cast<uint32_t>(i) - ahead_) * kStageBytes;
     return ring_.base + at % size;
@@ -98,16 +100,15 @@ class RingReader {
   __device__ __forceinline__ void advance() {
     stage_ += kTeams * kStageBytes;
     full_ += kTeams * 8;
-    if (full_ >= ring_.barriers + static_cast<uint32_t>(ring_.stages * 8)) {
-      stage_ -= static_cast<uint32_t>(ring_.stages * kStageBytes);
-      full_ -= static_cast<uint32_t>(ring_.stages * 8);
+    if (full_ >= ring_.barriers() + static_cast<uint32_t>(ring_.stages() * 8)) {
+      stage_ -= static_cast<uint32_t>(ring_.stages() * kStageBytes);
+      full_ -= static_cast<uint32_t>(ring_.stages() * 8);
       parity_ ^= 1;
     }
   }
 
  private:
   RingPlace ring_;
-  const Args& args_;
   uint32_t stage_, full_;  // the team's next one's, and its barrier
   uint32_t ahead_;
   uint32_t parity_ = 0;
@@ -126,8 +127,8 @@ class RingReader {
 // is behind m where 2 in_flight - 2 < stages.
 class RingWriter {
  public:
-  __device__ __forceinline__ RingWriter(const RingPlace& ring, const Args& args, int self)
-      : ring_(ring), args_(args), turn_(self) {}
+  __device__ __forceinline__ RingWriter(const RingPlace& ring, int self)
+      : ring_(ring), args_(ring.args), turn_(self) {}
 
   // The next stage, if it is this warp's turn: waits until there is room and announces the stage's
   // bytes. Of the whole warp.
@@ -141,8 +142,8 @@ class RingWriter {
       stage_ = ring_.stage(slot_);
       full_ = ring_.full(slot_);
     }
-    if (written_ < ring_.stages) ++written_;
-    if (++slot_ == ring_.stages) {
+    if (written_ < ring_.stages()) ++written_;
+    if (++slot_ == ring_.stages()) {
       slot_ = 0;
       parity_ ^= 1;
     }
@@ -179,7 +180,7 @@ class RingWriter {
     __device__ __forceinline__ Earlier(const RingWriter& ring, int stages)
         : slot(ring.slot_ - stages), parity(ring.parity_) {
       if (slot < 0) {
-        slot += ring.ring_.stages;
+        slot += ring.ring_.stages();
         parity ^= 1;
       }
     }

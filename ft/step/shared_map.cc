@@ -38,7 +38,7 @@ SharedMap make_shared_map(const SharedSizes& sizes) {
   map.tokens = take(std::max(operand, unit));
   map.raw = map.tokens + raw_codes;
   map.scale_tokens = round_up(sizes.tokens, 2);
-  map.scales = take(groups * map.scale_tokens * 4);
+  map.scales = take(std::max(groups, 2) * map.scale_tokens * 4);
   map.group_limit = static_cast<int>(flexq_kernels::group_count(sizes.hidden));
   map.sums = take(2 * sizes.tokens * map.group_limit * 4);
   map.maxima = take(kMaxTokens * 4);
@@ -47,6 +47,7 @@ SharedMap make_shared_map(const SharedSizes& sizes) {
   map.plan = take(sizes.ops * 4);
   map.units = take(16 + sizes.attention_units * static_cast<int>(sizeof(AttentionUnit)));
   map.handover = take(4 * 8);
+  map.pair = take(2 * 8);
   const int others = at;
   constexpr int kBarrierBytes = 2 * 8;
   const int room = (sizes.block_bytes - others - 16) / (kStageBytes + kBarrierBytes);
@@ -55,7 +56,7 @@ SharedMap make_shared_map(const SharedSizes& sizes) {
   map.stages = stages;
   const int ring = stages * kStageBytes;
   for (int* offset : {&map.tokens, &map.raw, &map.scales, &map.sums, &map.maxima, &map.partial,
-                      &map.ops, &map.plan, &map.units, &map.handover}) {
+                      &map.ops, &map.plan, &map.units, &map.handover, &map.pair}) {
     *offset += ring;
   }
   map.block_bytes = sizes.block_bytes;

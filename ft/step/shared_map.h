@@ -29,7 +29,7 @@ struct SharedMap {
   int tokens = 0;  // the operand of the products, [tokens] rows of token_pitch bytes
   int token_pitch = 0;
   int raw = 0;     // 16-bit values that are still to be quantised: behind the codes of a row
-  int scales = 0;  // fp32, of the operand: [groups][scale_tokens]
+  int scales = 0;  // fp32, of the operand: [groups, or 2 where it has one][scale_tokens]
   int scale_tokens = 0;
   int sums = 0;  // fp32 [2][tokens][groups]: of a norm
   int group_limit = 0;
@@ -42,6 +42,7 @@ struct SharedMap {
   int unit_floats = 0;     // of so many floats each
   int barriers = 0;        // two per stage
   int handover = 0;        // four barriers (partial_sums.cuh)
+  int pair = 0;            // two (pair.cuh)
   int bytes = 0;
   int block_bytes = 0;  // what a block may have
 };

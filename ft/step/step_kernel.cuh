@@ -96,8 +96,9 @@ template <typename T, Format kFormat, int kTokens>
 __device__ __forceinline__ void compute(const Place& start, const RingPlace& ring_place,
                                         const Epochs& epochs) {
   const Args& args = start.args;
-  RingReader ring(ring_place, args, start.team());
+  RingReader ring(ring_place, start.team());
   PartialSums partial(args, start.base);
+  Pair<kTokens> pair(args, start.base);
   embed<T>(start, epochs);
   fetch_op(start, 0);
   const int last = kLayerOps * args.layers;
@@ -109,7 +110,8 @@ __device__ __forceinline__ void compute(const Place& start, const RingPlace& rin
     if (kFormat == Format::kW8A8 && place.warp == kWarps - 1 && place.lane < kMaxTokens) {
       store_shared_word(place.at(args.map.maxima + place.lane * 4), 0);
     }
-    const bool works = kind == kAttention || (place.planned(index) & 0xffff) != 0;
+    const bool works = kind == kAttention || has_work(place.planned(index));
+    if (works && kind != kAttention) pair.ready();
     if (works && place.thread() == 0) await_op(place, index, kind);
     __syncwarp();
     compute_barrier();
@@ -122,9 +124,9 @@ __device__ __forceinline__ void compute(const Place& start, const RingPlace& rin
         AttentionOp<T, 64>(place, index, epochs).run(ring);
       }
     } else if (kFormat != Format::kFloat && kind == kHead) {
-      ProductOp<T, Format::kFloat, kTokens>(place, index, kind, epochs).run(ring, partial);
+      ProductOp<T, Format::kFloat, kTokens>(place, index, kind, epochs).run(ring, partial, pair);
     } else {
-      ProductOp<T, kFormat, kTokens>(place, index, kind, epochs).run(ring, partial);
+      ProductOp<T, kFormat, kTokens>(place, index, kind, epochs).run(ring, partial, pair);
     }
     mark(place, index, kDone);
   }
@@ -166,40 +168,46 @@ __global__ void __launch_bounds__(kStepThreads, 1) step_kernel(const __grid_cons
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(1024) uint8_t shared[];
   const uint32_t base = shared_address(shared);
-  const RingPlace ring{base, base + static_cast<uint32_t>(args.map.barriers), args.map.stages};
+  const RingPlace ring{args, base};
   auto* const plan = reinterpret_cast<uint32_t*>(shared + args.map.plan);
   const int ops = kLayerOps * args.layers + 1;
   if (threadIdx.x == 0) {
     PartialSums(args, base).make();
+    Pair<kTokens>(args, base).make();
     make_ring(ring);
   }
   for (int i = static_cast<int>(threadIdx.x); i < ops; i += kStepThreads) {
-    plan[i] = __ldg(args.plan + static_cast<int64_t>(i) * gridDim.x + blockIdx.x);
+    const uint32_t* const planned = args.plan + static_cast<int64_t>(i) * gridDim.x;
+    plan[i] = __ldg(planned + blockIdx.x);
+    if (args.paired && has_work(__ldg(planned + (blockIdx.x ^ 1)))) plan[i] |= kPeerWorks;
   }
   AttentionUnits(args).list(args);
   const uint32_t step = __ldcg(args.counters + kStep * kCounterWords);
   __syncthreads();
+  const bool paired = kTokens > 1 && args.paired;
+  if (paired) flexq_kernels::gpu::cluster_sync_relaxed();
   constexpr int kFinishWarp = kWarps, kFirstStreamWarp = kWarps + 1;
   const Place place{args, base, static_cast<int>(threadIdx.x / 32),
                     static_cast<int>(threadIdx.x % 32)};
   const Epochs epochs{step * static_cast<uint32_t>(args.layers + 1)};
   if (place.warp >= kFirstStreamWarp) {
     Streamer<T, kFormat>(args, ring, place.warp - kFirstStreamWarp).run(plan);
-    return;
-  }
-  if (place.warp == kFinishWarp) {
+  } else if (place.warp == kFinishWarp) {
     finish<T, kFormat, kTokens>(place, epochs);
     last_barrier();
     if (place.lane == 0) end_step(args, step);
-    return;
+  } else {
+    compute<T, kFormat, kTokens>(place, ring, epochs);
+    last_barrier();
   }
-  compute<T, kFormat, kTokens>(place, ring, epochs);
-  last_barrier();
+  __syncwarp();
+  // The peer may still write here.
+  if (paired) flexq_kernels::gpu::cluster_sync_relaxed();
 #endif
 }
 
 template <typename T, Format kFormat, int kTokens>
-void launch_step_as(const Args& args, int blocks, Stream stream) {
+void launch_step_as(Args args, int blocks, Stream stream) {
   auto* const kernel = &step_kernel<T, kFormat, kTokens>;
   // As much for every batch: captured launches of one must not lower what another needs.
   gpu::allow_shared_memory(kernel, static_cast<size_t>(args.map.block_bytes));
@@ -208,11 +216,20 @@ void launch_step_as(const Args& args, int blocks, Stream stream) {
   config.blockDim = dim3(kStepThreads);
   config.dynamicSmemBytes = static_cast<size_t>(args.map.bytes);
   config.stream = static_cast<cudaStream_t>(stream.handle);
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeCooperative;
-  attribute.val.cooperative = 1;
-  config.attrs = &attribute;
+  cudaLaunchAttribute attributes[2];
+  attributes[0].id = cudaLaunchAttributeCooperative;
+  attributes[0].val.cooperative = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {2, 1, 1};
+  config.attrs = attributes;
   config.numAttrs = 1;
+  if (kTokens > 1 && blocks % 2 == 0) {
+    config.numAttrs = 2;
+    int clusters = 0;  // at the same time
+    FLEXQ_FT_CUDA(cudaOccupancyMaxActiveClusters(&clusters, kernel, &config));
+    args.paired = 2 * clusters >= blocks;
+    if (!args.paired) config.numAttrs = 1;
+  }
   FLEXQ_FT_CUDA(cudaLaunchKernelEx(&config, kernel, args));
   gpu::foreign_work(stream);  // what follows waits for all of it
 }

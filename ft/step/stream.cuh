@@ -12,7 +12,7 @@ class Streamer {
  public:
   // self: which of the streaming warps.
   __device__ __forceinline__ Streamer(const Args& args, const RingPlace& ring, int self)
-      : args_(args), ring_(ring, args, self), lane_(static_cast<int>(threadIdx.x % 32)) {
+      : args_(args), ring_(ring, self), lane_(static_cast<int>(threadIdx.x % 32)) {
     asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(once_));
     asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(often_));
   }
@@ -26,9 +26,8 @@ class Streamer {
         attention(op, index);
         continue;
       }
-      const int first = static_cast<int>(plan[index] >> 16);
-      const int count = static_cast<int>(plan[index] & 0xffff);
-      if (count == 0) continue;
+      if (!has_work(plan[index])) continue;
+      const int first = first_unit(plan[index]), count = unit_count(plan[index]);
       if (op.norm_weight != nullptr) norm(op, index);
       const int halves = kind == kUp && args_.gated ? 2 : 1;
       for (int u = first; u < first + count; ++u) {

@@ -11,7 +11,7 @@
 
 #include "flexq_kernels/activation_order.h"
 #include "flexq_kernels/gpu/quantize.cuh"
-#include "ft/step/block.cuh"
+#include "ft/step/pair.cuh"
 
 namespace flexq_ft::step {
 
@@ -26,11 +26,14 @@ struct TokenShare {
   bool active;
 
   template <int kTokens>
-  static __device__ __forceinline__ TokenShare of(int warp, int tokens) {
+  static __device__ __forceinline__ TokenShare of(int warp, const Args& args,
+                                                  const Pair<kTokens>& pair) {
     if constexpr (kTokens == 1) return {0, warp, kWarps, true};
+    const int step = pair.exists() ? 2 : 1, first = pair.exists() ? pair.rank() : 0;
+    const int tokens = pair.exists() ? pair.tokens(first) : args.tokens;
     const int bucket = tokens <= 1 ? 1 : tokens <= 2 ? 2 : tokens <= 4 ? 4 : 8;
     const int token = warp & (bucket - 1);
-    return {token, warp / bucket, kWarps / bucket, token < tokens};
+    return {first + token * step, warp / bucket, kWarps / bucket, token < tokens};
   }
   __device__ __forceinline__ int units(int groups) const {
     return active && part < groups ? (groups - part + parts - 1) / parts : 0;
@@ -52,19 +55,26 @@ __device__ __forceinline__ uint32_t quad_magnitude(const float (&x)[4]) {
                                    max(magnitude_bits(x[2]), magnitude_bits(x[3]))));
 }
 
+// W8A8: where the scales of an op's tokens are. Of the op before they may still be read, by the
+// finishing warp, when the peer writes new ones.
+__device__ __forceinline__ int scale_row(int kind) { return kind == kO || kind == kDown ? 1 : 0; }
+
 template <typename T, Format kFormat, int kTokens>
 class TokenInput {
  public:
   static constexpr bool kCodes = kFormat == Format::kW8A8 || kFormat == Format::kW6;
 
-  __device__ __forceinline__ TokenInput(const Place& place, int index)
+  __device__ __forceinline__ TokenInput(const Place& place, int index, int kind,
+                                        Pair<kTokens>& pair)
       : place_(place),
         args_(place.args),
         op_(place.op(index)),
         index_(index),
         k_(op_.k),
         groups_((op_.k + kGroup - 1) / kGroup),
-        share_(TokenShare::of<kTokens>(place.warp, args_.tokens)) {}
+        pair_(pair),
+        scale_row_(kFormat == Format::kW8A8 ? scale_row(kind) : 0),
+        share_(TokenShare::of(place.warp, args_, pair)) {}
 
   // The operand from the packets of `source`, [tokens, k / 2]. Ends with a barrier.
   __device__ __forceinline__ void gather(const Packet* source, uint32_t epoch) {
@@ -83,12 +93,20 @@ class TokenInput {
   }
 
  private:
-  static constexpr int kMostLoads = 6;  // more, and registers do not suffice
+  __device__ __forceinline__ void begin() const {
+    const int each = kFormat == Format::kW6     ? groups_ * (kGroup + 4)
+                     : kFormat == Format::kW8A8 ? groups_ * kGroup + 4
+                                                : groups_ * kGroup * 2;
+    pair_.begin(pair_.tokens(pair_.rank() ^ 1) * each, share_.units(groups_) > 0, index_);
+  }
+
+  static constexpr int kMostLoads = kTokens == 1 ? 6 : 5;  // more, and registers do not suffice
 
   template <int kBatch>
   __device__ __forceinline__ void gather_in(const Packet* source, uint32_t epoch) {
     const int units = share_.units(groups_);
     uint32_t most = 0;
+    begin();
     for (int first = 0; first < units; first += kBatch) {
       uint2 quads[kBatch];
       receive_batch(quads, source, epoch, first, units);
@@ -102,6 +120,7 @@ class TokenInput {
                                                    RingReader& ring) {
     const int units = share_.units(groups_);
     const bool layer = args_.layer_norm;
+    begin();
     for (int first = 0; first < units; first += kBatch) {
       uint2 quads[kBatch];
       receive_batch(quads, source, epoch, first, units);
@@ -247,6 +266,7 @@ class TokenInput {
       for (int i = 0; i < kBatch; ++i) {
         if (first + i >= units) continue;
         store_shared_quad(raw(share_.group(first + i)), quads[i]);
+        if constexpr (!kCodes) pair_.send(raw(share_.group(first + i)), quads[i]);
         if constexpr (kFormat == Format::kW8A8) {
           float x[4];
           unpack_quad<T>(x, quads[i]);
@@ -280,15 +300,20 @@ class TokenInput {
       if (first + i >= units) continue;
       float x[4];
       unpack_quad<T>(x, quads[i]);
-      store_shared_word(
-          operand() + static_cast<uint32_t>(share_.group(first + i) * kGroup + word * 4),
-          quad_codes(x, of_unit, limit));
+      store_codes(share_.group(first + i) * kGroup + word * 4, quad_codes(x, of_unit, limit));
     }
   }
 
+  __device__ __forceinline__ void store_codes(int at, uint32_t codes) const {
+    const uint32_t to = operand() + static_cast<uint32_t>(at);
+    store_shared_word(to, codes);
+    pair_.send(to, codes);
+  }
   __device__ __forceinline__ void store_scale(int group, float scale) const {
-    store_shared_float(
-        place_.at(args_.map.scales + (group * args_.map.scale_tokens + share_.token) * 4), scale);
+    const uint32_t to =
+        place_.at(args_.map.scales + (group * args_.map.scale_tokens + share_.token) * 4);
+    store_shared_float(to, scale);
+    pair_.send(to, __float_as_uint(scale));
   }
 
   __device__ __forceinline__ void finish(uint32_t most) const {
@@ -307,14 +332,14 @@ class TokenInput {
         const int group = share_.group(unit);
         float x[4];
         unpack_quad<T>(x, load_shared_quad(raw(group)));
-        store_shared_word(operand() + static_cast<uint32_t>(group * kGroup + place_.lane * 4),
-                          quad_codes(x, inverse, op_.limit));
+        store_codes(group * kGroup + place_.lane * 4, quad_codes(x, inverse, op_.limit));
       }
       if (share_.active && share_.part == 0 && place_.lane == 0) {
-        store_scale(0, group_scale(bits, op_.limit));
+        store_scale(scale_row_, group_scale(bits, op_.limit));
       }
     }
     compute_barrier();
+    pair_.end(index_);
   }
 
   const Place& place_;
@@ -322,6 +347,8 @@ class TokenInput {
   const Op& op_;
   int index_;
   int k_, groups_;
+  Pair<kTokens>& pair_;
+  int scale_row_;
   TokenShare share_;
 };
 

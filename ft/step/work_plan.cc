@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "ft/core/check.h"
+#include "ft/step/args.h"
 
 namespace flexq_ft::step {
 
@@ -12,7 +13,7 @@ WorkPlan::WorkPlan(const std::vector<PlannedOp>& ops, int blocks) : blocks_(bloc
   std::vector<int64_t> load(static_cast<size_t>(blocks), 0);
   std::vector<size_t> order(load.size());
   for (const PlannedOp& op : ops) {
-    FLEXQ_FT_CHECK_LE(op.units, 65535, "units of an op");
+    FLEXQ_FT_CHECK_LE(op.units, int64_t{kMostUnits}, "units of an op");
     std::vector<int64_t> count(load.size(), op.units / blocks);
     std::iota(order.begin(), order.end(), size_t{0});
     std::stable_sort(order.begin(), order.end(),
@@ -31,7 +32,7 @@ WorkPlan::WorkPlan(const std::vector<PlannedOp>& ops, int blocks) : blocks_(bloc
 UnitRange WorkPlan::range(int op, int block) const {
   const uint32_t word =
       words_[static_cast<size_t>(op) * static_cast<size_t>(blocks_) + static_cast<size_t>(block)];
-  return {static_cast<int>(word >> 16), static_cast<int>(word & 0xffff)};
+  return {first_unit(word), unit_count(word)};
 }
 
 int WorkPlan::participants(int op) const {

@@ -22,8 +22,8 @@ struct UnitRange {
 class WorkPlan {
  public:
   // Every block gets a contiguous range of each op, of the size of the others' or one more; what is
-  // over goes to the blocks that have the fewest bytes so far. Throws Error{kInternal} unless units
-  // fit 16 bits.
+  // over goes to the blocks that have the fewest bytes so far. Throws Error{kInternal} for more
+  // than kMostUnits.
   WorkPlan(const std::vector<PlannedOp>& ops, int blocks);
 
   int blocks() const { return blocks_; }
