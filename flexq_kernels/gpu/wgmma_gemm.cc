@@ -74,7 +74,7 @@ WgmmaSchedule wgmma_schedule(const GemmProblem& problem, const WgmmaConfig& conf
   schedule.tiles = static_cast<int>(blocks(problem.n, config.rows * config.cluster) *
                                     blocks(problem.m, config.tokens));
   schedule.clusters =
-      std::min(schedule.tiles, std::max(1, device.multiprocessors / config.cluster));
+      std::max(1, std::min(schedule.tiles, device.multiprocessors / config.cluster));
   const int rest = schedule.tiles % schedule.clusters;
   constexpr int kMostGroups = 1 << 14;  // their products with clusters stay small
   if (config.split && schedule.tiles > schedule.clusters && rest > 0 &&
@@ -120,9 +120,6 @@ std::string wgmma_why_not(const GemmProblem& problem, const Device& device) {
                         device.minor);
   }
   if (!FLEXQ_KERNELS_SM90A) return "this build has no code for sm_90a";
-  if (problem.m < 1 || problem.n < 1) {
-    return detail::join("it needs at least one token and one row: ", problem);
-  }
   if (problem.m > kMostRows || problem.n > kMostRows ||
       blocks(problem.m, 64) * blocks(problem.n, 128) > kMostRows) {
     return detail::join("too many tiles: ", problem);

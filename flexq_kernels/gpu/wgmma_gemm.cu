@@ -16,8 +16,6 @@ constexpr int kBandTokens = 2048;  // whose codes stay in the L2 cache beside th
 
 WgmmaParams make_params(const Activations& x, const Weight& w, const GemmProblem& problem,
                         const WgmmaConfig& config) {
-  const std::string why_not = wgmma_why_not(problem, current_device());
-  FLEXQ_CHECK(why_not.empty(), "wgmma GEMM: ", why_not);
   FLEXQ_CHECK(x.order == CodeOrder::kNatural, "wgmma GEMM takes codes in natural order: ", problem);
   FLEXQ_CHECK(wgmma_has_config(config), "wgmma GEMM has no config ", config);
   check_activations(x, problem);
@@ -80,6 +78,7 @@ void launch(const WgmmaParams& params, const WgmmaConfig& config, const Launch& 
 
 void wgmma_gemm(const Output& y, const Activations& x, const Weight& w, const GemmProblem& problem,
                 const WgmmaConfig& config, void* workspace, const Launch& how) {
+  if (!has_work(problem, wgmma_why_not)) return;
   check_output(y);
   WgmmaParams params = make_params(x, w, problem, config);
   if (params.schedule.split > 0) {
@@ -97,6 +96,7 @@ void wgmma_gemm(const Output& y, const Activations& x, const Weight& w, const Ge
 
 void wgmma_group_sums(int32_t* sums, const Activations& x, const Weight& w,
                       const GemmProblem& problem, const WgmmaConfig& config, const Launch& how) {
+  if (!has_work(problem, wgmma_why_not)) return;
   check_pointer(sums, "group sums");
   WgmmaParams params = make_params(x, w, problem, config);
   params.sums = sums;

@@ -35,6 +35,7 @@ std::string mma_why_not(const GemmProblem& problem, const Device& device);
 // none where the problem is not taken.
 std::vector<MmaConfig> mma_configs(const GemmProblem& problem, const Device& device);
 
+// m == 0 is a no-op.
 void mma_gemm(const Output& y, const Activations& x, const Weight& w, const GemmProblem& problem,
               const MmaConfig& config, const Launch& how);
 
