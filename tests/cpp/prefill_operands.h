@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <limits>
 #include <map>
@@ -27,6 +28,12 @@ using flexq_kernels::row_tiles;
 namespace gpu = flexq_kernels::gpu;
 
 constexpr size_t kGuard = 4096;
+
+inline bool no_gpu() {
+  if (flexq_ft::cuda::built() && flexq_ft::cuda::device_count() > 0) return false;
+  std::printf("skipped: no GPU\n");
+  return true;
+}
 
 inline flexq_ft::Stream stream() {
   static flexq_ft::cuda::Queue queue;

@@ -8,34 +8,18 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
-#include <optional>
-#include <sstream>
 #include <string>
 #include <vector>
 
-#include "flexq_kernels/gpu/mma_gemm.h"
-#include "flexq_kernels/gpu/wgmma_gemm.h"
-#include "flexq_kernels/gpu/wgmma_gemm_schedule.h"
-#include "ft/core/cuda.h"
-#include "tests/cpp/check.h"
-#include "tests/cpp/prefill_operands.h"
+#include "tests/cpp/prefill_check.h"
 
-using flexq_ft::BFloat16;
-using flexq_ft::Half;
-using flexq_kernels::FloatType;
-using flexq_kernels::GemmProblem;
-using flexq_test::Memory;
-using flexq_test::Operands;
-using flexq_test::stream;
-using flexq_test::Values;
-namespace gpu = flexq_kernels::gpu;
+using namespace flexq_test;
 
 namespace {
 
 constexpr unsigned kSeconds = 60;  // then something hangs
 bool g_small = false;
 std::string g_only;
-std::string g_running;  // the launch under way
 
 void out_of_time(int) {
   constexpr char kText[] = "FAIL: out of time, a kernel hangs or the machine is slow: ";
@@ -56,69 +40,6 @@ __attribute__((constructor)) void start(int argc, char** argv) {
   if (!g_small) alarm(kSeconds);
 }
 
-bool no_gpu() {
-  if (flexq_ft::cuda::built() && flexq_ft::cuda::device_count() > 0) return false;
-  std::printf("skipped: no GPU\n");
-  return true;
-}
-
-// ---- One family ----
-
-template <typename Config>
-struct Family {
-  const char* name;
-  std::string (*why_not)(const GemmProblem&, const gpu::Device&);
-  std::vector<Config> (*configs)(const GemmProblem&, const gpu::Device&);
-  void (*gemm)(const gpu::Output&, const gpu::Activations&, const gpu::Weight&, const GemmProblem&,
-               const Config&, const gpu::Launch&);
-  void (*group_sums)(int32_t*, const gpu::Activations&, const gpu::Weight&, const GemmProblem&,
-                     const Config&, const gpu::Launch&);
-};
-
-void wgmma_gemm(const gpu::Output& y, const gpu::Activations& x, const gpu::Weight& w,
-                const GemmProblem& problem, const gpu::WgmmaConfig& config,
-                const gpu::Launch& how) {
-  static Memory* const workspace = [] {
-    const std::vector<uint8_t> zeros(gpu::wgmma_workspace_bytes(gpu::current_device()));
-    return new Memory(zeros);
-  }();
-  gpu::wgmma_gemm(y, x, w, problem, config, workspace->at(), how);
-}
-
-constexpr Family<gpu::WgmmaConfig> kWgmma = {"wgmma", gpu::wgmma_why_not, gpu::wgmma_configs,
-                                             wgmma_gemm, gpu::wgmma_group_sums};
-
-constexpr Family<gpu::MmaConfig> kMma = {"mma", gpu::mma_why_not, gpu::mma_configs, gpu::mma_gemm,
-                                         gpu::mma_group_sums};
-
-template <typename T>
-T round_to(float value) {
-  if constexpr (std::is_same_v<T, float>) {
-    return value;
-  } else {
-    return flexq_ft::from_float<T>(value);
-  }
-}
-template <typename T>
-float widen(T value) {
-  if constexpr (std::is_same_v<T, float>) {
-    return value;
-  } else {
-    return flexq_ft::to_float(value);
-  }
-}
-
-template <typename Config>
-std::string name_of(const Family<Config>& family, const Config& config) {
-  std::ostringstream out;
-  out << family.name << " " << config;
-  return out.str();
-}
-
-// Of K, whose sums are added.
-int slices_of(const gpu::WgmmaConfig& config) { return config.sliced ? config.cluster : 1; }
-int slices_of(const gpu::MmaConfig&) { return 1; }
-
 // The configs that --only leaves, those of single blocks before clusters.
 template <typename Config>
 std::vector<Config> configs_of(const Family<Config>& family, const GemmProblem& p) {
@@ -131,119 +52,6 @@ std::vector<Config> configs_of(const Family<Config>& family, const GemmProblem& 
     }
   }
   return out;
-}
-
-template <typename Config>
-std::string label(const char* what, const Family<Config>& family, const GemmProblem& p,
-                  const Config& c) {
-  std::ostringstream out;
-  out << what << " " << name_of(family, c) << " of " << p;
-  return out.str();
-}
-
-// Launches and waits. After an error of CUDA nothing more can be learnt: it ends the process.
-template <typename Run>
-void launch(const std::string& run, const Run& start) {
-  try {
-    g_running = run;
-    start();
-    flexq_ft::cuda::synchronize(stream());
-    g_running.clear();
-  } catch (const std::exception& error) {
-    std::printf("FAIL: %s: %s\n", run.c_str(), error.what());
-    std::fflush(stdout);
-    _exit(2);
-  }
-}
-
-// One failure per run, with where the first difference is and how many there are.
-template <typename Same>
-void compare(const std::string& run, bool guards, int64_t rows, int64_t n, Same same) {
-  int64_t wrong = 0, first = -1;
-  for (int64_t i = 0; i < rows * n; ++i) {
-    if (same(i, nullptr)) continue;
-    if (first < 0) first = i;
-    ++wrong;
-  }
-  if (!guards) flexq_test::report_failure(__FILE__, __LINE__, run + ": guard bands written to");
-  if (wrong == 0) return;
-  std::string values;
-  same(first, &values);
-  std::ostringstream out;
-  out << run << ": " << wrong << " of " << rows * n << " wrong, first (token " << first / n
-      << ", row " << first % n << "): " << values;
-  flexq_test::report_failure(__FILE__, __LINE__, out.str());
-}
-
-template <typename T, typename Config>
-void check_values(const Family<Config>& family, Operands& o, const GemmProblem& p,
-                  const Config& config, FloatType type, bool bias, bool residual, bool in_place,
-                  bool programmatic) {
-  const auto count = static_cast<size_t>(p.m * p.n);
-  std::vector<T> added;
-  for (size_t i = 0; i < count; ++i) added.push_back(round_to<T>(o.residual[i]));
-  Memory y(count * sizeof(T)), r(added);
-  if (residual && in_place) {
-    flexq_ft::cuda::copy(y.at(), added.data(), count * sizeof(T), stream());
-  }
-  gpu::Output out;
-  out.values = y.at();
-  out.type = type;
-  out.bias = bias ? o.bias_memory.as<float>() : nullptr;
-  out.residual = !residual ? nullptr : in_place ? y.at() : r.at();
-  std::ostringstream what;
-  what << (type == FloatType::kFp32   ? "fp32"
-           : type == FloatType::kFp16 ? "fp16"
-                                      : "bf16")
-       << (bias ? " +bias" : "") << (residual ? " +residual" : "");
-  const std::string run = label(what.str().c_str(), family, p, config);
-  launch(run, [&] {
-    family.gemm(out, o.activations(), o.weight(), p, config, {stream().handle, programmatic});
-  });
-  std::vector<unsigned char> bytes;
-  const bool guards = y.fetch(bytes);
-  const std::vector<float>& product = o.product(slices_of(config));
-  const T* got = reinterpret_cast<const T*>(bytes.data());
-  compare(run, guards, p.m, p.n, [&](int64_t at, std::string* values) {
-    const auto i = static_cast<size_t>(at);
-    float want = product[i];
-    if (bias) want += o.bias[i % static_cast<size_t>(p.n)];
-    T rounded = round_to<T>(want);
-    if (residual) rounded = round_to<T>(widen(rounded) + widen(added[i]));
-    const float a = widen(got[i]), b = widen(rounded);
-    if (values != nullptr) {
-      std::ostringstream text;
-      text.precision(9);
-      text << a << ", should be " << b;
-      *values = text.str();
-    }
-    return std::memcmp(&got[i], &rounded, sizeof(T)) == 0 || (std::isnan(a) && std::isnan(b));
-  });
-}
-
-template <typename Config>
-void check_sums(const Family<Config>& family, Operands& o, const GemmProblem& p,
-                const Config& config) {
-  const int64_t count = p.m * p.n * o.groups;
-  Memory sums(static_cast<size_t>(count) * 4);
-  const std::string run = label("group sums", family, p, config);
-  launch(run, [&] {
-    family.group_sums(sums.as<int32_t>(), o.activations(), o.weight(), p, config,
-                      {stream().handle, false});
-  });
-  std::vector<unsigned char> bytes;
-  const bool guards = sums.fetch(bytes);
-  const int32_t* got = reinterpret_cast<const int32_t*>(bytes.data());
-  compare(run, guards, p.m, p.n * o.groups, [&](int64_t at, std::string* values) {
-    const auto i = static_cast<size_t>(at);
-    if (values != nullptr) {
-      std::ostringstream text;
-      text << "group " << at % o.groups << " of row " << at / o.groups % p.n << ": " << got[i]
-           << ", should be " << o.sums[i];
-      *values = text.str();
-    }
-    return got[i] == o.sums[i];
-  });
 }
 
 // Every config: group sums, and values with another type, bias and residual each time.
@@ -287,49 +95,11 @@ void check_repeats(const Family<Config>& family, Operands& o, int times) {
       });
       EXPECT(y.fetch(i == 0 ? first : again));
       if (i > 0 && first != again) {
-        flexq_test::report_failure(__FILE__, __LINE__, label("repeats of", family, p, config));
+        report_failure(__FILE__, __LINE__, label("repeats of", family, p, config));
         break;
       }
     }
   }
-}
-
-// Whatever the GPU: what each family says of one that it is not for.
-template <typename Config>
-void check_refusals(const Family<Config>& family, int least,
-                    std::optional<Config> (*parsed)(const std::string&)) {
-  const GemmProblem good{512, 4096, 4096, 8};
-  gpu::Device device;
-  device.major = 9;
-  device.multiprocessors = 132;
-  device.shared_per_block = 227 * 1024;
-  device.shared_per_multiprocessor = 228 * 1024;
-  EXPECT_EQ(family.why_not(good, device), "");
-  EXPECT(!family.configs(good, device).empty());
-  for (const Config& config : family.configs(good, device)) {
-    std::ostringstream text;
-    text << config;
-    const auto again = parsed(text.str());
-    EXPECT(again.has_value() && *again == config);
-  }
-  EXPECT(!parsed("tokens=100").has_value());
-  gpu::Device older = device;
-  older.major = (least - 1) / 10;
-  older.minor = (least - 1) % 10;
-  EXPECT(family.why_not(good, older).find("capability") != std::string::npos);
-  EXPECT(family.configs(good, older).empty());
-  GemmProblem floats = good;
-  floats.act_bits = 16;
-  EXPECT(family.why_not(floats, device).find("16") != std::string::npos);
-  if (no_gpu() || !family.why_not(good, gpu::current_device()).empty()) return;
-  Operands o(33, 16, 128, 8, Values::kRandom);
-  gpu::Activations fragments = o.activations();
-  fragments.order = gpu::CodeOrder::kFragment;
-  const GemmProblem p{33, 16, 128, 8};
-  Memory y(33 * 16 * 4);
-  EXPECT_THROW(family.gemm({y.at(), FloatType::kFp32}, fragments, o.weight(), p,
-                           family.configs(p, gpu::current_device())[0], {stream().handle, false}),
-               std::invalid_argument, "natural");
 }
 
 }  // namespace
@@ -403,57 +173,4 @@ TEST(repeats_are_bit_equal) {
   Operands o(513, 576, 1000, 8, Values::kRandom);
   check_repeats(kWgmma, o, 20);
   check_repeats(kMma, o, 20);
-}
-
-TEST(what_is_not_taken) {
-  check_refusals(kWgmma, 90, gpu::parse_wgmma_config);
-  check_refusals(kMma, 80, gpu::parse_mma_config);
-}
-
-// Once each, a cut tile's first groups before all else and its last ones after all else, and no
-// cluster more than a group longer than another where tiles are cut.
-TEST(a_schedule_covers_all_groups) {
-  for (const int clusters : {1, 3, 66, 132}) {
-    for (const int tiles : {1, clusters, clusters + 1, 2 * clusters - 1, 5 * clusters + 2}) {
-      for (const int groups : {1, 2, 41}) {
-        gpu::WgmmaSchedule schedule{tiles, 0, std::min(tiles, clusters), groups};
-        const int rest = tiles % schedule.clusters;
-        if (rest > 0) schedule.split = schedule.clusters + rest;
-        std::vector<int> times(static_cast<size_t>(tiles * groups));
-        int least = 1 << 30, most = 0;
-        for (int c = 0; c < schedule.clusters; ++c) {
-          const auto work = schedule.of(c);
-          int steps = 0;
-          for (int i = 0; i < work.parts(); ++i) {
-            const gpu::WgmmaPart part = work.part(i);
-            for (int g = part.first; g < part.last; ++g) {
-              ++times.at(static_cast<size_t>(part.tile * groups + g));
-            }
-            steps += part.last - part.first;
-            EXPECT(part.last == groups || i == 0);
-            EXPECT(part.first == 0 || i == work.parts() - 1);
-            if (part.first > 0) {
-              const gpu::WgmmaPart front = schedule.of(c - 1).part(0);
-              EXPECT(front.tile == part.tile && front.first == 0 && front.last == part.first);
-            }
-          }
-          EXPECT_EQ(steps, work.steps());
-          least = std::min(least, steps);
-          most = std::max(most, steps);
-        }
-        EXPECT(std::all_of(times.begin(), times.end(), [](int n) { return n == 1; }));
-        EXPECT(schedule.split == 0 || most - least <= 1);
-      }
-    }
-  }
-}
-
-TEST(mma_configs_fit_small_gpus) {
-  gpu::Device ada;
-  ada.major = 8;
-  ada.minor = 9;
-  ada.multiprocessors = 128;
-  ada.shared_per_block = 99 * 1024;
-  ada.shared_per_multiprocessor = 100 * 1024;
-  EXPECT_EQ(gpu::mma_configs({512, 4096, 4096, 8}, ada).size(), size_t{3});
 }

@@ -1,0 +1,118 @@
+// The configs of the wgmma and mma families: what they take and what they refuse, and how tiles are
+// cut. Only the refusals of operands need a GPU; no kernel runs.
+#include <algorithm>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "flexq_kernels/gpu/wgmma_gemm_schedule.h"
+#include "tests/cpp/check.h"
+#include "tests/cpp/prefill_family.h"
+
+using namespace flexq_test;
+using flexq_kernels::FloatType;
+
+namespace {
+
+// Whatever the GPU: what each family says of one that it is not for.
+template <typename Config>
+void check_refusals(const Family<Config>& family, int least,
+                    std::optional<Config> (*parsed)(const std::string&)) {
+  const GemmProblem good{512, 4096, 4096, 8};
+  gpu::Device device;
+  device.major = 9;
+  device.multiprocessors = 132;
+  device.shared_per_block = 227 * 1024;
+  device.shared_per_multiprocessor = 228 * 1024;
+  EXPECT_EQ(family.why_not(good, device), "");
+  EXPECT(!family.configs(good, device).empty());
+  for (const Config& config : family.configs(good, device)) {
+    std::ostringstream text;
+    text << config;
+    const auto again = parsed(text.str());
+    EXPECT(again.has_value() && *again == config);
+  }
+  EXPECT(!parsed("tokens=100").has_value());
+  EXPECT(!family.configs({0, 4096, 4096, 8}, device).empty());
+  gpu::Device older = device;
+  older.major = (least - 1) / 10;
+  older.minor = (least - 1) % 10;
+  EXPECT(family.why_not(good, older).find("capability") != std::string::npos);
+  EXPECT(family.configs(good, older).empty());
+  GemmProblem floats = good;
+  floats.act_bits = 16;
+  EXPECT(family.why_not(floats, device).find("16") != std::string::npos);
+  if (no_gpu() || !family.why_not(good, gpu::current_device()).empty()) return;
+  Operands o(33, 16, 128, 8, Values::kRandom);
+  gpu::Activations fragments = o.activations();
+  fragments.order = gpu::CodeOrder::kFragment;
+  const GemmProblem p{33, 16, 128, 8};
+  Memory y(33 * 16 * 4);
+  EXPECT_THROW(family.gemm({y.at(), FloatType::kFp32}, fragments, o.weight(), p,
+                           family.configs(p, gpu::current_device())[0], {stream().handle, false}),
+               std::invalid_argument, "natural");
+  GemmProblem none = p;
+  none.m = 0;
+  EXPECT_EQ(family.why_not(none, gpu::current_device()), "");
+  for (const Config& config : family.configs(none, gpu::current_device())) {
+    family.gemm({}, {}, {}, none, config, {stream().handle, false});
+    family.group_sums(nullptr, {}, {}, none, config, {stream().handle, false});
+  }
+}
+
+}  // namespace
+
+TEST(what_is_not_taken) {
+  check_refusals(kWgmma, 90, gpu::parse_wgmma_config);
+  check_refusals(kMma, 80, gpu::parse_mma_config);
+}
+
+// Once each, a cut tile's first groups before all else and its last ones after all else, and no
+// cluster more than a group longer than another where tiles are cut.
+TEST(a_schedule_covers_all_groups) {
+  for (const int clusters : {1, 3, 66, 132}) {
+    for (const int tiles : {1, clusters, clusters + 1, 2 * clusters - 1, 5 * clusters + 2}) {
+      for (const int groups : {1, 2, 41}) {
+        gpu::WgmmaSchedule schedule{tiles, 0, std::min(tiles, clusters), groups};
+        const int rest = tiles % schedule.clusters;
+        if (rest > 0) schedule.split = schedule.clusters + rest;
+        std::vector<int> times(static_cast<size_t>(tiles * groups));
+        int least = 1 << 30, most = 0;
+        for (int c = 0; c < schedule.clusters; ++c) {
+          const auto work = schedule.of(c);
+          int steps = 0;
+          for (int i = 0; i < work.parts(); ++i) {
+            const gpu::WgmmaPart part = work.part(i);
+            for (int g = part.first; g < part.last; ++g) {
+              ++times.at(static_cast<size_t>(part.tile * groups + g));
+            }
+            steps += part.last - part.first;
+            EXPECT(part.last == groups || i == 0);
+            EXPECT(part.first == 0 || i == work.parts() - 1);
+            if (part.first > 0) {
+              const gpu::WgmmaPart front = schedule.of(c - 1).part(0);
+              EXPECT(front.tile == part.tile && front.first == 0 && front.last == part.first);
+            }
+          }
+          EXPECT_EQ(steps, work.steps());
+          least = std::min(least, steps);
+          most = std::max(most, steps);
+        }
+        EXPECT(std::all_of(times.begin(), times.end(), [](int n) { return n == 1; }));
+        EXPECT(schedule.split == 0 || most - least <= 1);
+      }
+    }
+  }
+}
+
+TEST(mma_configs_fit_small_gpus) {
+  gpu::Device ada;
+  ada.major = 8;
+  ada.minor = 9;
+  ada.multiprocessors = 128;
+  ada.shared_per_block = 99 * 1024;
+  ada.shared_per_multiprocessor = 100 * 1024;
+  EXPECT_EQ(gpu::mma_configs({512, 4096, 4096, 8}, ada).size(), size_t{3});
+}
