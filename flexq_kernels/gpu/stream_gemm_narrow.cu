@@ -21,10 +21,30 @@ namespace {
 
 constexpr int kNarrowThreads = kStreamChains * 32;
 
+// Bytes of shared memory of a multiprocessor that the code is compiled for.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+constexpr int kSharedOfMultiprocessor = 228 * 1024;
+#elif __CUDA_ARCH__ == 800
+constexpr int kSharedOfMultiprocessor = 164 * 1024;
+#else
+constexpr int kSharedOfMultiprocessor = 100 * 1024;
+#endif
+
+// Registers are for so many blocks as there is shared memory for, and no more than are wanted.
+constexpr int blocks_for_registers(int wanted, int shared_bytes) {
+  const int fit = kSharedOfMultiprocessor / (shared_bytes + 1024);
+  return fit < 1 ? 1 : fit < wanted ? fit : wanted;
+}
+
 template <StreamKernel kKernel, int kTiles, int kStages>
 using NarrowStages =
     std::conditional_t<kKernel == StreamKernel::kDirect, RegisterStages<kTiles, kStages>,
                        SharedStages<kTiles, kStages>>;
+
+// Of a block: the sums of its chains, and the rings of its warps.
+template <StreamKernel kKernel, int kTokenTiles, int kTiles, int kStages>
+constexpr int kNarrowShared = static_cast<int>(StreamFinish<kTokenTiles, kTiles>::kPartialBytes) +
+                              kStreamChains * NarrowStages<kKernel, kTiles, kStages>::kWarpBytes;
 
 template <typename Stages, int kTokenTiles, int kTiles, int kStages, bool kSums>
 class NarrowWarp {
@@ -38,7 +58,9 @@ class NarrowWarp {
       : args_(args),
         first_tile_(static_cast<int>(blockIdx.x) * kTiles),
         lane_(lane),
-        chain_(stream_chain(args.groups, warp)),
+        // Of one lane for all: then the compiler knows that a warp has one chain, and counts it
+        // once.
+        chain_(stream_chain(args.groups, __shfl_sync(0xffffffffu, warp, 0))),
         stages_(args, first_tile_, chain_, ring, lane) {}
 
   __device__ __forceinline__ void fill() {
@@ -53,11 +75,13 @@ class NarrowWarp {
     if constexpr (kTokensAhead) next = reader.load();
     int left = chain_.count;
 #pragma unroll 1
-    for (;;) {
+    do {
 #pragma unroll
       for (int s = 0; s < kStages; ++s) {
         // The branch also keeps the compiler from multiplying all stages before it loads the first.
-        if (left == 0) return;
+        // Of the first slot the outer loop has it: so each slot's code is its own, and its words
+        // are registers.
+        if (s > 0 && left == 0) return;
         --left;
         if constexpr (kTokensAhead) reader.advance(left > 0);
         const Tokens x = kTokensAhead ? next : reader.load();
@@ -71,13 +95,15 @@ class NarrowWarp {
         multiply_stage(y, s, x, chain_.first + chain_.count - 1 - left);
         if constexpr (Stages::kUnder == kStages) stages_.ask(s);
       }
-    }
+    } while (left > 0);
   }
 
  private:
   __device__ __forceinline__ void multiply_stage(Sums& y, int slot, const Tokens& x, int group) {
 #pragma unroll
     for (int r = 0; r < kTiles; ++r) {
+      // Many tokens' sums take all registers: the next tile's words come behind them.
+      if (r > 0 && kTokenTiles > 2) __syncwarp();
       const TileWords w = stages_.tile(slot, r);
       const TileScales scales = stages_.scales(slot, r);
       int32_t sum[kTokenTiles][4];
@@ -99,7 +125,9 @@ class NarrowWarp {
 };
 
 template <StreamKernel kKernel, int kTokenTiles, int kTiles, int kStages, int kResident, bool kSums>
-__global__ void __launch_bounds__(kNarrowThreads, kResident)
+__global__ void __launch_bounds__(
+    kNarrowThreads,
+    blocks_for_registers(kResident, kNarrowShared<kKernel, kTokenTiles, kTiles, kStages>))
     sm80_w6ax_stream_gemm(const __grid_constant__ StreamArgs args) {
   using Finish = StreamFinish<kTokenTiles, kTiles>;
   using Stages = NarrowStages<kKernel, kTiles, kStages>;
@@ -125,9 +153,7 @@ bool launch_if(const StreamArgs& args, const StreamConfig& config, const Launch&
   using Finish = StreamFinish<kTokenTiles, kTiles>;
   if (config.kernel != kKernel || config.tiles != kTiles || config.stages != kStages) return false;
   if (config.split != 1 || args.m > Finish::kTokens) return false;
-  constexpr size_t kShared =
-      Finish::kPartialBytes +
-      size_t{kStreamChains} * NarrowStages<kKernel, kTiles, kStages>::kWarpBytes;
+  constexpr size_t kShared = kNarrowShared<kKernel, kTokenTiles, kTiles, kStages>;
   if (kShared > current_device().shared_per_block) return false;
   const int blocks = (args.row_tiles + kTiles - 1) / kTiles;
   const auto launch_one = [&](auto* kernel) {
