@@ -13,7 +13,7 @@ namespace {
 
 constexpr struct {
   int rows, tokens;
-} kTiles[] = {{192, 128}, {128, 192}, {128, 128}, {128, 64}};
+} kTiles[] = {{256, 128}, {192, 128}, {128, 192}, {128, 128}, {128, 64}};
 
 std::vector<WgmmaConfig> all_configs() {
   std::vector<WgmmaConfig> all;
@@ -105,7 +105,7 @@ bool wgmma_has_config(const WgmmaConfig& config) {
 }
 
 size_t wgmma_workspace_bytes(const Device& device) {
-  constexpr size_t kMostOutputs = size_t{192} * 128;  // of a tile
+  constexpr size_t kMostOutputs = size_t{256} * 128;  // of a tile
   return static_cast<size_t>(device.multiprocessors) *
          (kWgmmaFlagBytes + kMostOutputs * sizeof(float));
 }

@@ -3,8 +3,8 @@
 // row tile; its lane 4g + t rows g and g + 8, and tokens 2t, 2t + 1 of every eight.
 #pragma once
 
-#include "flexq_kernels/gpu/hopper.cuh"
 #include "flexq_kernels/gpu/int6.cuh"
+#include "flexq_kernels/gpu/wgmma.cuh"
 #include "flexq_kernels/gpu/wgmma_gemm_params.h"
 
 namespace flexq_kernels::gpu {
@@ -53,22 +53,20 @@ __device__ __forceinline__ void load_scales(float2 (&to)[kPairs], const unsigned
 
 // ---- Product and sums ----
 
-// sums of the set = a * the codes of 64 or 32 tokens at a descriptor's address. `never` is false;
-// where the compiler does not know it, the sums live on to it, so that it reads the old ones before
-// they are overwritten instead of keeping a third set.
+// sums of the set = a * the codes of 64 or 32 tokens at a descriptor's address; of 128, both sets.
+// `never` is false; where the compiler does not know it, the sums live on to it, so that it reads
+// the old ones before they are overwritten instead of keeping a third set.
 template <int kSet, int kTokens>
 __device__ __forceinline__ void multiply_chunk(const uint32_t (&a)[kStepsPerGroup][4],
                                                uint32_t tokens, bool never) {
+  static_assert(kTokens == 32 || kTokens == 64 || (kTokens == 128 && kSet == 0));
   wgmma_fence();
 #pragma unroll
   for (int s = 0; s < kStepsPerGroup; ++s) {
     const uint64_t b = swizzled_descriptor(tokens + s * kDescriptorStep);
-    if constexpr (kTokens == 64) {
-      wgmma_int8<kSet>(a[s], b, s > 0 || never);
-    } else {
-      static_assert(kTokens == 32);
-      wgmma_int8_32<kSet>(a[s], b, s > 0 || never);
-    }
+    if constexpr (kTokens == 32) wgmma_int8_32<kSet>(a[s], b, s > 0 || never);
+    if constexpr (kTokens == 64) wgmma_int8_64<kSet>(a[s], b, s > 0 || never);
+    if constexpr (kTokens == 128) wgmma_int8_128(a[s], b, s > 0 || never);
   }
   wgmma_commit();
 }

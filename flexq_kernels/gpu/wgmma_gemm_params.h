@@ -14,11 +14,12 @@
 
 namespace flexq_kernels::gpu {
 
-// What a block computes at a time, 64 rows by each of its multiplying warpgroups.
+// What a block computes at a time, 64 rows by each of its multiplying warpgroups, or twice 64.
 template <int kRows_, int kTokens_, int kCluster_>
 struct WgmmaTile {
   static constexpr int kRows = kRows_, kTokens = kTokens_, kCluster = kCluster_;
-  static constexpr int kWarps = kRows / kTileRows;  // multiplying ones
+  static constexpr int kRowTiles = kRows == 256 ? 2 : 1;        // of a warp
+  static constexpr int kWarps = kRows / kTileRows / kRowTiles;  // multiplying ones
 };
 
 constexpr int kWgmmaMostSlices = 8;  // a cluster that every Hopper GPU takes

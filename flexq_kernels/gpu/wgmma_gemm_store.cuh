@@ -100,7 +100,7 @@ __device__ __forceinline__ void store_staged(const unsigned char* staging, const
 }
 
 template <typename T, int kChunks>
-__device__ __forceinline__ void store_rows_as(const StoreTarget& to, const float (&y)[kChunks][32],
+__device__ __forceinline__ void store_rows_as(const StoreTarget& to, const float (*y)[32],
                                               unsigned char* staging, int lane, int row,
                                               int token) {
   constexpr int kValues = kStagedTokens<T> / 2;  // of a lane
@@ -113,9 +113,9 @@ __device__ __forceinline__ void store_rows_as(const StoreTarget& to, const float
   }
 }
 
-// A warp's rows from `row` on x all tokens from `token` on.
+// A warp's rows from `row` on x all tokens from `token` on: y of kChunks x 64 tokens.
 template <int kChunks>
-__device__ __forceinline__ void store_rows(const WgmmaParams& p, float (&y)[kChunks][32],
+__device__ __forceinline__ void store_rows(const WgmmaParams& p, float (*y)[32],
                                            unsigned char* staging, int lane, int row, int token) {
   if (p.y.bias != nullptr) {
     const int n = row + lane / 4;
@@ -127,11 +127,11 @@ __device__ __forceinline__ void store_rows(const WgmmaParams& p, float (&y)[kChu
     }
   }
   if (p.type == FloatType::kFp32) {
-    store_rows_as<float>(p.y, y, staging, lane, row, token);
+    store_rows_as<float, kChunks>(p.y, y, staging, lane, row, token);
   } else if (p.type == FloatType::kFp16) {
-    store_rows_as<__half>(p.y, y, staging, lane, row, token);
+    store_rows_as<__half, kChunks>(p.y, y, staging, lane, row, token);
   } else {
-    store_rows_as<__nv_bfloat16>(p.y, y, staging, lane, row, token);
+    store_rows_as<__nv_bfloat16, kChunks>(p.y, y, staging, lane, row, token);
   }
 }
 
