@@ -8,9 +8,13 @@ namespace flexq_ft {
 
 namespace {
 
-// Of kAuto: the largest batch that was measured to take less time as one kernel than op by op, in
-// most schemes and models (docs/results/h200/step-kernel.md; the others lose up to 4 %).
-constexpr int64_t kMeasuredFaster = 1;
+// Of kAuto: the largest batch that was measured to take less time as one kernel than op by op: one
+// sequence in every scheme and model, two in six bits (in one model of five by 1 % more; see
+// docs/results/h200/step-kernel.md).
+int64_t measured_faster(const RunnerModel& model) {
+  const Scheme scheme = model.decoder.weights().layers.front().qkv.format.scheme;
+  return scheme == Scheme::kW6Ax ? 2 : 1;
+}
 
 std::string refusal(const RunnerModel& model, const StepModel& step,
                     const cuda::DeviceInfo& device) {
@@ -42,7 +46,7 @@ StepPath::StepPath(const RunnerModel& model, Stream stream) {
     }
   }
   if (options.step_kernel == StepKernelChoice::kAuto) {
-    most_ = std::min(most_, kMeasuredFaster);
+    most_ = std::min(most_, measured_faster(model));
   } else if (!off_because_.empty()) {
     throw Error(ErrorKind::kConfig,
                 detail::join("step_kernel is on, and decode steps of this model cannot run as one "
