@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flexq_ft.converter.dtypes import Array
 from flexq_ft.converter.model_config import ModelConfig
@@ -49,6 +50,10 @@ class Source(ABC):
     @property
     @abstractmethod
     def config(self) -> ModelConfig: ...
+
+    @abstractmethod
+    def hf_config(self) -> dict[str, Any]:
+        """The model's config.json, as transformers reads it."""
 
     @property
     @abstractmethod

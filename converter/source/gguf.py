@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader, quants
@@ -99,13 +100,15 @@ class GgufSource(Source):
 
     @cached_property
     def config(self) -> ModelConfig:
-        raw = hf_config_of(
+        return parse_hf_config(self.hf_config(), name=self.name)
+
+    def hf_config(self) -> dict[str, Any]:
+        return hf_config_of(
             self._metadata,
             name=self.name,
             tensors=self._locations.keys(),
             rope_factors=self._rope_factors,
         )
-        return parse_hf_config(raw, name=self.name)
 
     @cached_property
     def tensors(self) -> Mapping[str, TensorInfo]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from flexq_ft.converter.architectures.hf_config import parse_hf_config
 from flexq_ft.converter.model_config import ModelConfig
@@ -29,10 +30,13 @@ class HfFolder(Source):
     def config(self) -> ModelConfig:
         generation = self._path / "generation_config.json"
         return parse_hf_config(
-            read_json_object(self._path / "config.json"),
+            self.hf_config(),
             name=self.name,
             generation=read_json_object(generation) if generation.is_file() else None,
         )
+
+    def hf_config(self) -> dict[str, Any]:
+        return read_json_object(self._path / "config.json")
 
     def source_files(self) -> tuple[Path, ...]:
         small = (self._path / name for name in (*CONFIG_FILES, *TOKENIZER_FILES))

@@ -1,0 +1,30 @@
+"""Calibration: statistics of the inputs of a model's linears over a text.
+
+    windows = cut_windows(text, source, sequences=128, length=512)
+    for layer in calibrate(source, windows, lambda linear: SecondMoment()):
+        hessian = layer.statistics["layers.0.down"].mean()
+
+The model runs in torch, from any source, one decoder layer in memory at a time.
+"""
+
+from __future__ import annotations
+
+from flexq_ft.converter.calibration.calibrate import LayerInputs, calibrate
+from flexq_ft.converter.calibration.statistics import (
+    ChannelMaxima,
+    SampledRows,
+    SecondMoment,
+    Statistic,
+)
+from flexq_ft.converter.calibration.windows import CalibrationWindows, cut_windows
+
+__all__ = [
+    "CalibrationWindows",
+    "ChannelMaxima",
+    "LayerInputs",
+    "SampledRows",
+    "SecondMoment",
+    "Statistic",
+    "calibrate",
+    "cut_windows",
+]
