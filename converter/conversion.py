@@ -23,6 +23,7 @@ from flexq_ft.converter.progress import ProgressSink, SilentProgress
 from flexq_ft.converter.report import Quality, quality_report
 from flexq_ft.converter.shards import ShardPlan
 from flexq_ft.converter.source import Source, hash_files, open_source
+from flexq_ft.converter.transforms import apply_transforms
 from flexq_ft.converter.writer import FolderWriter, HashedFile, UnitRecord
 from flexq_ft.errors import ConfigError, InternalError, WeightError
 
@@ -53,7 +54,7 @@ def plan(source: str | Path, options: ConvertOptions) -> ConversionPlan:
     """What `convert` would do. Reads headers only and writes nothing."""
     opened = open_source(source)
     try:
-        return make_plan(opened, options)
+        return make_plan(apply_transforms(opened, options), options)
     finally:
         opened.close()
 
@@ -74,7 +75,8 @@ def convert(
     begin = time.monotonic()
     opened = open_source(source)
     try:
-        conversion = _Conversion(opened, Path(out), options, progress or SilentProgress())
+        transformed = apply_transforms(opened, options)
+        conversion = _Conversion(transformed, Path(out), options, progress or SilentProgress())
         folders = conversion.run()
     finally:
         opened.close()
@@ -180,6 +182,7 @@ class _Conversion:
             "scheme": header.scheme.name,
             "dtype": header.dtype,
             "policy": header.policy,
+            "transforms": header.transforms,
             "source": sorted([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats),
         }
 

@@ -68,15 +68,27 @@ def _expected(
 
 def _difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
     # What was chosen comes first: that the files differ then only follows from it.
-    chosen = ("scheme", "dtype", "source", "architecture")
+    chosen = ("scheme", "dtype", "source", "architecture", "transforms")
     for key in (*chosen, *sorted((found.keys() | expected.keys()) - set(chosen))):
         if found.get(key) != expected.get(key):
             if key == "source":
                 return f"its source was {found.get(key, {}).get('name')}, with other content"
+            if key == "transforms":
+                return f"it has {_names(found)}, this conversion {_names(expected)}"
             if key in ("files", "model", "quantization", "tensor_parallel"):
                 return f"its {key} differ"
             return f"its {key} is {found.get(key)}, this conversion's is {expected.get(key)}"
     return ""
+
+
+def _names(manifest: dict[str, Any]) -> str:
+    """The transforms of a manifest."""
+    return " and ".join(_name(entry) for entry in manifest.get("transforms", [])) or "no transform"
+
+
+def _name(entry: dict[str, Any]) -> str:
+    rest = ", ".join(f"{key} {value}" for key, value in sorted(entry.items()) if key != "name")
+    return f"{entry.get('name')} ({rest})" if rest else str(entry.get("name"))
 
 
 def _quality_rows(folder: Path) -> dict[str, dict[str, Any]]:

@@ -26,12 +26,13 @@ class Header:
     scheme: Scheme
     dtype: str
     policy: dict[str, Any] | None
+    transforms: tuple[dict[str, Any], ...]
 
     def manifest(
         self, plan: ShardPlan, *, source_sha256: str, files: Mapping[str, tuple[FileSpec, str]]
     ) -> dict[str, Any]:
         """files: name -> (what it holds, xxh3-128 as 32 hex digits)."""
-        return {
+        made = {
             "schema": MANIFEST_SCHEMA,
             "tool_version": _native.__version__,
             "source": {
@@ -57,6 +58,8 @@ class Header:
                 for name, (spec, digest) in files.items()
             },
         }
+        # Without any the key is absent, as in folders of before there were transforms.
+        return made | ({"transforms": list(self.transforms)} if self.transforms else {})
 
 
 def dump_json(content: Any) -> bytes:

@@ -33,6 +33,7 @@ class ConvertOptions:
     scheme: one of SCHEME_NAMES; fp16, bf16 and fp32 also set the dtype of the float files.
     dtype:  of the float files (norms, embeddings, biases); default fp16.
     policy: w6ax only: a built-in name, a path to a YAML file, or a parsed mapping; default flexq.
+    rotate: the residual stream in another basis (transforms/rotation.py).
     tp:     one folder is written for each.
     jobs:   tensors worked on at a time; memory grows with it.
     force:  start again even onto a complete folder, which stays until the new one is done.
@@ -41,6 +42,7 @@ class ConvertOptions:
     scheme: str = "fp16"
     dtype: str | None = None
     policy: str | dict[str, Any] | None = None
+    rotate: bool = False
     tp: tuple[int, ...] = (1,)
     jobs: int = 1
     force: bool = False

@@ -49,6 +49,8 @@ class ConversionPlan:
     units: tuple[Unit, ...]
     targets: tuple[Target, ...]
     source_bytes: int
+    held_bytes: Mapping[str, int]  # of each unit: see Source.held_bytes
+    notes: tuple[str, ...]  # of the source
     jobs: int
 
     def codec(self, unit: Unit) -> Codec:
@@ -74,7 +76,10 @@ class ConversionPlan:
     def peak_bytes(self) -> int:
         """Estimate of peak memory: the largest tensors' working sets, not the model."""
         shards = tuple(target.shards for target in self.targets)
-        sets = sorted((self.codec(u).working_bytes(u, shards) for u in self.units), reverse=True)
+        sets = sorted(
+            (self.codec(u).working_bytes(u, shards) + self.held_bytes[u.stem] for u in self.units),
+            reverse=True,
+        )
         return _BASE_BYTES + sum(sets[: self.jobs])
 
     def linear_bytes(self, target: Target) -> int:
@@ -92,12 +97,13 @@ class ConversionPlan:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return tuple(
+        cuts = tuple(
             f"tensor parallel {target.shards.size}: {name} is cut inside a group of 128, so its"
             " integers differ slightly from those of one rank"
             for target in self.targets
             for name in target.shards.cut_groups
         )
+        return self.notes + cuts
 
 
 def make_plan(source: Source, options: ConvertOptions) -> ConversionPlan:
@@ -115,6 +121,7 @@ def make_plan(source: Source, options: ConvertOptions) -> ConversionPlan:
         policy=None
         if policy is None
         else resolve_policy(policy, num_layers=config.num_layers, linears=architecture.linears()),
+        transforms=source.transforms,
     )
     shapes = {name: info.shape for name, info in source.tensors.items()}
     units = tuple(architecture.units(config, shapes))
@@ -135,6 +142,10 @@ def make_plan(source: Source, options: ConvertOptions) -> ConversionPlan:
         units=units,
         targets=tuple(targets),
         source_bytes=sum(source.tensors[name].source_bytes for name in used),
+        held_bytes={
+            unit.stem: max(source.held_bytes(part.name) for part in unit.parts) for unit in units
+        },
+        notes=source.notes,
         jobs=options.jobs,
     )
 

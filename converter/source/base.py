@@ -38,7 +38,7 @@ class TensorInfo:
 
 
 class Source(ABC):
-    """Reads are thread-safe and hold no more than the rows asked for."""
+    """Reads are thread-safe; each tensor is read in order, from its first row to its last."""
 
     kind: str  # safetensors | pytorch | gguf
 
@@ -62,6 +62,20 @@ class Source(ABC):
     @abstractmethod
     def read_rows(self, name: str, begin: int, end: int) -> Array:
         """Rows [begin, end) of a tensor (elements of a vector) as fp32, fp16 or bf16."""
+
+    @property
+    def transforms(self) -> tuple[dict[str, Any], ...]:
+        """What was done to the checkpoint's tensors, in order, as the manifest says it."""
+        return ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What whoever converts this should know."""
+        return ()
+
+    def held_bytes(self, name: str) -> int:
+        """Memory that reading a tensor takes beside the rows asked for."""
+        return 0
 
     @abstractmethod
     def source_files(self) -> tuple[Path, ...]:

@@ -155,6 +155,19 @@ void read_source(JsonFields source) {
   source.finish();
 }
 
+// How the weights were made from the checkpoint's. They run like any others, so nothing is kept.
+void read_transforms(const JsonDocument& document, JsonFields* root) {
+  if (root->optional("transforms") == nullptr) return;
+  int64_t index = 0;
+  for (const JsonValue& item : root->array("transforms")) {
+    JsonFields fields(document, item, join("transforms[", index++, "]"));
+    fields.choice("name", {"rotation"});
+    for (const char* which : {"residual", "heads"}) fields.choice(which, {"hadamard", "hartley"});
+    fields.integer("seed", 0, int64_t{1} << 32);
+    fields.finish();
+  }
+}
+
 }  // namespace
 
 ModelFolder read_manifest(const JsonDocument& document) {
@@ -179,6 +192,7 @@ ModelFolder read_manifest(const JsonDocument& document) {
   }
   if (!policy.is_null()) folder.policy = read_policy(document, policy);
   read_quantization(&root, folder.scheme);
+  read_transforms(document, &root);
   read_tensor_parallel(document, root.object("tensor_parallel"), &folder);
   const JsonValue& files = root.value("files");
   JsonFields(document, files, "files");  // an object

@@ -68,6 +68,12 @@ Examples:
     help="w6ax: bits of activations. A default, which run can override.  [default: flexq]",
 )
 @click.option(
+    "--rotate",
+    is_flag=True,
+    panel="Precision",
+    help="Spread outlier channels over all channels, in the weights; models with RMS norms.",
+)
+@click.option(
     "--tp",
     type=INT_LIST,
     default="1",
@@ -92,6 +98,7 @@ def command(
     int8_mode: int | None,
     dtype: str | None,
     policy: str | None,
+    rotate: bool,
     tp: Sequence[int],
     jobs: int,
     force: bool,
@@ -109,6 +116,7 @@ def command(
         scheme=chosen_scheme(scheme, int8_mode) or "fp16",
         dtype=dtype,
         policy=policy,
+        rotate=rotate,
         tp=tuple(tp),
         jobs=jobs,
         force=force,
@@ -127,6 +135,7 @@ def _config(source: Path, out: Path, options: ConvertOptions) -> dict[str, Any]:
         "scheme": options.resolved_scheme,
         "dtype": options.resolved_dtype,
         "policy": options.resolved_policy,
+        "rotate": options.rotate,
         "tp": list(options.tp),
         "jobs": options.jobs,
         "force": options.force,

@@ -155,6 +155,7 @@ def _precision(summary: FolderSummary) -> dict[str, Any]:
         "scheme": manifest["scheme"],
         "float files": manifest["dtype"],
         "policy": policy["name"] if policy else "-",
+        "transforms": "; ".join(map(_transform, manifest.get("transforms", []))) or "-",
         "tensor parallel": manifest["tensor_parallel"]["size"],
         "cut inside groups": ", ".join(manifest["tensor_parallel"]["cut_groups"]) or "-",
         "total": f"{summary.total_bytes / 1e6:,.1f} MB",
@@ -162,6 +163,12 @@ def _precision(summary: FolderSummary) -> dict[str, Any]:
         "linears": f"{summary.linear_weights:,} weights, {summary.bits_per_weight:.3f} bits each",
         "source": f"{manifest['source']['name']} ({manifest['source']['kind']})",
     }
+
+
+def _transform(entry: Mapping[str, Any]) -> str:
+    """rotation (heads hadamard, residual hadamard, seed 0)"""
+    rest = ", ".join(f"{key} {value}" for key, value in sorted(entry.items()) if key != "name")
+    return f"{entry['name']} ({rest})"
 
 
 def _show_pairs(title: str, values: Mapping[str, Any]) -> None:
