@@ -42,6 +42,9 @@ class TransformedSource(Source):
     def config(self) -> ModelConfig:
         return self._source.config
 
+    def hf_config(self) -> dict[str, Any]:
+        return self._source.hf_config()
+
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
         return self._source.tensors

@@ -47,9 +47,9 @@ def _factors(size: int) -> tuple[str, Matrix, Matrix]:
         a, b = found
         return "hadamard", a / math.sqrt(len(a)), b / math.sqrt(len(b))
     power = size & -size
-    angles = np.outer(np.arange(size // power), np.arange(size // power)) % (size // power)
-    angles = 2 * np.pi * angles / (size // power)
-    hartley = (np.cos(angles) + np.sin(angles)) / math.sqrt(size // power)
+    odd = size // power
+    angles = (np.outer(np.arange(odd), np.arange(odd)) % odd) * (2 * np.pi / odd)
+    hartley = (np.cos(angles) + np.sin(angles)) / math.sqrt(odd)
     return "hartley", hartley, _sylvester(power) / math.sqrt(power)
 
 
@@ -70,9 +70,9 @@ def hadamard_factors(size: int) -> tuple[Matrix, Matrix] | None:
 
 
 def _sylvester(order: int) -> Matrix:
-    matrix = np.ones((1, 1))
+    matrix: Matrix = np.ones((1, 1))
     while len(matrix) < order:
-        matrix = np.kron(matrix, [[1.0, 1.0], [1.0, -1.0]])
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
     return matrix
 
 

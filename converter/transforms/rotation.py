@@ -126,6 +126,10 @@ class RotatedSource(TransformedSource):
         config = self._source.config
         return replace(config, tie_word_embeddings=False) if self._unties else config
 
+    def hf_config(self) -> dict[str, Any]:
+        config = self._source.hf_config()
+        return {**config, "tie_word_embeddings": False} if self._unties else config
+
     @cached_property
     def tensors(self) -> Mapping[str, TensorInfo]:
         tensors = self._source.tensors

@@ -14,13 +14,14 @@ from transformers import AutoModelForCausalLM
 
 from flexq_ft import _native
 from flexq_ft.converter import ConvertOptions, convert, open_source, plan, verify
+from flexq_ft.converter.calibration import SampledRows, calibrate, cut_windows
 from flexq_ft.converter.inspection import read_tensor
 from flexq_ft.converter.transforms import RotatedSource
 from flexq_ft.converter.transforms.orthogonal import Rotation
 from flexq_ft.errors import ConfigError, WeightError
 from tests.converter.conftest import folder_bytes
 from tests.converter.test_resume import StopAfter
-from tests.tools.checkpoints import make_checkpoint
+from tests.tools.checkpoints import TEXT, make_checkpoint
 
 Checkpoint = Callable[[str], Path]
 LLAMAS = ("llama-gqa", "llama-mha", "llama-one-kv", "qwen2", "mistral")
@@ -112,6 +113,31 @@ def test_a_tied_model_gets_a_head_of_its_own(checkpoint: Checkpoint, tmp_path: P
     manifest = json.loads((tmp_path / "1-gpu/manifest.json").read_text(encoding="utf-8"))
     assert manifest["model"]["tie_word_embeddings"] is False
     assert "model.lm_head.weight.bin" in manifest["files"]
+
+
+def test_a_rotated_model_can_be_calibrated(checkpoint: Checkpoint) -> None:
+    """The layers' inputs are the unrotated model's, rotated."""
+    windows = cut_windows(
+        TEXT.encode(), open_source(checkpoint("llama-one-kv")), sequences=2, length=32
+    )
+    sources = (
+        open_source(checkpoint("llama-one-kv")),
+        RotatedSource(open_source(checkpoint("llama-one-kv"))),
+    )
+    assert sources[1].hf_config()["tie_word_embeddings"] is False
+    plain, rotated = (
+        [layer.statistics for layer in calibrate(source, windows, lambda _: SampledRows(1))]
+        for source in sources
+    )
+    down = [layer["layers.1.down"].result() for layer in (plain[1], rotated[1])]
+    np.testing.assert_allclose(down[0], down[1], rtol=0, atol=1e-5 * np.abs(down[0]).max())
+    gain = sources[0].read_rows("model.layers.1.input_layernorm.weight", 0, 128)
+    q = Rotation(128, seed=0).apply(np.eye(128))
+    expected = (plain[1]["layers.1.qkv"].result() / gain) @ q
+    actual = rotated[1]["layers.1.qkv"].result()
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    for source in sources:
+        source.close()
 
 
 def test_a_tied_model_without_final_weights_stays_tied(tmp_path: Path) -> None:
