@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flexq_ft.converter.conversion import ConvertReport, FolderReport, convert, plan
     from flexq_ft.converter.folder import resolve_model_dir
-    from flexq_ft.converter.options import ConvertOptions
+    from flexq_ft.converter.options import CalibrationOptions, ConvertOptions
     from flexq_ft.converter.planning import ConversionPlan
     from flexq_ft.converter.policy import resolve_policy
     from flexq_ft.converter.progress import ProgressSink
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from flexq_ft.converter.verification import Fault, verify
 
 __all__ = [
+    "CalibrationOptions",
     "ConversionPlan",
     "ConvertOptions",
     "ConvertReport",
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "CalibrationOptions": "options",
     "ConversionPlan": "planning",
     "ConvertOptions": "options",
     "ConvertReport": "conversion",

@@ -14,17 +14,19 @@ from typing import Any
 
 from flexq_ft import _native
 from flexq_ft.converter.architectures import Unit
-from flexq_ft.converter.existing import Existing, examine
+from flexq_ft.converter.calibration import CalibrationWindows, check_device, cut_windows
+from flexq_ft.converter.existing import examine
 from flexq_ft.converter.ini import render_ini
+from flexq_ft.converter.jobs import Job, UnitOutputs
 from flexq_ft.converter.manifest import dump_json
 from flexq_ft.converter.options import ConvertOptions
-from flexq_ft.converter.planning import ConversionPlan, Target, make_plan
+from flexq_ft.converter.planning import ConversionPlan, make_plan
 from flexq_ft.converter.progress import ProgressSink, SilentProgress
 from flexq_ft.converter.report import Quality, quality_report
-from flexq_ft.converter.shards import ShardPlan
+from flexq_ft.converter.smoothing import Rounding, compute_smoothing
 from flexq_ft.converter.source import Source, hash_files, open_source
-from flexq_ft.converter.transforms import apply_transforms
-from flexq_ft.converter.writer import FolderWriter, HashedFile, UnitRecord
+from flexq_ft.converter.transforms import SmoothedSource, Smoothing, apply_transforms
+from flexq_ft.converter.writer import FolderWriter, UnitRecord
 from flexq_ft.errors import ConfigError, InternalError, WeightError
 
 __all__ = ["ConvertReport", "FolderReport", "convert", "plan"]
@@ -47,6 +49,7 @@ class ConvertReport:
     plan: ConversionPlan
     folders: tuple[FolderReport, ...]
     quality: tuple[Quality, ...]  # empty for float schemes
+    calibration: str  # what was calibrated on; empty without a calibration in this run
     seconds: float
 
 
@@ -84,41 +87,9 @@ def convert(
         plan=conversion.plan,
         folders=folders,
         quality=conversion.quality(),
+        calibration=conversion.calibrated,
         seconds=time.monotonic() - begin,
     )
-
-
-class _Job:
-    """One target folder of a conversion."""
-
-    def __init__(self, target: Target, writer: FolderWriter) -> None:
-        self.target = target
-        self.writer = writer
-        self.action = "written"
-        self.existing: Existing | None = None
-
-
-class _UnitOutputs:
-    """The open files of one unit, in the folders that lack it."""
-
-    def __init__(self, jobs: Sequence[_Job]) -> None:
-        self._jobs = {job.target.shards.size: job for job in jobs}
-        self._files: dict[int, dict[str, HashedFile]] = {size: {} for size in self._jobs}
-
-    @property
-    def plans(self) -> Sequence[ShardPlan]:
-        return [job.target.shards for job in self._jobs.values()]
-
-    def open(self, plan: ShardPlan, file: str) -> HashedFile:
-        handle = self._jobs[plan.size].writer.open(file)
-        self._files[plan.size][file] = handle
-        return handle
-
-    def close(self) -> dict[int, dict[str, tuple[int, str]]]:
-        return {
-            size: {name: handle.close() for name, handle in files.items()}
-            for size, files in self._files.items()
-        }
 
 
 class _Conversion:
@@ -132,9 +103,10 @@ class _Conversion:
         self._progress = progress
         self._lock = threading.Lock()
         self._sha256 = ""
+        self.calibrated = ""
         identity = self._identity()
         self._jobs = [
-            _Job(
+            Job(
                 target,
                 FolderWriter(out / target.folder_name, identity | {"tp": target.shards.size}),
             )
@@ -151,9 +123,12 @@ class _Conversion:
             self._examine()
         open_jobs = [job for job in self._jobs if job.action != "verified"]
         self._check_space(open_jobs)
+        windows = self._calibration_windows() if open_jobs else None
         created = not self._out.exists()
         try:
             self._begin(open_jobs)
+            if windows is not None:
+                self._smooth(open_jobs, windows)
             self._write(open_jobs)
         except WeightError:
             for job in open_jobs:
@@ -183,6 +158,7 @@ class _Conversion:
             "dtype": header.dtype,
             "policy": header.policy,
             "transforms": header.transforms,
+            "smoothing": header.smoothing,
             "source": sorted([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats),
         }
 
@@ -199,13 +175,14 @@ class _Conversion:
                     cause=job.existing.difference,
                     hint="--force converts again and replaces it; or choose another folder",
                 )
+            job.smoothing = job.existing.smoothing
             small = self._small_files(job, job.existing.good)
             intact = job.existing.complete and all(
                 _content(final / name) == content for name, content in small.items()
             )
             job.action = "verified" if intact else "repaired"
 
-    def _check_space(self, jobs: Sequence[_Job]) -> None:
+    def _check_space(self, jobs: Sequence[Job]) -> None:
         needed = sum(job.target.total_bytes for job in jobs)
         for job in jobs:
             if job.writer.partial.is_dir():
@@ -220,14 +197,63 @@ class _Conversion:
                 hint="free space, or choose another folder",
             )
 
-    def _begin(self, jobs: Sequence[_Job]) -> None:
+    def _begin(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
             keep = job.existing.good if job.existing else None
             job.writer.begin(restart=self._options.force, keep=keep)
             if job.writer.done and job.action == "written":
                 job.action = "resumed"
 
-    def _write(self, jobs: Sequence[_Job]) -> None:
+    def _calibration_windows(self) -> CalibrationWindows | None:
+        """Before anything is written, what a calibration lacks is an error."""
+        asked, calibration = self.plan.header.smoothing, self._options.calibration
+        if asked is None or calibration is None:
+            return None
+        check_device(calibration.device)
+        return cut_windows(
+            calibration.read(),
+            self._source,
+            sequences=asked["sequences"],
+            length=asked["length"],
+        )
+
+    def _smooth(self, jobs: Sequence[Job], windows: CalibrationWindows) -> None:
+        """From here on tensors are read smoothed. Factors that a folder holds already serve all:
+        other ones would not fit its finished units."""
+        held = [path for job in self._jobs if (path := job.factors) is not None]
+        if held:
+            smoothing = Smoothing.load(held[0])
+        else:
+            smoothing = self._calibrate(windows)
+            self.calibrated = windows.describe()
+        for job in jobs:
+            job.hold(smoothing)
+        self._source = SmoothedSource(self._source, smoothing.factors)
+
+    def _calibrate(self, windows: CalibrationWindows) -> Smoothing:
+        header = self.plan.header
+        assert header.smoothing is not None and self._options.calibration is not None
+        layers: list[int] = [0] * header.config.num_layers  # bytes
+        for unit in self.plan.units:
+            if unit.linear:
+                layers[int(unit.linear.split(".")[1])] += self._bytes_of(unit)
+        self._progress.start(total_bytes=sum(layers), total_tensors=len(layers))
+        alpha = header.smoothing["alpha"]
+        try:
+            return compute_smoothing(
+                self._source,
+                windows,
+                alpha=None if alpha == "search" else alpha,
+                rounding=Rounding(group=header.scheme.group_size, policy=header.policy),
+                device=self._options.calibration.device,
+                on_layer=lambda layer: self._progress.advance(
+                    tensor=f"calibration, layer {layer}", source_bytes=layers[layer]
+                ),
+            )
+        finally:
+            self._progress.finish()
+
+    def _write(self, jobs: Sequence[Job]) -> None:
         work = []
         for unit in self.plan.units:
             lacking = [job for job in jobs if unit.stem not in job.writer.done]
@@ -255,8 +281,8 @@ class _Conversion:
     def _hash_source(self) -> None:
         self._sha256 = hash_files(self._source.source_files())
 
-    def _encode(self, unit: Unit, jobs: Sequence[_Job]) -> None:
-        outputs = _UnitOutputs(jobs)
+    def _encode(self, unit: Unit, jobs: Sequence[Job]) -> None:
+        outputs = UnitOutputs(jobs)
         try:
             quality = self.plan.codec(unit).encode(unit, self._source, outputs)
         finally:
@@ -276,7 +302,7 @@ class _Conversion:
     def _bytes_of(self, unit: Unit) -> int:
         return sum(self._source.tensors[part.name].source_bytes for part in unit.parts)
 
-    def _small_files(self, job: _Job, records: dict[str, UnitRecord]) -> dict[str, bytes]:
+    def _small_files(self, job: Job, records: dict[str, UnitRecord]) -> dict[str, bytes]:
         header = self.plan.header
         target = job.target
         digests = {
@@ -296,7 +322,9 @@ class _Conversion:
             tp=target.shards.size,
             group_size=header.scheme.group_size,
         )
-        manifest = header.manifest(target.shards, source_sha256=self._sha256, files=files)
+        manifest = header.manifest(
+            target.shards, source_sha256=self._sha256, files=files, smoothing=job.smoothing
+        )
         return {
             **self._source.extra_files(),
             "config.ini": ini.encode(),
@@ -304,7 +332,7 @@ class _Conversion:
             "quant_report.json": dump_json(quality_report(list(rows), scheme=header.scheme.name)),
         }
 
-    def _folder_report(self, job: _Job) -> FolderReport:
+    def _folder_report(self, job: Job) -> FolderReport:
         return FolderReport(
             path=job.writer.final,
             tp=job.target.shards.size,

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from flexq_ft.converter.planning import ConversionPlan, Target
 from flexq_ft.converter.report import Quality
-from flexq_ft.converter.verification import load_manifest, verify
+from flexq_ft.converter.verification import FACTORS_FILE, load_manifest, verify
 from flexq_ft.converter.writer import UnitRecord
 from flexq_ft.errors import WeightError
 
-__all__ = ["Existing", "examine"]
+__all__ = ["Existing", "examine", "factors_record"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Existing:
     """difference: empty when the folder was made from the same source with the same options.
 
-    good: units whose files are right and whose quality row is known.
+    good: units whose files are right and whose quality row is known. smoothing: its result, of a
+    smoothed folder.
     """
 
     difference: str
     good: dict[str, UnitRecord]
     complete: bool
+    smoothing: dict[str, Any] = field(default_factory=dict)
 
 
 def examine(folder: Path, plan: ConversionPlan, target: Target, sha256: str) -> Existing:
@@ -39,7 +42,12 @@ def examine(folder: Path, plan: ConversionPlan, target: Target, sha256: str) -> 
         return Existing(difference=difference, good={}, complete=False)
     faults = {fault.file for fault in verify(folder)}
     rows = _quality_rows(folder)
-    good = {}
+    good: dict[str, UnitRecord] = {}
+    smoothing = _smoothing(manifest)
+    if smoothing:
+        if FACTORS_FILE in faults:  # no unit fits other factors
+            return Existing(difference="", good={}, complete=False)
+        good[FACTORS_FILE] = factors_record(smoothing)
     for unit in plan.units:
         names = plan.codec(unit).files(unit, target.shards)
         row = rows.get(unit.stem)
@@ -50,7 +58,18 @@ def examine(folder: Path, plan: ConversionPlan, target: Target, sha256: str) -> 
                 for name in names
             }
             good[unit.stem] = UnitRecord(files, row)
-    return Existing(difference="", good=good, complete=not faults and len(good) == len(plan.units))
+    complete = not faults and all(unit.stem in good for unit in plan.units)
+    return Existing(difference="", good=good, complete=complete, smoothing=smoothing)
+
+
+def factors_record(smoothing: Mapping[str, Any]) -> UnitRecord:
+    """The unit of a smoothed folder that comes before all others: its factors."""
+    factors = smoothing["factors"]
+    return UnitRecord({FACTORS_FILE: (factors["bytes"], factors["xxh3_128"])}, None)
+
+
+def _smoothing(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return (manifest["quantization"] or {}).get("smoothing") or {}
 
 
 def _expected(
@@ -61,7 +80,9 @@ def _expected(
         name: (spec, str(manifest["files"].get(name, {}).get("xxh3_128", "")))
         for name, spec in target.files.items()
     }
-    made = plan.header.manifest(target.shards, source_sha256=sha256, files=files)
+    made = plan.header.manifest(
+        target.shards, source_sha256=sha256, files=files, smoothing=_smoothing(manifest)
+    )
     as_read: dict[str, Any] = json.loads(json.dumps(made))
     return as_read
 
@@ -75,6 +96,11 @@ def _difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
                 return f"its source was {found.get(key, {}).get('name')}, with other content"
             if key == "transforms":
                 return f"it has {_names(found)}, this conversion {_names(expected)}"
+            smoothing = _smoothing(found), _smoothing(expected)
+            if key == "quantization" and smoothing[0] != smoothing[1]:
+                return (
+                    f"it has {_smoothed(smoothing[0])}, this conversion {_smoothed(smoothing[1])}"
+                )
             if key in ("files", "model", "quantization", "tensor_parallel"):
                 return f"its {key} differ"
             return f"its {key} is {found.get(key)}, this conversion's is {expected.get(key)}"
@@ -84,6 +110,12 @@ def _difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
 def _names(manifest: dict[str, Any]) -> str:
     """The transforms of a manifest."""
     return " and ".join(_name(entry) for entry in manifest.get("transforms", [])) or "no transform"
+
+
+def _smoothed(smoothing: Mapping[str, Any]) -> str:
+    keys = ("alpha", "sequences", "length", "text_sha256")
+    rest = ", ".join(f"{key} {smoothing.get(key)}" for key in keys)
+    return f"smoothing ({rest})" if smoothing else "no smoothing"
 
 
 def _name(entry: dict[str, Any]) -> str:

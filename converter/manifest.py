@@ -27,11 +27,23 @@ class Header:
     dtype: str
     policy: dict[str, Any] | None
     transforms: tuple[dict[str, Any], ...]
+    smoothing: dict[str, Any] | None  # as asked for
+
+    def smoothed(self, result: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The manifest's `quantization.smoothing`: what was asked for, and what came of it."""
+        if self.smoothing is None:
+            return None
+        return self.smoothing | {key: result.get(key) for key in ("alphas", "tokens", "factors")}
 
     def manifest(
-        self, plan: ShardPlan, *, source_sha256: str, files: Mapping[str, tuple[FileSpec, str]]
+        self,
+        plan: ShardPlan,
+        *,
+        source_sha256: str,
+        files: Mapping[str, tuple[FileSpec, str]],
+        smoothing: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """files: name -> (what it holds, xxh3-128 as 32 hex digits)."""
+        """files: name -> (what it holds, xxh3-128 as 32 hex digits). smoothing: its result."""
         made = {
             "schema": MANIFEST_SCHEMA,
             "tool_version": _native.__version__,
@@ -45,7 +57,7 @@ class Header:
             "scheme": self.scheme.name,
             "dtype": self.dtype,
             "policy": self.policy,
-            "quantization": self.scheme.to_manifest(self.dtype),
+            "quantization": self.scheme.to_manifest(self.dtype, self.smoothed(smoothing)),
             "tensor_parallel": plan.to_manifest(),
             "files": {
                 name: {

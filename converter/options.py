@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from flexq_ft.errors import ConfigError
 
-__all__ = ["DTYPES", "POLICY_SCHEMES", "SCHEMES", "SCHEME_NAMES", "ConvertOptions"]
-__all__ += ["scheme_of_int8_mode"]
+__all__ = ["DTYPES", "POLICY_SCHEMES", "SCHEMES", "SCHEME_NAMES", "CalibrationOptions"]
+__all__ += ["ConvertOptions", "scheme_of_int8_mode"]
 
 DTYPES = ("fp16", "bf16", "fp32")
 SCHEMES = (*DTYPES, "w8a16", "w8a8", "w6ax")
 # Short forms: w6ax with that policy.
 POLICY_SCHEMES = ("flexq", "w6a6", "w6a8", "w6a16")
 SCHEME_NAMES = (*SCHEMES, *POLICY_SCHEMES)
+_SMOOTH_SCHEMES = ("w8a8", "w6ax")
 _INT8_MODES = {0: "fp16", 1: "w8a16", 2: "w8a8", 5: "w6ax"}
 
 
@@ -27,6 +29,35 @@ def scheme_of_int8_mode(mode: int) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CalibrationOptions:
+    """A text that the model runs on before it is rounded: `sequences` windows, evenly spaced.
+
+    length: tokens of a window; default 512, or the model's positions where those are fewer.
+    device: of torch: auto, cpu, cuda, cuda:N.
+    """
+
+    text: Path
+    sequences: int = 128
+    length: int | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.sequences < 1:
+            raise ConfigError(
+                f"--calibration-sequences must be at least 1, not {self.sequences}",
+                hint="--calibration-sequences 128",
+            )
+
+    def read(self) -> bytes:
+        """Raises ConfigError for what is no file."""
+        if not self.text.is_file():
+            raise ConfigError(
+                f"--calibration {self.text} is no file", hint="--calibration FILE, a UTF-8 text"
+            )
+        return self.text.read_bytes()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConvertOptions:
     """Options of `convert`.
 
@@ -34,6 +65,10 @@ class ConvertOptions:
     dtype:  of the float files (norms, embeddings, biases); default fp16.
     policy: w6ax only: a built-in name, a path to a YAML file, or a parsed mapping; default flexq.
     rotate: the residual stream in another basis (transforms/rotation.py).
+    calibration: the text of what is calibrated (smoothing).
+    smooth: SmoothQuant, of w8a8 and w6ax; default: w8a8 with a calibration.
+    smooth_alpha: its share of activations, 0 to 1; or `search`, the best for each linear.
+                  Default 0.5.
     tp:     one folder is written for each.
     jobs:   tensors worked on at a time; memory grows with it.
     force:  start again even onto a complete folder, which stays until the new one is done.
@@ -43,6 +78,9 @@ class ConvertOptions:
     dtype: str | None = None
     policy: str | dict[str, Any] | None = None
     rotate: bool = False
+    calibration: CalibrationOptions | None = None
+    smooth: bool | None = None
+    smooth_alpha: float | Literal["search"] | None = None
     tp: tuple[int, ...] = (1,)
     jobs: int = 1
     force: bool = False
@@ -61,6 +99,7 @@ class ConvertOptions:
                 hint=f"--scheme {self.dtype}",
             )
         self._check_policy()
+        self._check_smoothing()
         if not self.tp or any(size < 1 for size in self.tp) or len(set(self.tp)) != len(self.tp):
             raise ConfigError(
                 f"--tp must be distinct sizes of at least 1, not {self.tp}", hint="--tp 1,2"
@@ -80,6 +119,44 @@ class ConvertOptions:
             raise ConfigError(
                 f"--policy applies to w6ax only, not to {self.scheme}", hint="--scheme w6ax"
             )
+
+    def _check_smoothing(self) -> None:
+        if self.smooth and self.resolved_scheme not in _SMOOTH_SCHEMES:
+            raise ConfigError(
+                f"--smooth applies to {' and '.join(_SMOOTH_SCHEMES)}, not to {self.scheme}",
+                cause="it prepares activations for rounding, and this scheme rounds none",
+                hint="--scheme w8a8",
+            )
+        if self.smooth and self.calibration is None:
+            raise ConfigError(
+                "--smooth needs a text to calibrate on", hint="--smooth --calibration FILE"
+            )
+        if self.smooth_alpha is not None and self.resolved_alpha is None:
+            raise ConfigError(
+                "--smooth-alpha was given, but nothing is smoothed",
+                hint="--smooth --calibration FILE",
+            )
+        alpha = self.smooth_alpha
+        if isinstance(alpha, float | int) and not 0 <= alpha <= 1:
+            raise ConfigError(
+                f"--smooth-alpha must be from 0 to 1, or search, not {alpha}",
+                hint="--smooth-alpha 0.5",
+            )
+        if self.calibration is not None and self.resolved_alpha is None:
+            raise ConfigError(
+                f"--calibration was given, but nothing of this conversion to {self.scheme} uses it",
+                hint="--smooth, of w8a8 and w6ax; or leave --calibration out",
+            )
+
+    @property
+    def resolved_alpha(self) -> float | Literal["search"] | None:
+        """Of smoothing; None: nothing is smoothed."""
+        smooth = self.smooth
+        if smooth is None:
+            smooth = self.resolved_scheme == "w8a8" and self.calibration is not None
+        if not smooth:
+            return None
+        return 0.5 if self.smooth_alpha is None else self.smooth_alpha
 
     @property
     def resolved_scheme(self) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from flexq_ft.converter.architectures import ARCHITECTURES, Architecture, Unit
 from flexq_ft.converter.manifest import Header
+from flexq_ft.converter.model_config import ModelConfig
 from flexq_ft.converter.options import ConvertOptions
 from flexq_ft.converter.policy import resolve_policy
 from flexq_ft.converter.schemes import SCHEMES, Codec, FileSpec, PlainCodec
@@ -18,6 +21,8 @@ __all__ = ["ConversionPlan", "Target", "make_plan", "rank_of"]
 
 # What the process holds before it reads a tensor: interpreter, NumPy, native module, vocabulary.
 _BASE_BYTES = 220 << 20
+_TORCH_BYTES = 700 << 20  # torch and transformers, once they are loaded
+_WINDOW = 512  # tokens of a calibration's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +85,19 @@ class ConversionPlan:
             (self.codec(u).working_bytes(u, shards) + self.held_bytes[u.stem] for u in self.units),
             reverse=True,
         )
-        return _BASE_BYTES + sum(sets[: self.jobs])
+        conversion = sum(sets[: self.jobs])
+        if self.header.smoothing is None:
+            return _BASE_BYTES + conversion
+        return _BASE_BYTES + _TORCH_BYTES + max(conversion, self._calibration_bytes)
+
+    @property
+    def _calibration_bytes(self) -> int:
+        """In fp32: the embedding or one layer, and the hidden states before and behind it."""
+        assert self.header.smoothing is not None
+        tokens: int = self.header.smoothing["sequences"] * self.header.smoothing["length"]
+        layer = sum(u.elements for u in self.units if u.stem.startswith("model.layers.0."))
+        table = max(u.elements for u in self.units if not u.stem.startswith("model.layers."))
+        return 4 * (max(layer, table) + 2 * tokens * self.header.config.hidden_size)
 
     def linear_bytes(self, target: Target) -> int:
         """Stored bytes of the linears' weights, scales included."""
@@ -122,6 +139,7 @@ def make_plan(source: Source, options: ConvertOptions) -> ConversionPlan:
         if policy is None
         else resolve_policy(policy, num_layers=config.num_layers, linears=architecture.linears()),
         transforms=source.transforms,
+        smoothing=_smoothing(config, options),
     )
     shapes = {name: info.shape for name, info in source.tensors.items()}
     units = tuple(architecture.units(config, shapes))
@@ -148,6 +166,19 @@ def make_plan(source: Source, options: ConvertOptions) -> ConversionPlan:
         notes=source.notes,
         jobs=options.jobs,
     )
+
+
+def _smoothing(config: ModelConfig, options: ConvertOptions) -> dict[str, Any] | None:
+    calibration = options.calibration
+    if options.resolved_alpha is None or calibration is None:
+        return None
+    return {
+        "method": "smoothquant",
+        "alpha": options.resolved_alpha,
+        "text_sha256": hashlib.sha256(calibration.read()).hexdigest(),
+        "sequences": calibration.sequences,
+        "length": calibration.length or min(_WINDOW, config.max_positions),
+    }
 
 
 def rank_of(file: str) -> int | None:

@@ -14,7 +14,7 @@ the first, `down` and `fc2` the second, so that one file serves every architectu
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import yaml
 
 from flexq_ft.errors import ConfigError
 
-__all__ = ["BUILT_IN_POLICIES", "POLICY_SCHEMA", "resolve_policy"]
+__all__ = ["BUILT_IN_POLICIES", "POLICY_SCHEMA", "act_bits", "resolve_policy"]
 
 POLICY_SCHEMA = "flexq-ft/policy/1"
 _LINEARS = ("qkv", "o", "gate_up", "down", "fc1", "fc2")
@@ -59,6 +59,24 @@ def resolve_policy(
     else:
         checker, content = _load(policy)
     return checker.resolve(content, num_layers, tuple(linears))
+
+
+def act_bits(policy: Mapping[str, Any], linear: str) -> int:
+    """Bits of the activations into "layers.3.down", by a resolved policy: the last rule that
+    matches."""
+    _, layer, name = linear.split(".")
+    bits = int(policy["default"])
+    for rule in policy["rules"]:
+        if rule["linear"] == name and _names_layer(rule["layers"], int(layer)):
+            bits = int(rule["act_bits"])
+    return bits
+
+
+def _names_layer(layers: str | list[int], layer: int) -> bool:
+    if isinstance(layers, list):
+        return layer in layers
+    first, dash, last = layers.partition("-")
+    return layers == "*" or (bool(dash) and int(first) <= layer <= int(last))
 
 
 def _load(policy: str | Path) -> tuple[_Checker, Any]:

@@ -11,13 +11,14 @@ class ProgressSink(Protocol):
     """Called from worker threads, one call at a time (the converter holds a lock)."""
 
     def start(self, *, total_bytes: int, total_tensors: int) -> None:
-        """Once. Bytes are those of the source tensors that are still to be converted."""
+        """Once, and before that once for a calibration if there is one. Bytes are those of the
+        source tensors that are still to be converted, or to be run."""
 
     def advance(self, *, tensor: str, source_bytes: int) -> None:
         """A tensor is done: its files are complete."""
 
     def finish(self) -> None:
-        """Once, also after an error."""
+        """After each start, also after an error."""
 
 
 class SilentProgress:

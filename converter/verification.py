@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from flexq_ft.converter.manifest import MANIFEST_SCHEMA
 from flexq_ft.converter.writer import hash_file
 from flexq_ft.errors import WeightError
 
-__all__ = ["Fault", "load_manifest", "verify"]
+__all__ = ["FACTORS_FILE", "Fault", "hashed_files", "load_manifest", "verify"]
 
+FACTORS_FILE = "smoothing.safetensors"  # of a smoothed folder: what its weights were made with
 _MAX_MANIFEST = 256 << 20
 
 
@@ -34,7 +36,7 @@ def load_manifest(folder: Path) -> dict[str, Any]:
         if path.stat().st_size > _MAX_MANIFEST:
             raise ValueError(f"it holds {path.stat().st_size} bytes")
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        schema, files = manifest["schema"], manifest["files"]
+        schema, files = manifest["schema"], hashed_files(manifest)
         for name, entry in files.items():
             if "/" in name or name in ("", ".", ".."):
                 raise ValueError(f"{name!r} is no file name")
@@ -52,13 +54,20 @@ def load_manifest(folder: Path) -> dict[str, Any]:
     return result
 
 
+def hashed_files(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Every file whose size and hash the manifest holds: name -> `bytes`, `xxh3_128`."""
+    smoothing = (manifest["quantization"] or {}).get("smoothing")
+    factors = {FACTORS_FILE: smoothing["factors"]} if smoothing else {}
+    return {**manifest["files"], **factors}
+
+
 def verify(folder: str | Path) -> list[Fault]:
     """All faults of a model folder, in the order of names; empty when every byte is right.
 
     Raises WeightError where the manifest itself cannot be read.
     """
     folder = Path(folder)
-    listed = load_manifest(folder)["files"]
+    listed = hashed_files(load_manifest(folder))
     faults = []
     for name, entry in sorted(listed.items()):
         found = hash_file(folder / name)

@@ -103,12 +103,18 @@ class FolderWriter:
             self.done = self._read_journal()
         if not self.done:
             self._clear()
-        self._write_lines([{"identity": self._identity}], truncate=True)
+        self._write_identity()
         for stem, record in (keep or {}).items():
             for name in record.files:
                 _link_or_copy(self.final / name, self.partial / name)
             self.done[stem] = record
         self._write_lines(_line(stem, record) for stem, record in self.done.items())
+
+    def restart(self) -> None:
+        """Drops all finished units."""
+        self.done = {}
+        self._clear()
+        self._write_identity()
 
     def open(self, name: str) -> HashedFile:
         return HashedFile(self.partial / name)
@@ -183,6 +189,9 @@ class FolderWriter:
             if path.name not in kept and path.name != _JOURNAL:
                 path.unlink()
         return done
+
+    def _write_identity(self) -> None:
+        self._write_lines([{"identity": self._identity}], truncate=True)
 
     def _write_lines(self, lines: Iterable[Mapping[str, Any]], *, truncate: bool = False) -> None:
         assert self._journal is not None

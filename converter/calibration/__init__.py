@@ -10,6 +10,7 @@ The model runs in torch, from any source, one decoder layer in memory at a time.
 from __future__ import annotations
 
 from flexq_ft.converter.calibration.calibrate import LayerInputs, calibrate
+from flexq_ft.converter.calibration.model import check_device
 from flexq_ft.converter.calibration.statistics import (
     ChannelMaxima,
     SampledRows,
@@ -26,5 +27,6 @@ __all__ = [
     "SecondMoment",
     "Statistic",
     "calibrate",
+    "check_device",
     "cut_windows",
 ]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Linear, Module
 
-__all__ = ["LayeredModel"]
+__all__ = ["LayeredModel", "check_device"]
 
 _ROOT = "model."  # of module names; a checkpoint of the bare model lacks it
 
@@ -38,7 +38,7 @@ class LayeredModel:
         torch, transformers = _packages()
         self._torch = torch
         self._source = source
-        self.device = _device(torch, device)
+        self.device = check_device(device)
         raw = source.hf_config()
         config = transformers.CONFIG_MAPPING[raw["model_type"]].from_dict(raw)
         with torch.device("meta"):
@@ -148,7 +148,10 @@ def _packages() -> tuple[Any, Any]:
         ) from error
 
 
-def _device(torch: Any, device: str) -> str:
+def check_device(device: str) -> str:
+    """What `auto` stands for. Raises ConfigError without torch and transformers, DeviceError for a
+    GPU that torch does not see."""
+    torch, _ = _packages()
     there = torch.cuda.is_available()
     if device == "auto":
         return "cuda" if there else "cpu"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ class Scheme:
     group_size: int = 0  # along K; 0: one scale per output channel
     quantized: bool = True
 
-    def to_manifest(self, dtype: str) -> dict[str, Any] | None:
+    def to_manifest(self, dtype: str, smoothing: Mapping[str, Any] | None) -> dict[str, Any] | None:
         if not self.quantized:
             return None
         return {
@@ -35,7 +35,7 @@ class Scheme:
             "layout_version": 1,
             "k_order": "natural",
             "row_map": "natural",
-            "smoothing": None,
+            "smoothing": smoothing and dict(smoothing),
             "lm_head": dtype,
         }
 

@@ -11,12 +11,14 @@ from flexq_ft.converter.options import ConvertOptions
 from flexq_ft.converter.source import Source
 from flexq_ft.converter.transforms.base import TransformedSource
 from flexq_ft.converter.transforms.rotation import RotatedSource
+from flexq_ft.converter.transforms.smoothing import SmoothedSource, Smoothing
 
-__all__ = ["RotatedSource", "TransformedSource", "apply_transforms"]
+__all__ = ["RotatedSource", "SmoothedSource", "Smoothing", "TransformedSource", "apply_transforms"]
 
 
 def apply_transforms(source: Source, options: ConvertOptions) -> Source:
-    """The source with everything that the options ask for; the same one for nothing.
+    """The source with everything that the options ask for and no calibration must come before;
+    the same one for nothing.
 
     Raises ConfigError for a transform that does not fit the model.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,20 +14,17 @@ __all__ = ["TransformedSource"]
 
 
 class TransformedSource(Source):
-    """A source over another. Subclasses rewrite what they must: read_rows, and tensors and config
-    where those change; held_bytes where read_rows keeps whole tensors."""
+    """A source over another. Subclasses rewrite what they must: read_rows, and tensors, config
+    and hf_config where those change; held_bytes where read_rows keeps whole tensors; transforms
+    for the manifest's list."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self.kind = source.kind
 
-    @abstractmethod
-    def record(self) -> dict[str, Any]:
-        """This transform as the manifest has it: `name`, and all that decides the result."""
-
     @property
     def transforms(self) -> tuple[dict[str, Any], ...]:
-        return (*self._source.transforms, self.record())
+        return self._source.transforms
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -101,9 +101,10 @@ class RotatedSource(TransformedSource):
         # Rotated over their rows as a whole, and kept from the first read to the last.
         self._held: dict[str, FloatArray] = {}
 
-    def record(self) -> dict[str, Any]:
+    @property
+    def transforms(self) -> tuple[dict[str, Any], ...]:
         kinds = {which: rotation.kind for which, rotation in self._rotations.items()}
-        return {"name": "rotation", **kinds, "seed": _SEED}
+        return (*self._source.transforms, {"name": "rotation", **kinds, "seed": _SEED})
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -56,8 +56,30 @@ void read_model(JsonFields model, ModelConfig* config) {
   model.finish();
 }
 
+// How the weights were smoothed. They run like any others, so nothing is kept.
+void read_smoothing(const JsonDocument& document, JsonFields smoothing) {
+  smoothing.expect("method", "smoothquant");
+  const JsonValue& alpha = smoothing.value("alpha");
+  if (alpha.get<std::string>() != nullptr) {
+    smoothing.expect("alpha", "search");
+  } else if (const double share = smoothing.number("alpha"); !(share >= 0 && share <= 1)) {
+    smoothing.fail("alpha", join("is ", share, ", allowed are 0 to 1, and 'search'"));
+  }
+  const JsonValue& alphas = smoothing.value("alphas");
+  if (!alphas.is_null()) JsonFields(document, alphas, smoothing.name("alphas"));  // an object
+  smoothing.text("text_sha256");
+  for (const char* count : {"sequences", "length", "tokens"}) {
+    smoothing.integer(count, 1, int64_t{1} << 40);
+  }
+  JsonFields factors = smoothing.object("factors");
+  factors.integer("bytes", 1, kMaxFileBytes);
+  factors.text("xxh3_128");
+  factors.finish();
+  smoothing.finish();
+}
+
 // Nothing of it is kept: this version reads one layout, and says which if the file has another.
-void read_quantization(JsonFields* root, Scheme scheme) {
+void read_quantization(const JsonDocument& document, JsonFields* root, Scheme scheme) {
   if (scheme == Scheme::kFloat) {
     if (!root->value("quantization").is_null()) root->fail("quantization", "must be null for fp16");
     return;
@@ -71,7 +93,7 @@ void read_quantization(JsonFields* root, Scheme scheme) {
   fields.expect("k_order", "natural");
   fields.expect("row_map", "natural");
   if (!fields.value("smoothing").is_null()) {
-    fields.fail("smoothing", "is given, and this version reads plain weights only");
+    read_smoothing(document, fields.object("smoothing"));
   }
   fields.choice("lm_head", {"fp16", "bf16", "fp32"});
   fields.finish();
@@ -191,7 +213,7 @@ ModelFolder read_manifest(const JsonDocument& document) {
                              to_string(folder.scheme)));
   }
   if (!policy.is_null()) folder.policy = read_policy(document, policy);
-  read_quantization(&root, folder.scheme);
+  read_quantization(document, &root, folder.scheme);
   read_transforms(document, &root);
   read_tensor_parallel(document, root.object("tensor_parallel"), &folder);
   const JsonValue& files = root.value("files");

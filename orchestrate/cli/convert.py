@@ -10,6 +10,7 @@ import rich_click as click
 from rich.table import Table
 
 from flexq_ft.converter.options import DTYPES, SCHEME_NAMES
+from flexq_ft.orchestrate.cli.calibration_options import calibration_choices, calibration_options
 from flexq_ft.orchestrate.cli.console import common_options, console
 from flexq_ft.orchestrate.cli.options import (
     INT_LIST,
@@ -27,9 +28,11 @@ if TYPE_CHECKING:
 SCHEMA = "flexq-ft/convert/1"
 _WORST = 10  # tensors of the quality report that are shown
 
+
 EPILOG = f"""\
 Examples:
   flexq-ft convert ./llama-7b-hf out/llama-7b --scheme flexq --tp 1,2
+  flexq-ft convert ./llama-7b-hf out/w8a8 --scheme w8a8 --calibration text.txt
   flexq-ft convert model.gguf out/model --dry-run
 
 {SCHEME_TABLE}
@@ -73,6 +76,7 @@ Examples:
     panel="Precision",
     help="Spread outlier channels over all channels, in the weights; models with RMS norms.",
 )
+@calibration_options
 @click.option(
     "--tp",
     type=INT_LIST,
@@ -103,6 +107,7 @@ def command(
     jobs: int,
     force: bool,
     dry_run: bool,
+    **calibration: Any,
 ) -> None:
     """Convert SRC, a Hugging Face folder or GGUF file, into FasterTransformer folders under OUT.
 
@@ -117,6 +122,7 @@ def command(
         dtype=dtype,
         policy=policy,
         rotate=rotate,
+        **calibration_choices(calibration),
         tp=tuple(tp),
         jobs=jobs,
         force=force,
@@ -136,6 +142,8 @@ def _config(source: Path, out: Path, options: ConvertOptions) -> dict[str, Any]:
         "dtype": options.resolved_dtype,
         "policy": options.resolved_policy,
         "rotate": options.rotate,
+        "calibration": None if options.calibration is None else str(options.calibration.text),
+        "smooth_alpha": options.resolved_alpha,
         "tp": list(options.tp),
         "jobs": options.jobs,
         "force": options.force,
@@ -231,6 +239,10 @@ def _show_report(report: ConvertReport, source: Path, out: Path, options: Conver
         (row for row in report.quality if row.sqnr_db is not None),
         key=lambda row: row.sqnr_db or 0.0,
     )[:_WORST]
+    if report.calibration:
+        console.info(f"calibrated on {report.calibration}")
+    if options.resolved_scheme == "w8a8" and options.resolved_alpha is None:
+        console.info("the weights are not smoothed; --calibration FILE smooths them (SmoothQuant)")
     if not console.json_mode:
         console.show(_report_table(report.folders))
         if worst:

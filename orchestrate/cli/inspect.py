@@ -67,10 +67,10 @@ def _corner(at: str) -> tuple[int, int]:
 
 
 def _verify(folder: Path) -> None:
-    from flexq_ft.converter.verification import load_manifest, verify
+    from flexq_ft.converter.verification import hashed_files, load_manifest, verify
 
     faults = verify(folder)
-    count = len(load_manifest(folder)["files"])
+    count = len(hashed_files(load_manifest(folder)))
     rows = [{"file": fault.file, "problem": fault.problem} for fault in faults]
     if faults:
         verb = "does" if len(faults) == 1 else "do"
@@ -156,6 +156,7 @@ def _precision(summary: FolderSummary) -> dict[str, Any]:
         "float files": manifest["dtype"],
         "policy": policy["name"] if policy else "-",
         "transforms": "; ".join(map(_transform, manifest.get("transforms", []))) or "-",
+        "smoothing": _smoothing(manifest),
         "tensor parallel": manifest["tensor_parallel"]["size"],
         "cut inside groups": ", ".join(manifest["tensor_parallel"]["cut_groups"]) or "-",
         "total": f"{summary.total_bytes / 1e6:,.1f} MB",
@@ -169,6 +170,23 @@ def _transform(entry: Mapping[str, Any]) -> str:
     """rotation (heads hadamard, residual hadamard, seed 0)"""
     rest = ", ".join(f"{key} {value}" for key, value in sorted(entry.items()) if key != "name")
     return f"{entry['name']} ({rest})"
+
+
+def _smoothing(manifest: Mapping[str, Any]) -> str:
+    """smoothquant, alpha 0.5, calibrated on 65,536 tokens (text sha256 0123456789ab)"""
+    smoothing = (manifest["quantization"] or {}).get("smoothing")
+    if not smoothing:
+        return "-"
+    alpha = str(smoothing["alpha"])
+    if smoothing["alphas"]:
+        found = list(smoothing["alphas"].values())
+        used = [value for value in found if value is not None]
+        spread = f"{min(used)} to {max(used)}" if used else "none"
+        alpha = f"searched, {spread} ({len(found) - len(used)} of {len(found)} not smoothed)"
+    return (
+        f"{smoothing['method']}, alpha {alpha}, calibrated on {smoothing['tokens']:,} tokens"
+        f" (text sha256 {smoothing['text_sha256'][:12]})"
+    )
 
 
 def _show_pairs(title: str, values: Mapping[str, Any]) -> None:

@@ -177,6 +177,36 @@ TEST(a_manifest_is_refused_where_it_is_wrong) {
   }
 }
 
+TEST(smoothing_is_read_and_refused_where_it_is_wrong) {
+  const std::string plain = "\"smoothing\": null";
+  const std::string smoothed =
+      "\"smoothing\": {\"method\": \"smoothquant\", \"alpha\": 0.5, \"alphas\": null, "
+      "\"text_sha256\": \"00\", \"sequences\": 128, \"length\": 512, \"tokens\": 9, "
+      "\"factors\": {\"bytes\": 96, \"xxh3_128\": \"00\"}}";
+  const char* cases[][3] = {
+      {"0.5", "1", nullptr},
+      {"0.5", "\"search\"", nullptr},
+      {"\"alphas\": null", "\"alphas\": {\"layers.0.qkv\": null}", nullptr},
+      {"smoothquant", "smoothness", "quantization.smoothing.method is 'smoothness'"},
+      {"0.5", "1.5", "quantization.smoothing.alpha is 1.5, allowed are 0 to 1, and 'search'"},
+      {"0.5", "\"find\"", "quantization.smoothing.alpha is 'find'"},
+      {"\"alphas\": null", "\"alphas\": []", "quantization.smoothing.alphas must be an object"},
+      {"\"tokens\": 9", "\"tokens\": 0", "quantization.smoothing.tokens is 0"},
+      {"\"bytes\": 96, ", "", "quantization.smoothing.factors.bytes is missing"},
+      {"\"tokens\"", "\"token\": 1, \"tokens\"", "quantization.smoothing.token is an unknown"},
+  };
+  for (const auto& [from, to, message] : cases) {
+    WrittenFolder written(small_llama(), Scheme::kW8A8, 1);
+    written.edit("manifest.json", plain, smoothed);
+    written.edit("manifest.json", from, to);
+    if (message == nullptr) {
+      EXPECT_EQ(static_cast<int>(written.open().scheme), static_cast<int>(Scheme::kW8A8));
+    } else {
+      EXPECT_THROW(written.open(), Error, message);
+    }
+  }
+}
+
 TEST(int6_shards_may_be_uneven_but_must_meet_on_groups) {
   ModelConfig config = small_llama();
   config.hidden_size = 256;
