@@ -159,6 +159,7 @@ class _Conversion:
             "policy": header.policy,
             "transforms": header.transforms,
             "smoothing": header.smoothing,
+            "static": header.scheme.static,
             "source": sorted([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats),
         }
 
@@ -228,7 +229,7 @@ class _Conversion:
             self.calibrated = windows.describe()
         for job in jobs:
             job.hold(smoothing)
-        self._source = SmoothedSource(self._source, smoothing.factors)
+        self._source = SmoothedSource(self._source, smoothing)
 
     def _calibrate(self, windows: CalibrationWindows) -> Smoothing:
         header = self.plan.header

@@ -89,7 +89,7 @@ def _expected(
 
 def _difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
     # What was chosen comes first: that the files differ then only follows from it.
-    chosen = ("scheme", "dtype", "source", "architecture", "transforms")
+    chosen = ("scheme", "dtype", "source", "architecture", "transforms", "quantization")
     for key in (*chosen, *sorted((found.keys() | expected.keys()) - set(chosen))):
         if found.get(key) != expected.get(key):
             if key == "source":
@@ -101,6 +101,9 @@ def _difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
                 return (
                     f"it has {_smoothed(smoothing[0])}, this conversion {_smoothed(smoothing[1])}"
                 )
+            scales = _scales(found), _scales(expected)
+            if key == "quantization" and scales[0] != scales[1]:
+                return f"its activation scales are {scales[0]}, this conversion's {scales[1]}"
             if key in ("files", "model", "quantization", "tensor_parallel"):
                 return f"its {key} differ"
             return f"its {key} is {found.get(key)}, this conversion's is {expected.get(key)}"
@@ -110,6 +113,10 @@ def _difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
 def _names(manifest: dict[str, Any]) -> str:
     """The transforms of a manifest."""
     return " and ".join(_name(entry) for entry in manifest.get("transforms", [])) or "no transform"
+
+
+def _scales(manifest: Mapping[str, Any]) -> str:
+    return str((manifest["quantization"] or {}).get("activation_scales", "dynamic"))
 
 
 def _smoothed(smoothing: Mapping[str, Any]) -> str:

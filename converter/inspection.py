@@ -86,7 +86,7 @@ def summarize(folder: Path) -> FolderSummary:
         ),
         linear_bytes=sum(files[name]["bytes"] for name in linear),
         linear_weights=sum(
-            int(np.prod(files[name]["shape"])) for name in linear if ".scale." not in name
+            int(np.prod(files[name]["shape"])) for name in linear if "scale." not in name
         ),
     )
 
@@ -112,7 +112,9 @@ def _find(name: str, files: dict[str, Any], rank: int) -> list[str]:
         forms += [f"{stem}.int6.{rank}.bin", f"{stem}.w8.{rank}.bin"]
         found += [form for form in forms if form in files]
     if not found:
-        known = sorted({re.sub(r"(\.int6|\.w8)?(\.scale)?(\.[0-9]+)?\.bin$", "", f) for f in files})
+        known = sorted(
+            {re.sub(r"(\.int6|\.w8)?(\.(act_)?scale)?(\.[0-9]+)?\.bin$", "", f) for f in files}
+        )
         ranks = sorted({r for f in files if (r := rank_of(f)) is not None})
         if rank not in ranks and any(_is_shard(f, stem, ranks) for f in files for stem in stems):
             raise ConfigError(

@@ -69,6 +69,7 @@ class ConvertOptions:
     smooth: SmoothQuant, of w8a8 and w6ax; default: w8a8 with a calibration.
     smooth_alpha: its share of activations, 0 to 1; or `search`, the best for each linear.
                   Default 0.5.
+    activation_scales: of w8a8: dynamic, each token its own; static, from the calibration.
     tp:     one folder is written for each.
     jobs:   tensors worked on at a time; memory grows with it.
     force:  start again even onto a complete folder, which stays until the new one is done.
@@ -81,6 +82,7 @@ class ConvertOptions:
     calibration: CalibrationOptions | None = None
     smooth: bool | None = None
     smooth_alpha: float | Literal["search"] | None = None
+    activation_scales: Literal["dynamic", "static"] = "dynamic"
     tp: tuple[int, ...] = (1,)
     jobs: int = 1
     force: bool = False
@@ -135,6 +137,14 @@ class ConvertOptions:
             raise ConfigError(
                 "--smooth-alpha was given, but nothing is smoothed",
                 hint="--smooth --calibration FILE",
+            )
+        if self.activation_scales == "static" and (
+            self.resolved_scheme != "w8a8" or self.resolved_alpha is None
+        ):
+            raise ConfigError(
+                "--activation-scales static needs w8a8, smoothed",
+                cause="one scale for all tokens and channels fits smoothed activations only",
+                hint="--scheme w8a8 --calibration FILE",
             )
         alpha = self.smooth_alpha
         if isinstance(alpha, float | int) and not 0 <= alpha <= 1:

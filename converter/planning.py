@@ -13,7 +13,7 @@ from flexq_ft.converter.manifest import Header
 from flexq_ft.converter.model_config import ModelConfig
 from flexq_ft.converter.options import ConvertOptions
 from flexq_ft.converter.policy import resolve_policy
-from flexq_ft.converter.schemes import SCHEMES, Codec, FileSpec, PlainCodec
+from flexq_ft.converter.schemes import SCHEMES, Codec, FileSpec, PlainCodec, with_static_scales
 from flexq_ft.converter.shards import ShardPlan, plan_shards
 from flexq_ft.converter.source import Source
 
@@ -129,6 +129,8 @@ def make_plan(source: Source, options: ConvertOptions) -> ConversionPlan:
     config = source.config
     architecture = ARCHITECTURES[config.architecture]
     scheme = SCHEMES[options.resolved_scheme]
+    if options.activation_scales == "static":
+        scheme = with_static_scales(scheme)
     policy = options.resolved_policy
     header = Header(
         source_kind=source.kind,

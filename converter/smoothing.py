@@ -85,30 +85,41 @@ def compute_smoothing(
     # Odd, so that the sample meets every position of windows, not the same few.
     step = 0 if alpha is not None else max(1, windows.tokens // _SEARCH_TOKENS) | 1
     factors: dict[str, FloatArray] = {}
+    maxima: dict[str, float] = {}
     alphas: dict[str, float | None] = {}
 
-    def wanted(linear: str) -> _Inputs | None:
-        return _Inputs(step) if linear.rpartition(".")[2] in SMOOTHED_LINEARS else None
+    def statistic(linear: str) -> _Inputs:
+        return _Inputs(step if _is_smoothed(linear) else 0)
 
-    for layer in calibrate(source, windows, wanted, device=device):
+    for layer in calibrate(source, windows, statistic, device=device):
         for linear, inputs in layer.statistics.items():
-            w = np.concatenate([m.weight.detach().cpu().numpy() for m in layer.linears[linear]])
-            maxima = inputs.maxima.result(), np.abs(w).max(0)
-            if inputs.sample is None:
-                assert alpha is not None
-                factors[linear] = smoothing_factors(*maxima, alpha)
-                continue
-            x = inputs.sample.result()
-            alphas[linear] = best = _search(linear, x, w, maxima, rounding)
-            factors[linear] = (
-                np.ones(w.shape[1], np.float32)
-                if best is None
-                else smoothing_factors(*maxima, best)
-            )
+            largest = inputs.maxima.result()
+            if _is_smoothed(linear):
+                w = np.concatenate([m.weight.detach().cpu().numpy() for m in layer.linears[linear]])
+                both = largest, np.abs(w).max(0)
+                chosen = alpha
+                if inputs.sample is not None:
+                    chosen = _search(linear, inputs.sample.result(), w, both, rounding)
+                    alphas[linear] = chosen
+                factors[linear] = _factors(*both, chosen)
+                largest = largest / factors[linear]
+            maxima[linear] = float(largest.max())
         on_layer(layer.layer)
     return Smoothing(
-        factors=factors, alphas=None if alpha is not None else alphas, tokens=windows.tokens
+        factors=factors,
+        maxima=maxima,
+        alphas=None if alpha is not None else alphas,
+        tokens=windows.tokens,
     )
+
+
+def _is_smoothed(linear: str) -> bool:
+    return linear.rpartition(".")[2] in SMOOTHED_LINEARS
+
+
+def _factors(inputs: FloatArray, weights: FloatArray, alpha: float | None) -> FloatArray:
+    """alpha None: ones."""
+    return np.ones_like(inputs) if alpha is None else smoothing_factors(inputs, weights, alpha)
 
 
 def smoothing_factors(inputs: FloatArray, weights: FloatArray, alpha: float) -> FloatArray:
@@ -130,7 +141,7 @@ def _search(
     exact = x @ w.T
 
     def error(alpha: float | None) -> float:
-        f = np.float32(1.0) if alpha is None else smoothing_factors(*maxima, alpha)
+        f = _factors(*maxima, alpha)
         y = rounding.inputs(x / f, linear) @ rounding.weights(w * f).T
         return float(np.square(y - exact, out=y).sum(dtype=np.float64))
 

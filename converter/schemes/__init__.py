@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flexq_ft.converter.schemes.codec import Codec, FileSpec
@@ -12,7 +12,7 @@ from flexq_ft.converter.schemes.int6_codec import Int6Codec
 from flexq_ft.converter.schemes.int8_codec import Int8Codec
 from flexq_ft.converter.shards import GROUP_SIZE
 
-__all__ = ["SCHEMES", "Codec", "FileSpec", "PlainCodec", "Scheme"]
+__all__ = ["SCHEMES", "Codec", "FileSpec", "PlainCodec", "Scheme", "with_static_scales"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +25,12 @@ class Scheme:
     layout: str = "row_major"
     group_size: int = 0  # along K; 0: one scale per output channel
     quantized: bool = True
+    static: bool = False  # the inputs of a linear have one scale, in a file
 
     def to_manifest(self, dtype: str, smoothing: Mapping[str, Any] | None) -> dict[str, Any] | None:
         if not self.quantized:
             return None
-        return {
+        made = {
             "group_size": self.group_size,
             "layout": self.layout,
             "layout_version": 1,
@@ -38,6 +39,12 @@ class Scheme:
             "smoothing": smoothing and dict(smoothing),
             "lm_head": dtype,
         }
+        return made | ({"activation_scales": "static"} if self.static else {})
+
+
+def with_static_scales(scheme: Scheme) -> Scheme:
+    """w8a8 whose inputs are not measured token by token."""
+    return replace(scheme, static=True, linear=lambda dtype: Int8Codec(static=True))
 
 
 SCHEMES = {

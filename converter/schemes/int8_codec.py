@@ -8,7 +8,7 @@ import numpy as np
 
 from flexq_ft import _native
 from flexq_ft.converter.architectures.spec import Unit
-from flexq_ft.converter.dtypes import as_float32
+from flexq_ft.converter.dtypes import FloatArray, as_float32
 from flexq_ft.converter.report import Quality, QualityMeter
 from flexq_ft.converter.schemes.blocks import (
     BLOCK_ELEMENTS,
@@ -30,7 +30,13 @@ _LARGEST_CODE = 127
 
 
 class Int8Codec(Codec):
-    """codes [N, K] int8 and scales [N] fp32. Scales are the whole row's, also when K is split."""
+    """codes [N, K] int8 and scales [N] fp32. Scales are the whole row's, also when K is split.
+
+    static: of a calibrated source; one more file holds the scale of the inputs, [1] fp32.
+    """
+
+    def __init__(self, *, static: bool = False) -> None:
+        self._static = static
 
     def files(self, unit: Unit, plan: ShardPlan) -> Mapping[str, FileSpec]:
         files = {}
@@ -38,6 +44,8 @@ class Int8Codec(Codec):
             rows, columns = rank_shape(unit, plan, rank)
             files[f"{unit.stem}.w8.{rank}.bin"] = row_major((rows, columns), "int8")
             files[f"{unit.stem}.w8.scale.{rank}.bin"] = row_major((rows,), "fp32")
+            if self._static:
+                files[f"{unit.stem}.w8.act_scale.{rank}.bin"] = row_major((1,), "fp32")
         return files
 
     def encode(self, unit: Unit, source: Source, outputs: Outputs) -> Quality | None:
@@ -62,7 +70,16 @@ class Int8Codec(Codec):
                     sink.write(gather(part, ranges, begin, end))
                 sink = outputs.open(plan, f"{unit.stem}.w8.scale.{rank}.bin")
                 sink.write(gather(scales, ranges, 0, count))
+                if self._static:
+                    sink = outputs.open(plan, f"{unit.stem}.w8.act_scale.{rank}.bin")
+                    sink.write(_input_scale(source.input_maximum(unit.linear)))
         return meter.result(tensor=unit.stem, linear=unit.linear)
 
     def working_bytes(self, unit: Unit, plans: tuple[ShardPlan, ...]) -> int:
         return unit.elements + 16 * min(unit.elements, BLOCK_ELEMENTS)
+
+
+def _input_scale(maximum: float) -> FloatArray:
+    """[1]; 1 for inputs that are as good as zero (docs/numerics.md, section 2)."""
+    scale = np.float32(maximum) / np.float32(_LARGEST_CODE)
+    return np.array([scale if scale >= 2.0**-100 else 1.0], np.float32)

@@ -77,6 +77,10 @@ class Source(ABC):
         """Memory that reading a tensor takes beside the rows asked for."""
         return 0
 
+    def input_maximum(self, linear: str) -> float:
+        """The largest |x| that "layers.0.down" reads; of calibrated sources."""
+        raise NotImplementedError(f"{self.name} was not calibrated")
+
     @abstractmethod
     def source_files(self) -> tuple[Path, ...]:
         """Every file that the output depends on."""

@@ -32,17 +32,20 @@ _NORM = re.compile(r"model\.layers\.([0-9]+)\.(input|post_attention)_layernorm\.
 @dataclass(frozen=True, kw_only=True)
 class Smoothing:
     """factors: [hidden] fp32, positive, of each smoothed linear ("layers.0.qkv").
+    maxima: the largest |x| of every linear's input, smoothed where it is.
     alphas: what a search chose, None for a linear that it left as it was; None without a search.
     tokens: how many were calibrated on."""
 
     factors: Mapping[str, FloatArray]
+    maxima: Mapping[str, float]
     alphas: Mapping[str, float | None] | None
     tokens: int
 
     def to_bytes(self) -> bytes:
         """A safetensors file: the same smoothing, the same bytes."""
-        facts = json.dumps({"alphas": self.alphas, "tokens": self.tokens}, sort_keys=True)
-        return safetensors.numpy.save(dict(self.factors), {"smoothing": facts})
+        facts = {"alphas": self.alphas, "maxima": self.maxima, "tokens": self.tokens}
+        metadata = {"smoothing": json.dumps(facts, sort_keys=True)}
+        return safetensors.numpy.save(dict(self.factors), metadata)
 
     @classmethod
     def load(cls, path: Path) -> Smoothing:
@@ -51,7 +54,12 @@ class Smoothing:
             with safe_open(path, "np") as file:
                 facts = json.loads(file.metadata()["smoothing"])
                 factors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return cls(factors=factors, alphas=facts["alphas"], tokens=int(facts["tokens"]))
+            return cls(
+                factors=factors,
+                maxima=facts["maxima"],
+                alphas=facts["alphas"],
+                tokens=int(facts["tokens"]),
+            )
         except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
             raise WeightError(
                 f"{path} holds no smoothing factors",
@@ -63,9 +71,10 @@ class Smoothing:
 class SmoothedSource(TransformedSource):
     """The same function, smoothed."""
 
-    def __init__(self, source: Source, factors: Mapping[str, FloatArray]) -> None:
+    def __init__(self, source: Source, smoothing: Smoothing) -> None:
         super().__init__(source)
-        self._factors = factors
+        self._factors = smoothing.factors
+        self._maxima = smoothing.maxima
         self._columns: dict[str, str] = {}  # tensor -> linear
         self._norms: dict[str, str] = {}  # tensor -> the linear behind it
         config = source.config
@@ -75,8 +84,11 @@ class SmoothedSource(TransformedSource):
             norm = _NORM.fullmatch(unit.stem)
             if norm:
                 self._norms[unit.parts[0].name] = f"layers.{norm[1]}.{behind[norm[2]]}"
-            elif unit.linear in factors:
+            elif unit.linear in self._factors:
                 self._columns |= {part.name: unit.linear for part in unit.parts}
+
+    def input_maximum(self, linear: str) -> float:
+        return self._maxima[linear]
 
     def read_rows(self, name: str, begin: int, end: int) -> Array:
         rows = self._source.read_rows(name, begin, end)

@@ -60,13 +60,16 @@ WeightFault quantize_weight_int8(int8_t* codes, float* scales, const float* w, i
 }
 
 void quantize_activations(int8_t* codes, float* scales, const void* x, FloatType type, int64_t m,
-                          int64_t k, int64_t group, int act_bits) {
+                          int64_t k, int64_t group, int act_bits, float static_scale) {
   check_matrix("activations", m, k, codes, scales, x);
   FLEXQ_CHECK(act_bits == 6 || act_bits == 8, "activations [", m, ", ", k, "] to ", act_bits,
               " bits: only 6 and 8 are defined");
   FLEXQ_CHECK(group >= 1 && group <= kMaxExtent, "activations [", m, ", ", k, "] in groups of ",
               group, ": a group holds 1 … ", kMaxExtent, " values");
-  const ActivationQuantizer quantizer{codes, scales, x, type, k, group, act_bits};
+  FLEXQ_CHECK(static_scale == 0.0f || (static_scale >= 0x1p-100f && std::isfinite(static_scale)),
+              "activations [", m, ", ", k, "] with a static scale of ", static_scale,
+              ": it must be finite and at least 2^-100");
+  const ActivationQuantizer quantizer{codes, scales, x, type, k, group, act_bits, static_scale};
   const auto rows = FLEXQ_ISA_PICK(quantize_activation_rows);
   parallel_ranges(m, m * k, [&](int64_t begin, int64_t end) { rows(quantizer, begin, end); });
 }

@@ -14,6 +14,7 @@ struct ActivationQuantizer {
   int64_t k;
   int64_t group;
   int act_bits;
+  float static_scale;
 };
 
 // Weight rows: false if a value cannot be quantised. Activations: rows of x.

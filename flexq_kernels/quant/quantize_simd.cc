@@ -93,22 +93,27 @@ void quantize_activation_row(const ActivationQuantizer& q, int64_t row) {
   const auto* x = static_cast<const typename Source<kType>::T*>(q.x) + row * q.k;
   const int32_t limit = q.act_bits == 6 ? 31 : 127;
   const I32x16 low = broadcast_i32(-limit - 1), high = broadcast_i32(limit);
+  // Far past the codes: a static scale may be much too small, and a conversion has an end.
+  const F32x16 least = broadcast(-256.0f), greatest = broadcast(256.0f);
+  const bool is_static = q.static_scale > 0.0f;
   for (int64_t g = 0; g < groups; ++g, x += q.group) {
     int8_t* codes = q.codes + (row * groups + g) * q.group;
     float* scale = q.scales + row * groups + g;
     const int64_t left = q.k - g * q.group;
     const int64_t count = left < q.group ? left : q.group;
     const int32_t bits = max_magnitude<kType>(x, count);
-    if (bits < kLeastGroupBits || bits >= kInfinityBits) {
-      *scale = bits < kLeastGroupBits ? 0.0f : from_bits(kQuietNanBits);
+    if ((bits < kLeastGroupBits && !is_static) || bits >= kInfinityBits) {
+      *scale = bits < kInfinityBits ? 0.0f : from_bits(kQuietNanBits);
       std::memset(codes, 0, static_cast<size_t>(q.group));
       continue;
     }
     const float a = from_bits(bits);
-    const F32x16 inverse = broadcast(static_cast<float>(limit) / a);
-    *scale = a / static_cast<float>(limit);
+    const F32x16 inverse =
+        broadcast(is_static ? 1.0f / q.static_scale : static_cast<float>(limit) / a);
+    *scale = is_static ? q.static_scale : a / static_cast<float>(limit);
     for (int64_t i = 0; i < count; i += kLanes) {
-      const I32x16 code = round_to_i32(mul(get<kType>(x + i, count - i), inverse));
+      const F32x16 scaled = mul(get<kType>(x + i, count - i), inverse);
+      const I32x16 code = round_to_i32(max(least, min(greatest, scaled)));
       put_i8(codes + i, max(low, min(high, code)), count - i);
     }
     std::memset(codes + count, 0, static_cast<size_t>(q.group - count));

@@ -23,7 +23,7 @@ struct InputArrays {
   pybind11::object scales = pybind11::none();
 
   InputArrays(Staging& stage, DataType dtype, int64_t tokens, int64_t k, int act_bits,
-              int64_t group) {
+              int64_t group, float static_scale = 0.0f) {
     values = new_array(dtype, Shape{tokens, k});
     input.values = stage.inout(values);
     input.dtype = dtype;
@@ -35,6 +35,7 @@ struct InputArrays {
     input.scales = stage.inout(new_scales);
     input.group = group;
     input.act_bits = act_bits;
+    input.static_scale = static_scale;
     codes = new_codes;
     scales = new_scales;
   }

@@ -42,10 +42,10 @@ void add_residual(py::array x, const py::array& y, const py::object& bias) {
 py::tuple residual_norm(py::array residual, const py::object& y, const py::object& act_scale,
                         const py::object& weight_scale, const py::object& bias,
                         const py::array& weight, const py::object& norm_bias, float eps,
-                        int act_bits, int64_t group) {
+                        int act_bits, int64_t group, float static_scale) {
   Staging stage;
   const Tensor x = stage.inout(residual);
-  InputArrays out(stage, x.dtype(), x.dim(0), x.dim(1), act_bits, group);
+  InputArrays out(stage, x.dtype(), x.dim(0), x.dim(1), act_bits, group, static_scale);
   const Product product =
       y.is_none() ? Product{}
                   : product_of(stage, y.cast<py::array>(), act_scale, weight_scale, bias);
@@ -66,10 +66,10 @@ py::array finish_product(const py::array& y, const py::object& act_scale,
   return out;
 }
 
-py::tuple quantize(const py::array& x, int act_bits, int64_t group) {
+py::tuple quantize(const py::array& x, int act_bits, int64_t group, float static_scale) {
   Staging stage;
   const ConstTensor in = stage.in(x);
-  InputArrays out(stage, in.dtype(), in.dim(0), in.dim(1), act_bits, group);
+  InputArrays out(stage, in.dtype(), in.dim(0), in.dim(1), act_bits, group, static_scale);
   out.input.values = Tensor(const_cast<void*>(in.raw()), in.dtype(), in.shape(), in.device());
   quantize_values(out.input, stage.stream());
   stage.finish();
@@ -86,13 +86,14 @@ Activation activation_named(const std::string& name) {
 
 py::tuple fused_activation(const py::array& x, const std::string& name, const std::string& dtype,
                            bool gated, const py::object& act_scale, const py::object& weight_scale,
-                           const py::object& bias, int act_bits, int64_t group) {
+                           const py::object& bias, int act_bits, int64_t group,
+                           float static_scale) {
   Staging stage;
   const Product product = product_of(stage, x, act_scale, weight_scale, bias);
   FLEXQ_FT_CHECK_EQ(product.values.rank(), 2, "activation: x ", product.values.shape());
   const int64_t columns = product.values.dim(1);
   InputArrays out(stage, dtype_named(dtype), product.values.dim(0), gated ? columns / 2 : columns,
-                  act_bits, group);
+                  act_bits, group, static_scale);
   (gated ? invokeGatedActivation : invokeActivation)(out.input, product, activation_named(name),
                                                      stage.stream());
   stage.finish();
@@ -102,7 +103,7 @@ py::tuple fused_activation(const py::array& x, const std::string& name, const st
 py::array activation(const py::array& x, const std::string& name, const std::string& dtype,
                      bool gated) {
   const py::tuple made =
-      fused_activation(x, name, dtype, gated, py::none(), py::none(), py::none(), 16, 0);
+      fused_activation(x, name, dtype, gated, py::none(), py::none(), py::none(), 16, 0, 0.0f);
   return made[0].cast<py::array>();
 }
 
@@ -127,16 +128,17 @@ void bind_row_ops(py::module_& ops) {
           py::arg("act_scale") = py::none(), py::arg("weight_scale") = py::none(),
           py::arg("bias") = py::none(), py::arg("weight"), py::arg("norm_bias") = py::none(),
           py::arg("eps"), py::arg("act_bits") = 16, py::arg("group") = 0,
+          py::arg("static_scale") = 0.0f,
           "residual is changed in place. Returns (values, codes or None, scales or None).");
   ops.def("finish_product", &finish_product, py::arg("y"), py::kw_only(),
           py::arg("act_scale") = py::none(), py::arg("weight_scale") = py::none(),
           py::arg("bias") = py::none());
   ops.def("quantize", &quantize, py::arg("x"), py::kw_only(), py::arg("act_bits"), py::arg("group"),
-          "Returns (codes, scales).");
+          py::arg("static_scale") = 0.0f, "Returns (codes, scales).");
   ops.def("fused_activation", &fused_activation, py::arg("x"), py::arg("name"), py::kw_only(),
           py::arg("dtype"), py::arg("gated"), py::arg("act_scale") = py::none(),
           py::arg("weight_scale") = py::none(), py::arg("bias") = py::none(),
-          py::arg("act_bits") = 16, py::arg("group") = 0,
+          py::arg("act_bits") = 16, py::arg("group") = 0, py::arg("static_scale") = 0.0f,
           "Returns (values, codes or None, scales or None).");
   ops.def("add_residual", &add_residual, py::arg("x"), py::arg("y"), py::arg("bias") = py::none(),
           "x = round(x + (y + bias)), in place.");

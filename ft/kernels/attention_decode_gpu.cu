@@ -219,7 +219,7 @@ void launch_decode(const AttentionView<T>& view, const DecodeParts& parts, int64
 }  // namespace
 
 bool decode_quantizes(const LinearInput& out, int64_t heads, int64_t head_dim) {
-  if (!out.quantized() || out.group % 4 != 0) return false;
+  if (!out.quantized() || out.group % 4 != 0 || out.static_scale > 0.0f) return false;
   return combine_shared_bytes(out.group, head_dim) <= 48 * 1024 - 256 && heads > 0;
 }
 

@@ -164,7 +164,7 @@ void pick_rows(const AttentionView<T>& view, const AttentionOut<T>& out, int64_t
 }  // namespace
 
 bool prefill_quantizes(const LinearInput& out, int64_t head_dim) {
-  return out.quantized() && out.group == head_dim &&
+  return out.quantized() && out.group == head_dim && out.static_scale == 0.0f &&
          (head_dim == 64 || head_dim == 128 || head_dim == 256);
 }
 

@@ -67,7 +67,7 @@ void quantize_values(const LinearInput& input, Stream stream) {
   const ConstTensor x = input.values;
   flexq_kernels::quantize_activations(input.codes.data<int8_t>(), input.scales.data<float>(),
                                       x.raw(), float_type(x.dtype()), x.dim(0), x.dim(1),
-                                      input.group, input.act_bits);
+                                      input.group, input.act_bits, input.static_scale);
 }
 
 void invokeFinishProduct(Tensor out, const Product& product, Stream stream) {

@@ -18,6 +18,7 @@ struct LinearInput {
   DataType dtype = DataType::kFp32;  // compute type, to which values are rounded before all else
   int64_t group = 0;                 // along k; k for one scale per token
   int act_bits = 16;                 // 8 or 6 with codes
+  float static_scale = 0.0f;         // of every token, if above 0; else each has its own
 
   // What W6Ax products on a GPU read (flexq_kernels/gpu/gemm.h); the ops of a GPU can make it.
   int64_t scale_stride = 0;  // scales are [groups, scale_stride], token by token inside a row

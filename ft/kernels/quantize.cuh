@@ -10,7 +10,7 @@ namespace flexq_ft::gpu {
 using flexq_kernels::gpu::group_inverse;
 using flexq_kernels::gpu::group_scale;
 using flexq_kernels::gpu::magnitude_bits;
-using flexq_kernels::gpu::quantized;
+using flexq_kernels::gpu::quantized;  // of attention's own quantisers
 
 // Codes and scales of a LinearInput as a kernel takes them. codes null: none are asked for.
 struct Quantizer {
@@ -22,6 +22,8 @@ struct Quantizer {
   int limit = 127;
   int scale_token = 1;  // from one token's scale to the next token's, and from group to group
   int scale_group = 1;
+  float static_scale = 0.0f;  // 0: each group has its own
+  float static_inverse = 0.0f;
   bool fragments = false;  // CodeOrder::kFragment
   bool aligned = false;    // eight codes may be written as one word
 
@@ -32,6 +34,8 @@ struct Quantizer {
     group = static_cast<int>(out.group);
     groups = static_cast<int>((k + out.group - 1) / out.group);
     limit = out.act_bits == 6 ? 31 : 127;
+    static_scale = out.static_scale;
+    if (static_scale > 0.0f) static_inverse = 1.0f / static_scale;
     scale_token = out.scale_stride > 0 ? 1 : groups;
     scale_group = out.scale_stride > 0 ? static_cast<int>(out.scale_stride) : 1;
     fragments = out.order == flexq_kernels::gpu::CodeOrder::kFragment;
@@ -51,6 +55,21 @@ struct Quantizer {
     const size_t bytes = in_shared() ? static_cast<size_t>(groups) * sizeof(int) : 0;
     FLEXQ_FT_CHECK_LE(bytes, size_t{32768}, "groups of ", group, " in a row of ", columns);
     return bytes;
+  }
+  // Of a group, from the bits of its max|x|.
+  __device__ __forceinline__ bool takes_static(int bits) const {
+    return static_scale > 0.0f && bits < flexq_kernels::gpu::kInfinityBits;
+  }
+  __device__ __forceinline__ float inverse_of(int bits) const {
+    return takes_static(bits) ? static_inverse : group_inverse(bits, limit);
+  }
+  __device__ __forceinline__ float scale_of(int bits) const {
+    return takes_static(bits) ? static_scale : group_scale(bits, limit);
+  }
+  __device__ __forceinline__ int code(float x, float inverse) const {
+    if (inverse == 0.0f) return 0;  // x may be NaN
+    // A static scale may be much too small for x.
+    return flexq_kernels::gpu::limited_rint(fmaxf(__fmul_rn(x, inverse), -4194304.0f), limit);
   }
   // The token's codes.
   __device__ __forceinline__ int8_t* row(int64_t token) const {
@@ -92,7 +111,7 @@ __device__ __forceinline__ void store_codes(const Quantizer& q, int64_t token, i
   uint32_t words[2] = {};
 #pragma unroll
   for (int e = 0; e < kVector; ++e) {
-    const int code = quantized(x.at(e), inverse, q.limit);
+    const int code = q.code(x.at(e), inverse);
     words[e / 4] |= (static_cast<uint32_t>(code) & 0xffu) << (e % 4 * 8);
   }
   if (aligned) {
@@ -127,8 +146,8 @@ __device__ __forceinline__ void quantize_in_lanes(const Quantizer& q, int64_t to
     }
 #pragma unroll
     for (int b = 0; b < kBatch; ++b) {
-      inverse[b] = group_inverse(bits[b], q.limit);
-      scale[b] = group_scale(bits[b], q.limit);
+      inverse[b] = q.inverse_of(bits[b]);
+      scale[b] = q.scale_of(bits[b]);
     }
 #pragma unroll
     for (int b = 0; b < kBatch; ++b) {
@@ -150,11 +169,11 @@ __device__ __forceinline__ void quantize_whole_row(const Quantizer& q, int64_t t
   if (threadIdx.x % 32 == 0) atomicMax(maxima, bits);
   __syncthreads();
   bits = *maxima;
-  const float inverse = group_inverse(bits, q.limit);
+  const float inverse = q.inverse_of(bits);
   row.each([&](const Vector<T>& x, int column) {
     store_codes(q, token, column, kVectors > 0 || q.aligned, x, inverse);
   });
-  if (threadIdx.x == 0) q.store_scale(token, 0, group_scale(bits, q.limit));
+  if (threadIdx.x == 0) q.store_scale(token, 0, q.scale_of(bits));
 }
 
 // Groups of any size, value by value.
@@ -174,12 +193,12 @@ __device__ __forceinline__ void quantize_odd_groups(const Quantizer& q, int64_t 
     for (int e = 0; e < kVector; ++e) {
       const int column = first + e;
       if (column >= q.columns) continue;
-      const float inverse = group_inverse(maxima[column / q.group], q.limit);
-      q.row(token)[q.at(column)] = static_cast<int8_t>(quantized(x.at(e), inverse, q.limit));
+      const float inverse = q.inverse_of(maxima[column / q.group]);
+      q.row(token)[q.at(column)] = static_cast<int8_t>(q.code(x.at(e), inverse));
     }
   });
   for (int g = static_cast<int>(threadIdx.x); g < q.groups; g += row_threads()) {
-    q.store_scale(token, g, group_scale(maxima[g], q.limit));
+    q.store_scale(token, g, q.scale_of(maxima[g]));
   }
 }
 

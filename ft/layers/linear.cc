@@ -61,6 +61,7 @@ LinearInput Linear::input(Tensor values, const LayerContext& context) const {
   out.codes = context.workspace.codes(tokens, shape.k);
   out.group = shape.k / shape.groups;
   out.act_bits = format.act_bits;
+  out.static_scale = weight_->act_scale;
   if (format.layout != Layout::kFrag16x128Tiled) {
     out.scales = context.workspace.act_scales(tokens, shape.groups);
     return out;

@@ -57,6 +57,7 @@ std::string weight_refusal(const LinearWeight& w, const StepModel& model, Scheme
   if (scheme == Scheme::kW6Ax && !w.format.quantizes_activations()) {
     return detail::join(w.name, " takes activations of 16 bits with six-bit weights");
   }
+  if (w.act_scale > 0.0f) return detail::join(w.name, " has a static scale for its inputs");
   if (w.n % 4 != 0 || w.k % 4 != 0) {
     return detail::join(w.name, " is ", w.n, " x ", w.k, ", not multiples of 4");
   }

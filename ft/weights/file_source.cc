@@ -16,6 +16,7 @@ namespace {
 
 // Of rows that are read at a time: a table is large, and need not be held twice.
 constexpr size_t kChunkBytes = size_t{32} << 20;
+constexpr float kLeastStaticScale = 0x1p-100f;
 
 template <typename T>
 void check_scales(const std::string& file, const T* scales, int64_t count) {
@@ -81,6 +82,7 @@ LinearWeight FileSource::linear(const std::string& name, const std::vector<Linea
     quantize_w8(parts, out);
   } else {
     load_w8(parts, out);
+    if (folder_.static_act_scales) out.act_scale = act_scale(parts);
   }
   if (parts[0].has_bias && !parts[0].row_parallel) {
     out.bias = target_.values(DataType::kFp32, {n});
@@ -136,6 +138,23 @@ void FileSource::load_w8(const std::vector<LinearPart>& parts, const LinearWeigh
     put_rows(part.w8_name(options_.rank), DataType::kInt8, 0, part.n, out, row);
     row += part.n;
   }
+}
+
+// Parts read the same input, so they have one scale.
+float FileSource::act_scale(const std::vector<LinearPart>& parts) {
+  float scale = 0.0f;
+  for (const LinearPart& part : parts) {
+    const std::string file = part.act_scale_name(options_.rank);
+    float value = 0.0f;
+    reader_.read(file, &value, sizeof(value));
+    if (!std::isfinite(value) || value < kLeastStaticScale || (scale > 0.0f && value != scale)) {
+      throw Error(ErrorKind::kWeight, join(file, " holds ", value),
+                  "a static scale is finite and not below 2^-100, and gate and up have the same",
+                  "flexq-ft convert SOURCE OUT --force");
+    }
+    scale = value;
+  }
+  return scale;
 }
 
 // A row-parallel weight is quantised whole and then cut, so that every rank has the scales (and

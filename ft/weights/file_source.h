@@ -24,6 +24,7 @@ class FileSource : public WeightSource {
  private:
   void load_float(const std::vector<LinearPart>& parts, const LinearWeight& out);
   void load_w8(const std::vector<LinearPart>& parts, const LinearWeight& out);
+  float act_scale(const std::vector<LinearPart>& parts);
   void quantize_w8(const std::vector<LinearPart>& parts, const LinearWeight& out);
   void load_int6(const std::vector<LinearPart>& parts, const LinearWeight& out);
   void put_cut_tiles(const std::vector<LinearPart>& parts, const LinearWeight& out);

@@ -78,8 +78,10 @@ void read_smoothing(const JsonDocument& document, JsonFields smoothing) {
   smoothing.finish();
 }
 
-// Nothing of it is kept: this version reads one layout, and says which if the file has another.
-void read_quantization(const JsonDocument& document, JsonFields* root, Scheme scheme) {
+// Hardly anything of it is kept: this version reads one layout, and says which if the file has
+// another.
+void read_quantization(const JsonDocument& document, JsonFields* root, ModelFolder* folder) {
+  const Scheme scheme = folder->scheme;
   if (scheme == Scheme::kFloat) {
     if (!root->value("quantization").is_null()) root->fail("quantization", "must be null for fp16");
     return;
@@ -96,6 +98,9 @@ void read_quantization(const JsonDocument& document, JsonFields* root, Scheme sc
     read_smoothing(document, fields.object("smoothing"));
   }
   fields.choice("lm_head", {"fp16", "bf16", "fp32"});
+  if (scheme == Scheme::kW8A8 && fields.optional("activation_scales") != nullptr) {
+    folder->static_act_scales = fields.choice("activation_scales", {"dynamic", "static"}) == 1;
+  }
   fields.finish();
 }
 
@@ -213,7 +218,7 @@ ModelFolder read_manifest(const JsonDocument& document) {
                              to_string(folder.scheme)));
   }
   if (!policy.is_null()) folder.policy = read_policy(document, policy);
-  read_quantization(document, &root, folder.scheme);
+  read_quantization(document, &root, &folder);
   read_transforms(document, &root);
   read_tensor_parallel(document, root.object("tensor_parallel"), &folder);
   const JsonValue& files = root.value("files");

@@ -40,6 +40,7 @@ struct ModelFolder {
   Scheme scheme = Scheme::kFloat;
   DataType dtype = DataType::kFp16;  // of the float files
   Policy policy;                     // w6ax only
+  bool static_act_scales = false;    // w8a8 only: each linear has a file with its inputs' scale
   int tp = 1;
   ShardRanges shards;
   // File stems ("attention.dense") whose groups restart at the shards' edges: w6ax, tp > 1.

@@ -19,7 +19,8 @@ struct LinearWeight {
   int64_t k = 0;
   Buffer codes;   // in format.layout
   Buffer scales;  // w6ax: fp16 [groups, n], or tiled (format.layout); w8: fp32 [n]; float: none
-  Buffer bias;    // fp32 [n], or none. Row-parallel biases are the layer's, added after all-reduce
+  float act_scale = 0.0f;  // w8a8: of all inputs, static; 0: each token has its own
+  Buffer bias;  // fp32 [n], or none. Row-parallel biases are the layer's, added after all-reduce
 
   size_t bytes() const { return codes.bytes() + scales.bytes() + bias.bytes(); }
 };

@@ -59,6 +59,9 @@ void add_linear(const ModelFolder& folder, const LinearPart& part, int rank,
     case Scheme::kW8A8:
       files->push_back({part.w8_name(rank), plain_entry({part.n, part.k}, "int8", 1)});
       files->push_back({part.w8_scale_name(rank), float_entry({part.n}, DataType::kFp32)});
+      if (folder.static_act_scales) {
+        files->push_back({part.act_scale_name(rank), float_entry({1}, DataType::kFp32)});
+      }
       break;
     case Scheme::kW6Ax: {
       const int64_t groups = flexq_kernels::group_count(part.k);
@@ -133,6 +136,9 @@ std::string LinearPart::int6_scale_name(int rank) const {
 std::string LinearPart::w8_name(int rank) const { return join(stem, ".weight.w8.", rank, ".bin"); }
 std::string LinearPart::w8_scale_name(int rank) const {
   return join(stem, ".weight.w8.scale.", rank, ".bin");
+}
+std::string LinearPart::act_scale_name(int rank) const {
+  return join(stem, ".weight.w8.act_scale.", rank, ".bin");
 }
 std::string LinearPart::bias_name(int rank) const {
   return row_parallel ? stem + ".bias.bin" : join(stem, ".bias.", rank, ".bin");

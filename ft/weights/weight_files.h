@@ -27,6 +27,7 @@ struct LinearPart {
   std::string int6_scale_name(int rank) const;  //
   std::string w8_name(int rank) const;          //
   std::string w8_scale_name(int rank) const;    //
+  std::string act_scale_name(int rank) const;   //
   std::string bias_name(int rank) const;        // row-parallel biases are the layer's
 };
 

@@ -57,6 +57,11 @@ def calibration_options(function: _F) -> _F:
             "--smooth-alpha", type=AlphaType(), metavar="A|search", panel="Calibration",
             help="The activations' share, 0 to 1; or the best of each linear.  [default: 0.5]",
         ),
+        click.option(
+            "--activation-scales", type=click.Choice(["dynamic", "static"]), default="dynamic",
+            panel="Calibration",
+            help="Of w8a8: each token its own, or one for all tokens, from the calibration.",
+        ),
     ]  # fmt: skip
     for option in reversed(options):
         function = option(function)
@@ -80,6 +85,7 @@ def calibration_choices(options: Mapping[str, Any]) -> dict[str, Any]:
         "calibration": None if text is None else CalibrationOptions(text=text, **details),
         "smooth": options["smooth"],
         "smooth_alpha": options["smooth_alpha"],
+        "activation_scales": options["activation_scales"],
     }
 
 

@@ -144,6 +144,7 @@ def _config(source: Path, out: Path, options: ConvertOptions) -> dict[str, Any]:
         "rotate": options.rotate,
         "calibration": None if options.calibration is None else str(options.calibration.text),
         "smooth_alpha": options.resolved_alpha,
+        "activation_scales": options.activation_scales,
         "tp": list(options.tp),
         "jobs": options.jobs,
         "force": options.force,

@@ -157,6 +157,9 @@ def _precision(summary: FolderSummary) -> dict[str, Any]:
         "policy": policy["name"] if policy else "-",
         "transforms": "; ".join(map(_transform, manifest.get("transforms", []))) or "-",
         "smoothing": _smoothing(manifest),
+        "activation scales": (manifest["quantization"] or {}).get("activation_scales", "dynamic")
+        if manifest["scheme"] in ("w8a8", "w6ax")
+        else "-",
         "tensor parallel": manifest["tensor_parallel"]["size"],
         "cut inside groups": ", ".join(manifest["tensor_parallel"]["cut_groups"]) or "-",
         "total": f"{summary.total_bytes / 1e6:,.1f} MB",

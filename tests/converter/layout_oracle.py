@@ -34,9 +34,17 @@ class Oracle:
     """files: name -> bytes of all .bin files of one folder."""
 
     def __init__(
-        self, tensors: dict[str, Array], config: dict[str, Any], *, scheme: str, dtype: str, tp: int
+        self,
+        tensors: dict[str, Array],
+        config: dict[str, Any],
+        *,
+        scheme: str,
+        dtype: str,
+        tp: int,
+        maxima: dict[str, float] | None = None,
     ) -> None:
         self.t = tensors
+        self.maxima = maxima  # static scales, of the inputs of stems
         self.scheme, self.dtype, self.tp = scheme, DTYPES[dtype], tp
         self.heads = config["num_attention_heads"]
         self.kv = config.get("num_key_value_heads", self.heads)
@@ -123,6 +131,9 @@ class Oracle:
         else:
             self.files[f"{stem}.w8.{rank}.bin"] = codes.tobytes()
             self.files[f"{stem}.w8.scale.{rank}.bin"] = scales.astype(np.float32).tobytes()
+            if self.maxima is not None:
+                scale = np.float32(self.maxima[stem]) / np.float32(127)
+                self.files[f"{stem}.w8.act_scale.{rank}.bin"] = scale.tobytes()
 
     def _attention(self, at: str, ft: str, out: str) -> None:
         self.column(

@@ -221,6 +221,11 @@ TEST(a_bad_extent_is_refused_before_any_memory_is_touched) {
   int8_t code;
   EXPECT_THROW(quantize_activations(&code, &scale, &x, FloatType::kFp32, 1, 1, 0, 8),
                std::invalid_argument, "groups of 0");
+  for (const float scale_of_all : {-1.0f, 1e-38f, INFINITY, NAN}) {
+    EXPECT_THROW(
+        quantize_activations(&code, &scale, &x, FloatType::kFp32, 1, 1, 1, 8, scale_of_all),
+        std::invalid_argument, "static scale");
+  }
 }
 
 TEST(tiled_scales_lie_beside_their_tile_with_zeros_past_n) {

@@ -207,6 +207,19 @@ TEST(smoothing_is_read_and_refused_where_it_is_wrong) {
   }
 }
 
+TEST(static_activation_scales_are_of_w8a8_and_have_files_of_their_own) {
+  const std::string plain = "\"row_map\": \"natural\"";
+  const std::string with = plain + ", \"activation_scales\": \"static\"";
+  WrittenFolder written(small_llama(), Scheme::kW8A8, 1);
+  EXPECT(!written.open().static_act_scales);
+  written.edit("manifest.json", plain, with);
+  EXPECT_THROW(written.open(), Error,
+               "files has no model.layers.0.attention.query_key_value.weight.w8.act_scale.0.bin");
+  WrittenFolder other(small_llama(), Scheme::kW8A16, 1);
+  other.edit("manifest.json", plain, with);
+  EXPECT_THROW(other.open(), Error, "quantization.activation_scales is an unknown key");
+}
+
 TEST(int6_shards_may_be_uneven_but_must_meet_on_groups) {
   ModelConfig config = small_llama();
   config.hidden_size = 256;

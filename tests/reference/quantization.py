@@ -39,9 +39,12 @@ def weight_int8(w: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.fl
 
 
 def activations(
-    x: NDArray[Any], *, act_bits: int, group: int = GROUP
+    x: NDArray[Any], *, act_bits: int, group: int = GROUP, static_scale: float = 0.0
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """x [m, k] of any float dtype -> codes [m, groups * group], scales [m, groups]."""
+    """x [m, k] of any float dtype -> codes [m, groups * group], scales [m, groups].
+
+    static_scale: of every finite group, instead of what its largest value asks for.
+    """
     q = F32({6: 31, 8: 127}[act_bits])
     g = grouped(x.astype(F32), group)
     finite = np.isfinite(g).all(-1)
@@ -49,10 +52,13 @@ def activations(
     zero = a < F32(2.0**-100)
     safe = np.where(zero, F32(1), a)
     inverse = q / safe
+    if static_scale:
+        zero = np.zeros_like(zero)
+        inverse = np.full_like(safe, F32(1) / F32(static_scale))
     with np.errstate(invalid="ignore", over="ignore"):
         rounded = np.rint(g * inverse[..., None])
     codes = np.clip(rounded, -q - 1, q)
     codes = np.where((zero | ~finite)[..., None], F32(0), codes)
-    scales = np.where(zero, F32(0), safe / q)
+    scales = np.where(zero, F32(0), F32(static_scale) if static_scale else safe / q)
     scales = np.where(finite, scales, F32(np.nan))
     return codes.astype(np.int8).reshape(x.shape[0], -1), scales

@@ -64,9 +64,13 @@ class Operand:
         return (self.values, {}) if device == "cpu" else (self.y, self.fields)
 
 
-def expect_codes(made: tuple[Any, Any, Any], *, act_bits: int, group: int) -> None:
+def expect_codes(
+    made: tuple[Any, Any, Any], *, act_bits: int, group: int, static_scale: float = 0.0
+) -> None:
     values, codes, scales = made
-    want_codes, want_scales = quantization.activations(values, act_bits=act_bits, group=group)
+    want_codes, want_scales = quantization.activations(
+        values, act_bits=act_bits, group=group, static_scale=static_scale
+    )
     np.testing.assert_array_equal(codes, want_codes)
     assert np.ascontiguousarray(scales).tobytes() == want_scales.tobytes()
 
@@ -114,6 +118,29 @@ def test_quantize_at_the_least_group_and_at_ties(device, dtype):
     expect_codes((x, codes, scales), act_bits=8, group=255)
     assert scales[0, 0] > 0
     assert scales[1, 0] == 0
+
+
+# Values that fit the scale, that are a little and that are absurdly too large for it, and no scale.
+@pytest.mark.parametrize("static_scale", [0.5, 0.01, 1e-12, 2.0**-100])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [7, 64, 129, 576, 4096, 4097, 14500])
+def test_a_static_scale_is_every_tokens(device, rng, dtype, k, static_scale):
+    static = {"act_bits": 8, "group": k, "static_scale": static_scale}
+    x = (20 * rng.standard_normal((6, k))).astype(F32)
+    x[1], x[2, -1], x[3, 0] = 0, np.nan, -np.inf
+    x[4] = static_scale * (np.arange(k) % 300 - 150) / 2  # ties, and both ends
+    x = x.astype(reference.DTYPES[dtype])
+    codes, scales = ops.quantize(x, **static)
+    expect_codes((x, codes, scales), **static)
+    assert np.isnan(scales).ravel().tolist() == [False, False, True, True, False, False]
+    residual, weight = x[4:].copy(), np.ones(k, x.dtype)
+    made = ops.residual_norm(residual, None, weight=weight, eps=1e-5, **static)
+    expect_codes(made, **static)
+    product = Operand(rng, 3, 2 * k, "int32")
+    y, fields = product.given(device)
+    expect_codes(
+        ops.fused_activation(y, "silu", dtype=dtype, gated=True, **fields, **static), **static
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

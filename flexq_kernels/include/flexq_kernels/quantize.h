@@ -36,7 +36,9 @@ struct WeightFault {
 //   x      [m, k]                        of `type`
 // act_bits is 6 (-32 … 31) or 8 (-128 … 127). A group with NaN or infinity has zero codes; its NaN
 // scale makes the output row NaN. m == 0 is a no-op.
+// static_scale, if not 0, at least 2^-100: the scale of every group that is finite; what is too
+// large for it has the last code.
 void quantize_activations(int8_t* codes, float* scales, const void* x, FloatType type, int64_t m,
-                          int64_t k, int64_t group, int act_bits);
+                          int64_t k, int64_t group, int act_bits, float static_scale = 0.0f);
 
 }  // namespace flexq_kernels

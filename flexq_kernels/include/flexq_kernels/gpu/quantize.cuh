@@ -31,13 +31,19 @@ __device__ __forceinline__ float group_scale(int bits, int limit) {
   return __fmaf_rn(__fmaf_rn(-quotient, divisor, a), inverse, quotient);
 }
 
+// rint(x), between -limit - 1 and limit; x is at least -2^22. A float of that size plus 1.5 * 2^23
+// is rounded to the nearest integer, half to even, as rint does it, at four times the rate of a
+// conversion; a larger one keeps its order, and ends at the limit.
+__device__ __forceinline__ int limited_rint(float x, int limit) {
+  constexpr int kBias = 0x4b400000;
+  const float biased = __fadd_rn(x, __int_as_float(kBias));
+  return min(max(__float_as_int(biased) - kBias, -limit - 1), limit);
+}
+
+// |x * inverse| is hardly above the limit.
 __device__ __forceinline__ int quantized(float x, float inverse, int limit) {
   if (inverse == 0.0f) return 0;  // x may be NaN
-  // |x * inverse| is hardly above the limit. A float of that size plus 1.5 * 2^23 is rounded to the
-  // nearest integer, half to even, as rint does it, at four times the rate of a conversion.
-  constexpr int kBias = 0x4b400000;
-  const float biased = __fadd_rn(__fmul_rn(x, inverse), __int_as_float(kBias));
-  return min(max(__float_as_int(biased) - kBias, -limit - 1), limit);
+  return limited_rint(__fmul_rn(x, inverse), limit);
 }
 
 }  // namespace flexq_kernels::gpu
