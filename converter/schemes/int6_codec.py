@@ -15,6 +15,7 @@ from flexq_ft import _native
 from flexq_ft.converter.architectures.spec import Split, Unit
 from flexq_ft.converter.dtypes import Array, FloatArray, as_float32
 from flexq_ft.converter.report import Quality, QualityMeter
+from flexq_ft.converter.rounding.rounder import Rounder
 from flexq_ft.converter.schemes.blocks import (
     BLOCK_ELEMENTS,
     Outputs,
@@ -39,34 +40,45 @@ _TILE_BYTES = 1536
 class _Quantized:
     """A matrix quantised with groups that restart at each of the given column ranges."""
 
-    def __init__(self, unit: Unit, columns: Sequence[Range]) -> None:
-        self.columns = tuple(columns)
-        self.codes = np.empty((unit.rows, unit.columns), np.int8)
-        self.scales = [
-            np.empty((unit.rows, _groups(end - begin)), np.float16) for begin, end in self.columns
+    def __init__(self, unit: Unit, columns: Sequence[Range], rounder: Rounder | None) -> None:
+        self._columns = tuple(columns)
+        self._rounder = rounder
+        self._groups = [
+            (first, min(first + GROUP_SIZE, end))
+            for begin, end in self._columns
+            for first in range(begin, end, GROUP_SIZE)
         ]
+        self.codes = np.empty((unit.rows, unit.columns), np.int8)
+        self.scales = np.empty((unit.rows, len(self._groups)), np.float16)
 
     def add(self, block: FloatArray, *, row: int, tensor: str, first_row: int) -> None:
         rows = slice(row, row + len(block))
-        for (begin, end), scales in zip(self.columns, self.scales, strict=True):
-            self.codes[rows, begin:end], scales[rows] = quantize_block(
+        group = 0
+        for begin, end in self._columns:  # also where a rounder follows: it checks the weights
+            count = _groups(end - begin)
+            self.codes[rows, begin:end], self.scales[rows, group : group + count] = quantize_block(
                 _native.kernels.quantize_weight_int6,
                 block[:, begin:end],
                 tensor=tensor,
                 first_row=first_row,
                 first_column=begin,
             )
+            group += count
+        if self._rounder is not None:
+            self.codes[rows], self.scales[rows] = self._rounder.round(block, self._groups)
 
     def scales_of(self, begin: int, end: int) -> Array:
         """Scales [N, groups] of the columns [begin, end), which start a group."""
-        for (first, last), scales in zip(self.columns, self.scales, strict=True):
-            if first <= begin and end <= last:
-                skip = (begin - first) // GROUP_SIZE
-                return scales[:, skip : skip + _groups(end - begin)]
-        raise AssertionError(f"columns [{begin}, {end}) cross a restart of the groups")
+        first = [group[0] for group in self._groups].index(begin)
+        return self.scales[:, first : first + _groups(end - begin)]
 
 
 class Int6Codec(Codec):
+    """rounder: of this unit's weights; None: the nearest codes, as docs/numerics.md has them."""
+
+    def __init__(self, rounder: Rounder | None = None) -> None:
+        self._rounder = rounder
+
     def files(self, unit: Unit, plan: ShardPlan) -> Mapping[str, FileSpec]:
         files = {}
         for rank in range(plan.size):
@@ -81,10 +93,10 @@ class Int6Codec(Codec):
 
     def encode(self, unit: Unit, source: Source, outputs: Outputs) -> Quality | None:
         # One quantisation serves all targets, plus one for each that cuts first.
-        whole = _Quantized(unit, [(0, unit.columns)])
+        whole = _Quantized(unit, [(0, unit.columns)], self._rounder)
         cut = {
             plan.size: _Quantized(
-                unit, [column_range(unit, plan, rank) for rank in range(plan.size)]
+                unit, [column_range(unit, plan, rank) for rank in range(plan.size)], self._rounder
             )
             for plan in outputs.plans
             if _cuts_groups(unit, plan)
@@ -95,7 +107,7 @@ class Int6Codec(Codec):
             for quantized in (whole, *cut.values()):
                 quantized.add(block, row=row, tensor=tensor, first_row=first)
             rows = slice(row, row + len(block))
-            scales = whole.scales[0][rows].astype(np.float32)
+            scales = whole.scales[rows].astype(np.float32)
             meter.add(block, whole.codes[rows], scales, GROUP_SIZE)
         for plan in outputs.plans:
             _write(unit, cut.get(plan.size, whole), plan, outputs)
