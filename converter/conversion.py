@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +23,8 @@ from flexq_ft.converter.options import ConvertOptions
 from flexq_ft.converter.planning import ConversionPlan, make_plan
 from flexq_ft.converter.progress import ProgressSink, SilentProgress
 from flexq_ft.converter.report import Quality, quality_report
+from flexq_ft.converter.rounding import Rounder, ScaleSearch, calibrated_rounders
+from flexq_ft.converter.schemes.int6_codec import Int6Codec
 from flexq_ft.converter.smoothing import Rounding, compute_smoothing
 from flexq_ft.converter.source import Source, hash_files, open_source
 from flexq_ft.converter.transforms import SmoothedSource, Smoothing, apply_transforms
@@ -92,6 +94,10 @@ def convert(
     )
 
 
+# A unit, and the folders that lack it.
+_Work = tuple[Unit, list[Job]]
+
+
 class _Conversion:
     def __init__(
         self, source: Source, out: Path, options: ConvertOptions, progress: ProgressSink
@@ -127,9 +133,9 @@ class _Conversion:
         created = not self._out.exists()
         try:
             self._begin(open_jobs)
-            if windows is not None:
+            if windows is not None and self.plan.header.smoothing is not None:
                 self._smooth(open_jobs, windows)
-            self._write(open_jobs)
+            self._write(open_jobs, windows)
         except WeightError:
             for job in open_jobs:
                 job.writer.discard()
@@ -160,6 +166,7 @@ class _Conversion:
             "transforms": header.transforms,
             "smoothing": header.smoothing,
             "static": header.scheme.static,
+            "rounding": header.rounding,
             "source": sorted([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats),
         }
 
@@ -207,7 +214,7 @@ class _Conversion:
 
     def _calibration_windows(self) -> CalibrationWindows | None:
         """Before anything is written, what a calibration lacks is an error."""
-        asked, calibration = self.plan.header.smoothing, self._options.calibration
+        asked, calibration = self.plan.header.calibration, self._options.calibration
         if asked is None or calibration is None:
             return None
         check_device(calibration.device)
@@ -254,8 +261,8 @@ class _Conversion:
         finally:
             self._progress.finish()
 
-    def _write(self, jobs: Sequence[Job]) -> None:
-        work = []
+    def _write(self, jobs: Sequence[Job], windows: CalibrationWindows | None) -> None:
+        work: list[_Work] = []
         for unit in self.plan.units:
             lacking = [job for job in jobs if unit.stem not in job.writer.done]
             if lacking:
@@ -267,10 +274,13 @@ class _Conversion:
             try:
                 # The source's hash needs a pass over its files; it runs beside the conversion.
                 hashing = None if self._sha256 else pool.submit(self._hash_source)
-                futures: list[Future[None]] = [pool.submit(self._encode, *item) for item in work]
-                finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
-                for future in finished:
-                    future.result()
+                rounding = self.plan.header.rounding
+                if rounding is None or windows is None:
+                    rounder = None if rounding is None else ScaleSearch()
+                    self._encode_all(pool, work, lambda unit: rounder if unit.linear else None)
+                else:
+                    self._encode_all(pool, [w for w in work if not w[0].linear], lambda unit: None)
+                    self._encode_calibrated(pool, [w for w in work if w[0].linear], windows)
                 if hashing:
                     hashing.result()
             finally:
@@ -279,18 +289,49 @@ class _Conversion:
         for job in jobs:
             job.writer.finish(self._small_files(job, job.writer.done))
 
+    def _encode_calibrated(
+        self, pool: ThreadPoolExecutor, work: Sequence[_Work], windows: CalibrationWindows
+    ) -> None:
+        """Layer by layer, as the calibration reaches them."""
+        assert self.plan.header.rounding is not None and self._options.calibration is not None
+        if work:
+            self.calibrated = windows.describe()
+        for rounders in calibrated_rounders(
+            self._source,
+            windows,
+            method=self.plan.header.rounding["method"],
+            linears={unit.linear for unit, _ in work},
+            device=self._options.calibration.device,
+        ):
+            layer = [item for item in work if item[0].linear in rounders]
+            self._encode_all(pool, layer, lambda unit, found=rounders: found[unit.linear])
+
+    def _encode_all(
+        self,
+        pool: ThreadPoolExecutor,
+        work: Sequence[_Work],
+        rounder: Callable[[Unit], Rounder | None],
+    ) -> None:
+        futures: list[Future[None]] = [
+            pool.submit(self._encode, unit, jobs, rounder(unit)) for unit, jobs in work
+        ]
+        finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        for future in finished:
+            future.result()
+
     def _hash_source(self) -> None:
         self._sha256 = hash_files(self._source.source_files())
 
-    def _encode(self, unit: Unit, jobs: Sequence[Job]) -> None:
+    def _encode(self, unit: Unit, jobs: Sequence[Job], rounder: Rounder | None) -> None:
         outputs = UnitOutputs(jobs)
+        codec = self.plan.codec(unit) if rounder is None else Int6Codec(rounder)
         try:
-            quality = self.plan.codec(unit).encode(unit, self._source, outputs)
+            quality = codec.encode(unit, self._source, outputs)
         finally:
             written = outputs.close()
         for job in jobs:
             files = written[job.target.shards.size]
-            expected = self.plan.codec(unit).files(unit, job.target.shards)
+            expected = codec.files(unit, job.target.shards)
             sizes = {name: size for name, (size, _) in files.items()}
             if sizes != {name: spec.nbytes for name, spec in expected.items()}:
                 raise InternalError(f"{unit.stem}: wrote {sizes}, planned {dict(expected)}")

@@ -104,6 +104,9 @@ def _difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
             scales = _scales(found), _scales(expected)
             if key == "quantization" and scales[0] != scales[1]:
                 return f"its activation scales are {scales[0]}, this conversion's {scales[1]}"
+            rounding = _rounding(found), _rounding(expected)
+            if key == "quantization" and rounding[0] != rounding[1]:
+                return f"its rounding is {rounding[0]}, this conversion's is {rounding[1]}"
             if key in ("files", "model", "quantization", "tensor_parallel"):
                 return f"its {key} differ"
             return f"its {key} is {found.get(key)}, this conversion's is {expected.get(key)}"
@@ -123,6 +126,15 @@ def _smoothed(smoothing: Mapping[str, Any]) -> str:
     keys = ("alpha", "sequences", "length", "text_sha256")
     rest = ", ".join(f"{key} {smoothing.get(key)}" for key in keys)
     return f"smoothing ({rest})" if smoothing else "no smoothing"
+
+
+def _rounding(manifest: Mapping[str, Any]) -> str:
+    rounding = (manifest["quantization"] or {}).get("rounding")
+    if not rounding:
+        return "nearest"
+    calibration = rounding.get("calibration") or {}
+    rest = ", ".join(f"{key} {value}" for key, value in sorted(calibration.items()))
+    return f"{rounding.get('method')} ({rest or 'no calibration'})"
 
 
 def _name(entry: dict[str, Any]) -> str:

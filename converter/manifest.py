@@ -28,6 +28,8 @@ class Header:
     policy: dict[str, Any] | None
     transforms: tuple[dict[str, Any], ...]
     smoothing: dict[str, Any] | None  # as asked for
+    rounding: dict[str, Any] | None  # None: to the nearest codes
+    calibration: dict[str, Any] | None  # text_sha256, sequences and length of what these run on
 
     def smoothed(self, result: Mapping[str, Any]) -> dict[str, Any] | None:
         """The manifest's `quantization.smoothing`: what was asked for, and what came of it."""
@@ -57,7 +59,9 @@ class Header:
             "scheme": self.scheme.name,
             "dtype": self.dtype,
             "policy": self.policy,
-            "quantization": self.scheme.to_manifest(self.dtype, self.smoothed(smoothing)),
+            "quantization": self.scheme.to_manifest(
+                self.dtype, self.smoothed(smoothing), self.rounding
+            ),
             "tensor_parallel": plan.to_manifest(),
             "files": {
                 name: {

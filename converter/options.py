@@ -8,14 +8,15 @@ from typing import Any, Literal
 
 from flexq_ft.errors import ConfigError
 
-__all__ = ["DTYPES", "POLICY_SCHEMES", "SCHEMES", "SCHEME_NAMES", "CalibrationOptions"]
-__all__ += ["ConvertOptions", "scheme_of_int8_mode"]
+__all__ = ["DTYPES", "POLICY_SCHEMES", "ROUNDINGS", "SCHEMES", "SCHEME_NAMES"]
+__all__ += ["CalibrationOptions", "ConvertOptions", "scheme_of_int8_mode"]
 
 DTYPES = ("fp16", "bf16", "fp32")
 SCHEMES = (*DTYPES, "w8a16", "w8a8", "w6ax")
 # Short forms: w6ax with that policy.
 POLICY_SCHEMES = ("flexq", "w6a6", "w6a8", "w6a16")
 SCHEME_NAMES = (*SCHEMES, *POLICY_SCHEMES)
+ROUNDINGS = ("nearest", "scale-search", "gptq")
 _SMOOTH_SCHEMES = ("w8a8", "w6ax")
 _INT8_MODES = {0: "fp16", 1: "w8a16", 2: "w8a8", 5: "w6ax"}
 
@@ -65,11 +66,12 @@ class ConvertOptions:
     dtype:  of the float files (norms, embeddings, biases); default fp16.
     policy: w6ax only: a built-in name, a path to a YAML file, or a parsed mapping; default flexq.
     rotate: the residual stream in another basis (transforms/rotation.py).
-    calibration: the text of what is calibrated (smoothing).
+    calibration: the text of what is calibrated (smoothing, rounding).
     smooth: SmoothQuant, of w8a8 and w6ax; default: w8a8 with a calibration.
     smooth_alpha: its share of activations, 0 to 1; or `search`, the best for each linear.
                   Default 0.5.
     activation_scales: of w8a8: dynamic, each token its own; static, from the calibration.
+    rounding: of w6ax: one of ROUNDINGS. gptq needs a calibration, scale-search is better with one.
     tp:     one folder is written for each.
     jobs:   tensors worked on at a time; memory grows with it.
     force:  start again even onto a complete folder, which stays until the new one is done.
@@ -83,6 +85,7 @@ class ConvertOptions:
     smooth: bool | None = None
     smooth_alpha: float | Literal["search"] | None = None
     activation_scales: Literal["dynamic", "static"] = "dynamic"
+    rounding: str = "nearest"
     tp: tuple[int, ...] = (1,)
     jobs: int = 1
     force: bool = False
@@ -102,6 +105,7 @@ class ConvertOptions:
             )
         self._check_policy()
         self._check_smoothing()
+        self._check_rounding()
         if not self.tp or any(size < 1 for size in self.tp) or len(set(self.tp)) != len(self.tp):
             raise ConfigError(
                 f"--tp must be distinct sizes of at least 1, not {self.tp}", hint="--tp 1,2"
@@ -152,10 +156,27 @@ class ConvertOptions:
                 f"--smooth-alpha must be from 0 to 1, or search, not {alpha}",
                 hint="--smooth-alpha 0.5",
             )
-        if self.calibration is not None and self.resolved_alpha is None:
+        unused = self.resolved_alpha is None and self.rounding == "nearest"
+        if self.calibration is not None and unused:
             raise ConfigError(
                 f"--calibration was given, but nothing of this conversion to {self.scheme} uses it",
-                hint="--smooth, of w8a8 and w6ax; or leave --calibration out",
+                hint="--smooth, of w8a8 and w6ax; --rounding gptq, of w6ax; or leave it out",
+            )
+
+    def _check_rounding(self) -> None:
+        if self.rounding not in ROUNDINGS:
+            raise ConfigError(
+                f"unknown rounding {self.rounding!r}", hint=f"--rounding {' | '.join(ROUNDINGS)}"
+            )
+        if self.rounding != "nearest" and self.resolved_scheme != "w6ax":
+            raise ConfigError(
+                f"--rounding {self.rounding} applies to w6ax only, not to {self.scheme}",
+                hint="--scheme w6ax",
+            )
+        if self.rounding == "gptq" and self.calibration is None:
+            raise ConfigError(
+                "--rounding gptq needs a text to calibrate on",
+                hint="--calibration FILE; or --rounding scale-search, which needs none",
             )
 
     @property

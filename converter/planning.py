@@ -86,18 +86,28 @@ class ConversionPlan:
             reverse=True,
         )
         conversion = sum(sets[: self.jobs])
-        if self.header.smoothing is None:
+        calibration = self.header.calibration
+        if calibration is None:
             return _BASE_BYTES + conversion
-        return _BASE_BYTES + _TORCH_BYTES + max(conversion, self._calibration_bytes)
+        calibrating = self._calibration_bytes(calibration["sequences"] * calibration["length"])
+        if self.header.rounding is None:  # one after the other
+            return _BASE_BYTES + _TORCH_BYTES + max(conversion, calibrating)
+        return _BASE_BYTES + _TORCH_BYTES + conversion + calibrating + self._moment_bytes
 
-    @property
-    def _calibration_bytes(self) -> int:
+    def _calibration_bytes(self, tokens: int) -> int:
         """In fp32: the embedding or one layer, and the hidden states before and behind it."""
-        assert self.header.smoothing is not None
-        tokens: int = self.header.smoothing["sequences"] * self.header.smoothing["length"]
         layer = sum(u.elements for u in self.units if u.stem.startswith("model.layers.0."))
         table = max(u.elements for u in self.units if not u.stem.startswith("model.layers."))
         return 4 * (max(layer, table) + 2 * tokens * self.header.config.hidden_size)
+
+    @property
+    def _moment_bytes(self) -> int:
+        """Of GPTQ: a layer's second moments in fp32, and the largest ones' factors in fp64."""
+        if self.header.rounding is None or self.header.rounding["method"] != "gptq":
+            return 0
+        sizes = {u.linear: u.columns for u in self.units if u.linear.startswith("layers.0.")}
+        squares = [columns**2 for columns in sizes.values()]
+        return 4 * sum(squares) + 32 * max(squares) * self.jobs
 
     def linear_bytes(self, target: Target) -> int:
         """Stored bytes of the linears' weights, scales included."""
@@ -132,6 +142,7 @@ def make_plan(source: Source, options: ConvertOptions) -> ConversionPlan:
     if options.activation_scales == "static":
         scheme = with_static_scales(scheme)
     policy = options.resolved_policy
+    calibration = _calibration(config, options)
     header = Header(
         source_kind=source.kind,
         config=config,
@@ -141,7 +152,9 @@ def make_plan(source: Source, options: ConvertOptions) -> ConversionPlan:
         if policy is None
         else resolve_policy(policy, num_layers=config.num_layers, linears=architecture.linears()),
         transforms=source.transforms,
-        smoothing=_smoothing(config, options),
+        smoothing=_smoothing(calibration, options),
+        rounding=_rounding(calibration, options),
+        calibration=calibration,
     )
     shapes = {name: info.shape for name, info in source.tensors.items()}
     units = tuple(architecture.units(config, shapes))
@@ -170,13 +183,25 @@ def make_plan(source: Source, options: ConvertOptions) -> ConversionPlan:
     )
 
 
-def _smoothing(config: ModelConfig, options: ConvertOptions) -> dict[str, Any] | None:
-    calibration = options.calibration
+def _smoothing(
+    calibration: dict[str, Any] | None, options: ConvertOptions
+) -> dict[str, Any] | None:
     if options.resolved_alpha is None or calibration is None:
         return None
+    return {"method": "smoothquant", "alpha": options.resolved_alpha, **calibration}
+
+
+def _rounding(calibration: dict[str, Any] | None, options: ConvertOptions) -> dict[str, Any] | None:
+    if options.rounding == "nearest":
+        return None
+    return {"method": options.rounding, "calibration": calibration}
+
+
+def _calibration(config: ModelConfig, options: ConvertOptions) -> dict[str, Any] | None:
+    calibration = options.calibration
+    if calibration is None:
+        return None
     return {
-        "method": "smoothquant",
-        "alpha": options.resolved_alpha,
         "text_sha256": hashlib.sha256(calibration.read()).hexdigest(),
         "sequences": calibration.sequences,
         "length": calibration.length or min(_WINDOW, config.max_positions),

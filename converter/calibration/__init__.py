@@ -13,6 +13,7 @@ from flexq_ft.converter.calibration.calibrate import LayerInputs, calibrate
 from flexq_ft.converter.calibration.model import check_device
 from flexq_ft.converter.calibration.statistics import (
     ChannelMaxima,
+    ChannelMoments,
     SampledRows,
     SecondMoment,
     Statistic,
@@ -22,6 +23,7 @@ from flexq_ft.converter.calibration.windows import CalibrationWindows, cut_windo
 __all__ = [
     "CalibrationWindows",
     "ChannelMaxima",
+    "ChannelMoments",
     "LayerInputs",
     "SampledRows",
     "SecondMoment",

@@ -9,7 +9,7 @@ from flexq_ft.converter.dtypes import FloatArray
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ChannelMaxima", "SampledRows", "SecondMoment", "Statistic"]
+__all__ = ["ChannelMaxima", "ChannelMoments", "SampledRows", "SecondMoment", "Statistic"]
 
 
 class Statistic(Protocol):
@@ -31,6 +31,25 @@ class ChannelMaxima:
         """[K] fp32."""
         assert self._maxima is not None
         values: FloatArray = self._maxima.cpu().numpy()
+        return values
+
+
+class ChannelMoments:
+    """The mean square of each input channel."""
+
+    def __init__(self) -> None:
+        self._sum: Tensor | None = None
+        self._tokens = 0
+
+    def add(self, x: Tensor) -> None:
+        squares = x.double().square().sum(0)
+        self._sum = squares if self._sum is None else self._sum + squares
+        self._tokens += x.shape[0]
+
+    def result(self) -> FloatArray:
+        """[K] fp32."""
+        assert self._sum is not None
+        values: FloatArray = (self._sum / self._tokens).float().cpu().numpy()
         return values
 
 

@@ -27,10 +27,15 @@ class Scheme:
     quantized: bool = True
     static: bool = False  # the inputs of a linear have one scale, in a file
 
-    def to_manifest(self, dtype: str, smoothing: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    def to_manifest(
+        self,
+        dtype: str,
+        smoothing: Mapping[str, Any] | None,
+        rounding: Mapping[str, Any] | None,
+    ) -> dict[str, Any] | None:
         if not self.quantized:
             return None
-        made = {
+        made: dict[str, Any] = {
             "group_size": self.group_size,
             "layout": self.layout,
             "layout_version": 1,
@@ -39,7 +44,11 @@ class Scheme:
             "smoothing": smoothing and dict(smoothing),
             "lm_head": dtype,
         }
-        return made | ({"activation_scales": "static"} if self.static else {})
+        if self.static:
+            made["activation_scales"] = "static"
+        if rounding is not None:
+            made["rounding"] = dict(rounding)
+        return made
 
 
 def with_static_scales(scheme: Scheme) -> Scheme:

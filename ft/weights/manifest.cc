@@ -78,6 +78,20 @@ void read_smoothing(const JsonDocument& document, JsonFields smoothing) {
   smoothing.finish();
 }
 
+// Which codes were chosen. Any of them are read alike.
+void read_rounding(JsonFields rounding) {
+  rounding.choice("method", {"scale-search", "gptq"});
+  if (!rounding.value("calibration").is_null()) {
+    JsonFields calibration = rounding.object("calibration");
+    calibration.text("text_sha256");
+    for (const char* count : {"sequences", "length"}) {
+      calibration.integer(count, 1, int64_t{1} << 40);
+    }
+    calibration.finish();
+  }
+  rounding.finish();
+}
+
 // Hardly anything of it is kept: this version reads one layout, and says which if the file has
 // another.
 void read_quantization(const JsonDocument& document, JsonFields* root, ModelFolder* folder) {
@@ -97,6 +111,7 @@ void read_quantization(const JsonDocument& document, JsonFields* root, ModelFold
   if (!fields.value("smoothing").is_null()) {
     read_smoothing(document, fields.object("smoothing"));
   }
+  if (int6 && fields.optional("rounding") != nullptr) read_rounding(fields.object("rounding"));
   fields.choice("lm_head", {"fp16", "bf16", "fp32"});
   if (scheme == Scheme::kW8A8 && fields.optional("activation_scales") != nullptr) {
     folder->static_act_scales = fields.choice("activation_scales", {"dynamic", "static"}) == 1;

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 import rich_click as click
 
+from flexq_ft.converter.options import ROUNDINGS
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.devices import check_device
 
@@ -54,6 +55,11 @@ def calibration_options(function: _F) -> _F:
             help="SmoothQuant, of w8a8 and w6ax.  [default: of w8a8 with --calibration]",
         ),
         click.option(
+            "--rounding", type=click.Choice(ROUNDINGS), default="nearest", show_default=True,
+            panel="Calibration",
+            help="Of w6ax: codes that lose less than the nearest; gptq needs --calibration.",
+        ),
+        click.option(
             "--smooth-alpha", type=AlphaType(), metavar="A|search", panel="Calibration",
             help="The activations' share, 0 to 1; or the best of each linear.  [default: 0.5]",
         ),
@@ -86,6 +92,7 @@ def calibration_choices(options: Mapping[str, Any]) -> dict[str, Any]:
         "smooth": options["smooth"],
         "smooth_alpha": options["smooth_alpha"],
         "activation_scales": options["activation_scales"],
+        "rounding": options["rounding"],
     }
 
 

@@ -145,6 +145,7 @@ def _config(source: Path, out: Path, options: ConvertOptions) -> dict[str, Any]:
         "calibration": None if options.calibration is None else str(options.calibration.text),
         "smooth_alpha": options.resolved_alpha,
         "activation_scales": options.activation_scales,
+        "rounding": options.rounding,
         "tp": list(options.tp),
         "jobs": options.jobs,
         "force": options.force,

@@ -160,6 +160,7 @@ def _precision(summary: FolderSummary) -> dict[str, Any]:
         "activation scales": (manifest["quantization"] or {}).get("activation_scales", "dynamic")
         if manifest["scheme"] in ("w8a8", "w6ax")
         else "-",
+        "rounding": _rounding(manifest),
         "tensor parallel": manifest["tensor_parallel"]["size"],
         "cut inside groups": ", ".join(manifest["tensor_parallel"]["cut_groups"]) or "-",
         "total": f"{summary.total_bytes / 1e6:,.1f} MB",
@@ -189,6 +190,20 @@ def _smoothing(manifest: Mapping[str, Any]) -> str:
     return (
         f"{smoothing['method']}, alpha {alpha}, calibrated on {smoothing['tokens']:,} tokens"
         f" (text sha256 {smoothing['text_sha256'][:12]})"
+    )
+
+
+def _rounding(manifest: Mapping[str, Any]) -> str:
+    """gptq, calibrated on 128 x 512 tokens (text sha256 0123456789ab)"""
+    if manifest["quantization"] is None:
+        return "-"
+    rounding = manifest["quantization"].get("rounding") or {"method": "nearest"}
+    found = rounding.get("calibration")
+    if not found:
+        return str(rounding["method"])
+    return (
+        f"{rounding['method']}, calibrated on {found['sequences']} x {found['length']} tokens"
+        f" (text sha256 {found['text_sha256'][:12]})"
     )
 
 

@@ -1,14 +1,30 @@
-"""Rounders against plain oracles in NumPy."""
+"""`--rounding`: rounders against plain oracles in NumPy, and the folders that they make."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
 import numpy as np
 import pytest
 import torch
+import transformers
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
+from flexq_ft import _native
+from flexq_ft.converter import CalibrationOptions, ConvertOptions, convert, open_source, verify
+from flexq_ft.converter.calibration import cut_windows
+from flexq_ft.converter.inspection import TensorValues, read_tensor
 from flexq_ft.converter.rounding import Gptq, Rounder, ScaleSearch
+from flexq_ft.errors import ConfigError, WeightError
+from tests.converter.conftest import folder_bytes
+from tests.converter.test_resume import StopAfter
 from tests.reference.quantization import weight_int6
+from tests.tools.checkpoints import make_checkpoint
 
 Array = NDArray[np.float64]
 GROUPS = [(0, 128), (128, 256), (256, 300)]
@@ -150,3 +166,205 @@ def test_zeros_and_inputs_that_are_never_used(rounder: Rounder) -> None:
     codes, scales = rounder.round(weights, GROUPS)
     assert not codes.any()
     np.testing.assert_array_equal(scales, np.float16(1e-5))
+
+
+TEXT = Path(__file__).parents[2] / "configs" / "texts" / "river-lock.txt"
+CALIBRATION = CalibrationOptions(text=TEXT, sequences=6, length=40, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """GQA, a short last group, and heads that two ranks cut inside a group."""
+    return make_checkpoint(
+        tmp_path_factory.mktemp("rounding") / "llama",
+        hidden=160,
+        heads=4,
+        kv_heads=2,
+        head_dim=40,
+        inter=264,
+        tied=True,
+        positions=64,
+    )
+
+
+def options(rounding: str, **more: Any) -> ConvertOptions:
+    calibration = None if rounding == "nearest" else CALIBRATION
+    return ConvertOptions(
+        **{"scheme": "w6ax", "rounding": rounding, "calibration": calibration, **more}
+    )
+
+
+def weight(folder: Path, linear: str, rank: int = 0) -> list[TensorValues]:
+    return read_tensor(folder, linear, rank=rank)
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    return content
+
+
+def hooked_moments(source: Path) -> dict[str, Array]:
+    """X^T X of each linear's inputs, by hooks on the whole Hugging Face model."""
+    opened = open_source(source)
+    windows = cut_windows(TEXT.read_bytes(), opened, sequences=6, length=40).windows
+    opened.close()
+    model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    found: dict[str, Array] = {}
+
+    def watch(name: str, module: torch.nn.Module) -> None:
+        def see(_: Any, args: Any) -> None:
+            x = args[0].reshape(-1, args[0].shape[-1]).double().numpy()
+            found[name] = found.get(name, 0.0) + x.T @ x
+
+        module.register_forward_pre_hook(see)
+
+    for index, layer in enumerate(model.model.layers):
+        watch(f"layers.{index}.qkv", layer.self_attn.q_proj)
+        watch(f"layers.{index}.o", layer.self_attn.o_proj)
+        watch(f"layers.{index}.gate_up", layer.mlp.up_proj)
+        watch(f"layers.{index}.down", layer.mlp.down_proj)
+    with torch.no_grad():
+        for window in windows:
+            model(torch.tensor(window[None]), use_cache=False)
+    return found
+
+
+def source_weights(source: Path, linear: str) -> list[NDArray[np.float32]]:
+    """As the folder's files hold them: q, k and v stacked, gate and up apart."""
+    layer, name = linear.removeprefix("layers.").split(".")
+    names = {"qkv": [("q", "k", "v")], "o": [("o",)], "gate_up": [("gate",), ("up",)]}
+    stacks = names.get(name, [("down",)])
+    block = "mlp" if name in ("gate_up", "down") else "self_attn"
+    tensors = load_file(source / "model.safetensors")
+    at = f"model.layers.{layer}.{block}."
+    return [np.concatenate([tensors[f"{at}{part}_proj.weight"] for part in s]) for s in stacks]
+
+
+def test_a_folder_holds_what_gptq_gives_on_the_models_own_inputs(
+    source: Path, tmp_path: Path
+) -> None:
+    convert(source, tmp_path, options("gptq"))
+    convert(source, tmp_path / "nearest", options("nearest"))
+    for linear, moments in hooked_moments(source).items():
+        weights = source_weights(source, linear)
+        found = weight(tmp_path / "1-gpu", linear)
+        plain = weight(tmp_path / "nearest/1-gpu", linear)
+        assert len(found) == len(weights)
+        for wanted, made, nearest in zip(weights, found, plain, strict=True):
+            groups = [(b, min(b + 128, wanted.shape[1])) for b in range(0, wanted.shape[1], 128)]
+            codes, _ = Gptq(torch.from_numpy(moments)).round(wanted, groups)
+            assert np.mean(codes == made.codes) > 0.98  # the moments there are sums in fp32
+            errors = [output_error(wanted, w.values, moments) for w in (made, nearest)]
+            assert errors[0] < 0.7 * errors[1]
+
+
+@pytest.mark.parametrize("rounding", ["gptq", "scale-search"])
+def test_ranks_hold_the_integers_of_one(source: Path, tmp_path: Path, rounding: str) -> None:
+    convert(source, tmp_path, options(rounding, tp=(1, 2)))
+    for layer in range(2):
+        whole = weight(tmp_path / "1-gpu", f"layers.{layer}.down")[0]
+        parts = [weight(tmp_path / "2-gpu", f"layers.{layer}.down", rank)[0] for rank in (0, 1)]
+        assert whole.codes is not None
+        joined = [part.codes for part in parts if part.codes is not None]
+        np.testing.assert_array_equal(np.concatenate(joined, 1), whole.codes)
+        # Heads cut o inside a group: other scales, and still no worse than the nearest codes.
+        parts = [weight(tmp_path / "2-gpu", f"layers.{layer}.o", rank)[0] for rank in (0, 1)]
+        wanted = source_weights(source, f"layers.{layer}.o")[0]
+        joined_values = np.concatenate([part.values for part in parts], 1)
+        assert np.abs(joined_values - wanted).max() < 0.1 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_an_interrupted_conversion_ends_in_the_same_bytes(
+    source: Path, tmp_path: Path, jobs: int
+) -> None:
+    convert(source, tmp_path / "whole", options("gptq", rotate=True))
+    with pytest.raises(KeyboardInterrupt):
+        convert(
+            source,
+            tmp_path / "out",
+            options("gptq", rotate=True, jobs=jobs),
+            progress=StopAfter(11),
+        )
+    report = convert(source, tmp_path / "out", options("gptq", rotate=True, jobs=jobs))
+    assert report.folders[0].action == "resumed"
+    assert "6 x 40 tokens" in report.calibration
+    assert folder_bytes(tmp_path / "out/1-gpu") == folder_bytes(tmp_path / "whole/1-gpu")
+
+
+def test_a_damaged_unit_is_rounded_again_alike(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path, options("gptq"))
+    before = folder_bytes(tmp_path / "1-gpu")
+    assert convert(source, tmp_path, options("gptq")).folders[0].action == "verified"
+    path = tmp_path / "1-gpu/model.layers.1.mlp.down_proj.weight.int6.0.bin"
+    path.write_bytes(path.read_bytes()[::-1])
+    assert convert(source, tmp_path, options("gptq")).folders[0].action == "repaired"
+    assert folder_bytes(tmp_path / "1-gpu") == before
+
+
+def test_rotation_smoothing_and_rounding_stack(source: Path, tmp_path: Path) -> None:
+    """On the calibration's text the engine is nearer to the float model than nearest codes are."""
+    common: dict[str, Any] = {"rotate": True, "smooth": True, "policy": "w6a16", "dtype": "fp32"}
+    convert(source, tmp_path, options("gptq", **common))
+    convert(source, tmp_path / "plain", options("nearest", calibration=CALIBRATION, **common))
+    opened = open_source(source)
+    windows = cut_windows(TEXT.read_bytes(), opened, sequences=6, length=40).windows
+    opened.close()
+    model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        expected = model(torch.tensor(windows)).logits.numpy()
+    errors = []
+    for folder in (tmp_path, tmp_path / "plain"):
+        engine = _native.Engine(str(folder / "1-gpu"))
+        actual = np.stack([engine.forward(window.tolist()) for window in windows])
+        errors.append(float(np.square(actual - expected).mean()))
+    assert errors[0] < 0.8 * errors[1]
+    manifest = manifest_of(tmp_path / "1-gpu")
+    assert [entry["name"] for entry in manifest["transforms"]] == ["rotation"]
+    assert manifest["quantization"]["smoothing"] is not None
+    assert manifest["quantization"]["rounding"]["method"] == "gptq"
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_the_manifest_says_how(source: Path, tmp_path: Path, calibrated: bool) -> None:
+    chosen = options("scale-search", calibration=CALIBRATION if calibrated else None)
+    convert(source, tmp_path, chosen)
+    manifest = manifest_of(tmp_path / "1-gpu")
+    schema = json.loads((TEXT.parents[1] / "schemas/manifest.json").read_text(encoding="utf-8"))
+    jsonschema.validate(manifest, schema)
+    rounding = manifest["quantization"]["rounding"]
+    assert rounding["method"] == "scale-search"
+    if calibrated:
+        text = hashlib.sha256(TEXT.read_bytes()).hexdigest()
+        assert rounding["calibration"] == {"text_sha256": text, "sequences": 6, "length": 40}
+    else:
+        assert rounding["calibration"] is None
+    assert verify(tmp_path / "1-gpu") == []
+    _native.open_model_folder(str(tmp_path / "1-gpu"))
+    with pytest.raises(ConfigError, match="other options") as caught:
+        convert(source, tmp_path, options("nearest"))
+    assert "its rounding is scale-search" in caught.value.cause
+    assert "this conversion's is nearest" in caught.value.cause
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--rounding gptq needs a text"):
+        ConvertOptions(scheme="w6ax", rounding="gptq")
+    with pytest.raises(
+        ConfigError, match="--rounding scale-search applies to w6ax only, not to w8a16"
+    ):
+        ConvertOptions(scheme="w8a16", rounding="scale-search")
+    with pytest.raises(ConfigError, match="unknown rounding 'best'"):
+        ConvertOptions(scheme="w6ax", rounding="best")
+
+
+@pytest.mark.parametrize("where", ["method", "calibration"])
+def test_the_runtime_refuses_a_rounding_that_it_does_not_know(
+    source: Path, tmp_path: Path, where: str
+) -> None:
+    convert(source, tmp_path, options("scale-search", calibration=None))
+    manifest = manifest_of(tmp_path / "1-gpu")
+    manifest["quantization"]["rounding"][where] = "up"
+    (tmp_path / "1-gpu/manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(WeightError, match=f"quantization.rounding.{where}"):
+        _native.open_model_folder(str(tmp_path / "1-gpu"))

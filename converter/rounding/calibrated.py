@@ -1,0 +1,51 @@
+"""Rounders that know a linear's inputs, made layer by layer while a calibration runs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from flexq_ft.converter.calibration import (
+    CalibrationWindows,
+    ChannelMoments,
+    SecondMoment,
+    calibrate,
+)
+from flexq_ft.converter.rounding.gptq import Gptq
+from flexq_ft.converter.rounding.rounder import Rounder
+from flexq_ft.converter.rounding.scale_search import ScaleSearch
+from flexq_ft.converter.source import Source
+
+__all__ = ["calibrated_rounders"]
+
+
+def calibrated_rounders(
+    source: Source,
+    windows: CalibrationWindows,
+    *,
+    method: str,
+    linears: Collection[str],
+    device: str,
+) -> Iterator[dict[str, Rounder]]:
+    """For each layer, the rounders of those of `linears` ("layers.0.qkv", …) that it has; ends with
+    the last. method: gptq | scale-search.
+
+    The inputs are those of the source's own weights: rounding one linear does not wait for another,
+    and a conversion that resumes gives the same bytes. Raises what calibrate raises.
+    """
+    kind = SecondMoment if method == "gptq" else ChannelMoments
+
+    def wanted(linear: str) -> SecondMoment | ChannelMoments | None:
+        return kind() if linear in linears else None
+
+    last = max((int(linear.split(".")[1]) for linear in linears), default=-1)
+    if last < 0:
+        return
+    for layer in calibrate(source, windows, wanted, device=device):
+        yield {
+            linear: Gptq(seen.mean())
+            if isinstance(seen, SecondMoment)
+            else ScaleSearch(seen.result())
+            for linear, seen in layer.statistics.items()
+        }
+        if layer.layer == last:
+            return
