@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
@@ -275,12 +275,12 @@ class _Conversion:
                 # The source's hash needs a pass over its files; it runs beside the conversion.
                 hashing = None if self._sha256 else pool.submit(self._hash_source)
                 rounding = self.plan.header.rounding
-                if rounding is None or windows is None:
-                    rounder = None if rounding is None else ScaleSearch()
-                    self._encode_all(pool, work, lambda unit: rounder if unit.linear else None)
-                else:
-                    self._encode_all(pool, [w for w in work if not w[0].linear], lambda unit: None)
+                if rounding is not None and windows is not None:
+                    self._encode_all(pool, [(*item, None) for item in work if not item[0].linear])
                     self._encode_calibrated(pool, [w for w in work if w[0].linear], windows)
+                else:
+                    rounder = None if rounding is None else ScaleSearch()
+                    self._encode_all(pool, [(u, j, rounder if u.linear else None) for u, j in work])
                 if hashing:
                     hashing.result()
             finally:
@@ -303,18 +303,13 @@ class _Conversion:
             linears={unit.linear for unit, _ in work},
             device=self._options.calibration.device,
         ):
-            layer = [item for item in work if item[0].linear in rounders]
-            self._encode_all(pool, layer, lambda unit, found=rounders: found[unit.linear])
+            of_layer = [(unit, jobs, rounders.get(unit.linear)) for unit, jobs in work]
+            self._encode_all(pool, [item for item in of_layer if item[2] is not None])
 
     def _encode_all(
-        self,
-        pool: ThreadPoolExecutor,
-        work: Sequence[_Work],
-        rounder: Callable[[Unit], Rounder | None],
+        self, pool: ThreadPoolExecutor, work: Sequence[tuple[Unit, list[Job], Rounder | None]]
     ) -> None:
-        futures: list[Future[None]] = [
-            pool.submit(self._encode, unit, jobs, rounder(unit)) for unit, jobs in work
-        ]
+        futures: list[Future[None]] = [pool.submit(self._encode, *item) for item in work]
         finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
         for future in finished:
             future.result()

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from flexq_ft.converter.calibration import (
     CalibrationWindows,
     ChannelMoments,
+    LayerInputs,
     SecondMoment,
     calibrate,
 )
@@ -16,6 +17,8 @@ from flexq_ft.converter.rounding.scale_search import ScaleSearch
 from flexq_ft.converter.source import Source
 
 __all__ = ["calibrated_rounders"]
+
+_Inputs = SecondMoment | ChannelMoments
 
 
 def calibrated_rounders(
@@ -32,20 +35,23 @@ def calibrated_rounders(
     The inputs are those of the source's own weights: rounding one linear does not wait for another,
     and a conversion that resumes gives the same bytes. Raises what calibrate raises.
     """
-    kind = SecondMoment if method == "gptq" else ChannelMoments
-
-    def wanted(linear: str) -> SecondMoment | ChannelMoments | None:
-        return kind() if linear in linears else None
-
     last = max((int(linear.split(".")[1]) for linear in linears), default=-1)
     if last < 0:
         return
-    for layer in calibrate(source, windows, wanted, device=device):
-        yield {
-            linear: Gptq(seen.mean())
-            if isinstance(seen, SecondMoment)
-            else ScaleSearch(seen.result())
-            for linear, seen in layer.statistics.items()
-        }
+
+    def wanted(linear: str) -> _Inputs | None:
+        if linear not in linears:
+            return None
+        return SecondMoment() if method == "gptq" else ChannelMoments()
+
+    layers: Iterator[LayerInputs[_Inputs]] = calibrate(source, windows, wanted, device=device)
+    for layer in layers:
+        yield {linear: _rounder(inputs) for linear, inputs in layer.statistics.items()}
         if layer.layer == last:
             return
+
+
+def _rounder(inputs: _Inputs) -> Rounder:
+    if isinstance(inputs, SecondMoment):
+        return Gptq(inputs.mean())
+    return ScaleSearch(inputs.result())
