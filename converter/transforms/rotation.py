@@ -152,17 +152,26 @@ class RotatedSource(TransformedSource):
         if rule.rows == "residual":
             return self._read_held(name, rule, begin, end)
         # Heads are rotated whole, and the rows asked for cut out.
-        step = self._rotations["heads"].size if rule.rows else 1
-        first, last = begin // step * step, -(-end // step) * step
+        size = self._rotations[rule.rows].size if rule.rows else 1
+        first, last = begin // size * size, -(-end // size) * size
+        shape = self.tensors[name].shape[1:]
+        out = np.empty((last - first, *shape), np.float32)
+        step = max(size, _BLOCK_ELEMENTS // max((1, *shape)) // size * size)
+        for at in range(first, last, step):
+            stop = min(at + step, last)
+            out[at - first : stop - first] = self._rotate_block(name, layer, rule, at, stop)
+        return out[begin - first : end - first]
+
+    def _rotate_block(
+        self, name: str, layer: str, rule: _Rule, begin: int, end: int
+    ) -> NDArray[np.float64]:
         source_name = self._root + _EMBEDDING if name == _HEAD and self._unties else name
-        rows = as_float32(self._source.read_rows(source_name, first, last)).astype(np.float64)
+        rows = as_float32(self._source.read_rows(source_name, begin, end)).astype(np.float64)
         if rule.norm:
             rows *= self._norm(self._root + layer + rule.norm)
         if rule.columns:
             rows = self._along_last(rows, rule.columns)
-        if rule.rows:
-            rows = self._along_last(rows.T, rule.rows).T
-        return rows[begin - first : end - first].astype(np.float32)
+        return self._along_last(rows.T, rule.rows).T if rule.rows else rows
 
     def _read_held(self, name: str, rule: _Rule, begin: int, end: int) -> FloatArray:
         whole = self._held.get(name)

@@ -21,6 +21,7 @@ from flexq_ft.converter.calibration import cut_windows
 from flexq_ft.converter.inspection import TensorValues, read_tensor
 from flexq_ft.converter.rounding import Gptq, Rounder, ScaleSearch
 from flexq_ft.errors import ConfigError, WeightError
+from flexq_ft.orchestrate.cli.main import run_cli
 from tests.converter.conftest import folder_bytes
 from tests.converter.test_resume import StopAfter
 from tests.reference.quantization import weight_int6
@@ -368,3 +369,19 @@ def test_the_runtime_refuses_a_rounding_that_it_does_not_know(
     (tmp_path / "1-gpu/manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(WeightError, match=f"quantization.rounding.{where}"):
         _native.open_model_folder(str(tmp_path / "1-gpu"))
+
+
+def test_the_commands_say_what_was_done(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = ["--calibration", str(TEXT), "--calibration-sequences", "4"]
+    text += ["--calibration-length", "32", "--calibration-device", "cpu"]
+    chosen = [str(source), str(tmp_path), "--scheme", "flexq", "--rotate", "--rounding", "gptq"]
+    assert run_cli(["convert", *chosen]) == 2
+    assert "--rounding gptq needs a text to calibrate on" in capsys.readouterr().err
+    assert run_cli(["convert", *chosen, *text]) == 0
+    assert "calibrated on 4 x 32 tokens" in capsys.readouterr().err
+    assert run_cli(["inspect", str(tmp_path)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "rotation (heads hadamard, residual hadamard, seed 0)" in shown
+    assert "gptq, calibrated on 4 x 32 tokens" in shown
