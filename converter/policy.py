@@ -23,7 +23,7 @@ import yaml
 
 from flexq_ft.errors import ConfigError
 
-__all__ = ["BUILT_IN_POLICIES", "POLICY_SCHEMA", "act_bits", "resolve_policy"]
+__all__ = ["BUILT_IN_POLICIES", "POLICY_SCHEMA", "activation_bits", "resolve_policy"]
 
 POLICY_SCHEMA = "flexq-ft/policy/1"
 _LINEARS = ("qkv", "o", "gate_up", "down", "fc1", "fc2")
@@ -61,13 +61,11 @@ def resolve_policy(
     return checker.resolve(content, num_layers, tuple(linears))
 
 
-def act_bits(policy: Mapping[str, Any], linear: str) -> int:
-    """Bits of the activations into "layers.3.down", by a resolved policy: the last rule that
-    matches."""
-    _, layer, name = linear.split(".")
+def activation_bits(policy: Mapping[str, Any], layer: int, linear: str) -> int:
+    """What a policy, as resolve_policy returns it, gives the input of this linear."""
     bits = int(policy["default"])
     for rule in policy["rules"]:
-        if rule["linear"] == name and _names_layer(rule["layers"], int(layer)):
+        if rule["linear"] == linear and _names_layer(rule["layers"], layer):
             bits = int(rule["act_bits"])
     return bits
 

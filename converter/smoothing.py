@@ -16,7 +16,7 @@ from flexq_ft.converter.calibration import (
     calibrate,
 )
 from flexq_ft.converter.dtypes import FloatArray, as_float32
-from flexq_ft.converter.policy import act_bits
+from flexq_ft.converter.policy import activation_bits
 from flexq_ft.converter.source import Source
 from flexq_ft.converter.transforms.smoothing import SMOOTHED_LINEARS, Smoothing
 
@@ -47,7 +47,10 @@ class Rounding:
 
     def inputs(self, x: FloatArray, linear: str) -> FloatArray:
         """x [tokens, K] as the linear rounds it."""
-        bits = 8 if self.policy is None else act_bits(self.policy, linear)
+        bits = 8
+        if self.policy is not None:
+            _, layer, name = linear.split(".")
+            bits = activation_bits(self.policy, int(layer), name)
         if bits == 16:
             return x
         group = self.group or x.shape[1]

@@ -34,6 +34,7 @@ VERBS = {
     "sweep": "Measure a matrix of models, schemes and sizes; one table of speed and quality.",
     "compare": "Hold two results of sweep or bench against each other; find regressions.",
     "eval": "Accuracy by the engine that serves the model: perplexity, divergence, tasks.",
+    "sensitivity": "Which inputs lose most at 6 bits, and the best policy for a budget.",
     "inspect": "Show a model's configuration, sizes and (unpacked) weights; verify hashes.",
     "doctor": "Say what this machine can and cannot run, and why.",
 }

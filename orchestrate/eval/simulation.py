@@ -31,6 +31,41 @@ class SimulationInfo:
         return {"simulation": asdict(self.form), "dtype": self.dtype, "device": self.device}
 
 
+class HfCheckpoint:
+    """A Hugging Face folder in torch: `model` in eval mode on `device`, and its `tokenizer`."""
+
+    def __init__(
+        self, folder: Path, *, wanted_by: str, dtype: str, device: str, threads: int | None
+    ) -> None:
+        """wanted_by: of the errors. Raises ConfigError without torch or for what is no Hugging Face
+        folder, DeviceError for a GPU that torch does not see."""
+        torch, transformers = _packages(wanted_by)
+        if not (folder / "config.json").is_file():
+            raise ConfigError(
+                f"{wanted_by} needs a Hugging Face folder, and {folder} holds no config.json.",
+                hint="the checkpoint itself as MODEL, not a converted folder",
+            )
+        tokenizer = Tokenizer.load(folder)
+        if tokenizer is None:
+            raise ConfigError(
+                f"{folder} holds no tokenizer.json, so it cannot be evaluated on a text.",
+                hint="AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes one",
+            )
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.device = _device(torch, device)
+        transformers.utils.logging.disable_progress_bar()
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, _DTYPES[dtype]), local_files_only=True
+        )
+        self.model = model.to(self.device).eval()
+        self.tokenizer = tokenizer
+        self.max_positions = int(model.config.max_position_embeddings)
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text)
+
+
 class SimulatedModel:
     """Scores ids with transformers (perplexity.Scorer)."""
 
@@ -43,32 +78,16 @@ class SimulatedModel:
         device: str = "auto",
         threads: int | None = None,
     ) -> None:
-        """Raises ConfigError without torch or for what is no Hugging Face folder, DeviceError for a
-        GPU that torch does not see."""
-        torch, transformers = _packages()
-        if not (folder / "config.json").is_file():
-            raise ConfigError(
-                f"--simulate needs a Hugging Face folder, and {folder} holds no config.json.",
-                hint="the checkpoint itself as MODEL; converted folders run without --simulate",
-            )
-        tokenizer = Tokenizer.load(folder)
-        if tokenizer is None:
-            raise ConfigError(
-                f"{folder} holds no tokenizer.json, so it cannot be evaluated on a text.",
-                hint="AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes one",
-            )
-        if threads is not None:
-            torch.set_num_threads(threads)
-        self.info = SimulationInfo(form, dtype, _device(torch, device))
-        transformers.utils.logging.disable_progress_bar()
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, _DTYPES[dtype]), local_files_only=True
+        """Raises as HfCheckpoint does."""
+        checkpoint = HfCheckpoint(
+            folder, wanted_by="--simulate", dtype=dtype, device=device, threads=threads
         )
-        self._model = model.to(self.info.device).eval()
+        self.info = SimulationInfo(form, dtype, checkpoint.device)
+        self._model = checkpoint.model
         quantize_model(self._model, form)
-        self._torch = torch
-        self.tokenizer = tokenizer
-        self.max_positions = int(model.config.max_position_embeddings)
+        self._torch = import_module("torch")
+        self.tokenizer = checkpoint.tokenizer
+        self.max_positions = checkpoint.max_positions
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text)
@@ -91,12 +110,12 @@ class SimulatedModel:
         )
 
 
-def _packages() -> tuple[Any, Any]:
+def _packages(wanted_by: str) -> tuple[Any, Any]:
     try:
         return import_module("torch"), import_module("transformers")
     except ImportError as error:
         raise ConfigError(
-            "--simulate runs the Hugging Face model and needs torch and transformers.",
+            f"{wanted_by} runs the Hugging Face model and needs torch and transformers.",
             cause=str(error),
             hint="pip install torch transformers",
         ) from error

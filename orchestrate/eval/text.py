@@ -35,9 +35,9 @@ def load_text(name: str) -> EvalText:
     path = Path(name)
     if not path.is_file():
         raise ConfigError(
-            f"--text {name} is no file, and no data set that is known by name.",
+            f"{name} is no file, and no data set that is known by name.",
             cause=f"known by name are {', '.join(_NAMED)}.",
-            hint="--text FILE, a UTF-8 text",
+            hint="a UTF-8 text, by its path",
         )
     return EvalText(name, path.read_bytes())
 
