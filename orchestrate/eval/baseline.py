@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flexq_ft.errors import ConfigError
-from flexq_ft.orchestrate.bench.samples import interval95
-from flexq_ft.orchestrate.eval.perplexity import Perplexity, TextWindows
+from flexq_ft.orchestrate.eval.perplexity import Perplexity, TextWindows, perplexity_ratio
 
 SCHEMA = "flexq-ft/eval-ppl/1"
 
@@ -54,18 +52,12 @@ class Baseline:
 
     def compare(self, ours: Perplexity) -> dict[str, Any]:
         """The ratio of perplexities, with the interval of the windows' paired differences."""
-        theirs = self.result["window_losses"]
-        pairs = zip(ours.window_losses, theirs, strict=True)
-        differences = [own - other for own, other in pairs]
-        mean = math.fsum(differences) / len(differences)
-        half = interval95(differences)
+        ratio, interval = perplexity_ratio(ours.window_losses, self.result["window_losses"])
         return {
             "file": str(self.path),
             "perplexity": self.result["perplexity"],
-            "ratio": math.exp(mean),
-            "ratio_confidence95": None
-            if half is None
-            else [math.exp(mean - half), math.exp(mean + half)],
+            "ratio": ratio,
+            "ratio_confidence95": interval,
         }
 
 

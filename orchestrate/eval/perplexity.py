@@ -211,3 +211,14 @@ def evaluate(
         text=text,
         argmax=argmax,
     )
+
+
+def perplexity_ratio(
+    ours: Sequence[float], theirs: Sequence[float]
+) -> tuple[float, list[float] | None]:
+    """Of two perplexities of the same windows, from their losses window by window, and its 95 %
+    interval: that of the paired differences. None for one window."""
+    differences = [own - other for own, other in zip(ours, theirs, strict=True)]
+    mean, half = math.fsum(differences) / len(differences), interval95(differences)
+    interval = None if half is None else [math.exp(mean - half), math.exp(mean + half)]
+    return math.exp(mean), interval

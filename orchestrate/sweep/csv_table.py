@@ -23,8 +23,8 @@ _METRICS = (
 _MEMORY = ("weights", "kv_cache", "activations", "workspace", "process", "polled")
 COLUMNS = (
     "case_id", *_CONFIG, "device", "device_name", *_LENGTH, *_METRICS,
-    *(f"memory_{name}_bytes" for name in _MEMORY), "perplexity", "agreement", "rounds",
-    "flags", "error", "command",
+    *(f"memory_{name}_bytes" for name in _MEMORY), "perplexity", "perplexity_standard_error",
+    "perplexity_ratio", "agreement", "rounds", "flags", "error", "command",
 )  # fmt: skip
 
 
@@ -40,13 +40,16 @@ def to_csv(rows: Sequence[Row]) -> str:
 
 def _lines(row: Row) -> Iterator[dict[str, Any]]:
     machine, quality, error = row["machine"] or {}, row["quality"] or {}, row["error"]
+    ppl, against = quality.get("ppl") or {}, quality.get("agreement") or {}
     line = {
         "case_id": row["case_id"],
         **{name: row["config"][name] for name in _CONFIG},
         "device": machine.get("device"),
         "device_name": machine.get("name"),
-        "perplexity": (quality.get("ppl") or {}).get("perplexity"),
-        "agreement": (quality.get("agreement") or {}).get("top1"),
+        "perplexity": ppl.get("perplexity"),
+        "perplexity_standard_error": ppl.get("standard_error"),
+        "perplexity_ratio": against.get("perplexity_ratio"),
+        "agreement": against.get("top1"),
         "rounds": row["rounds"],
         "flags": " ".join(row["flags"]),
         "error": error and f"{error['kind']}: {error['message']}",

@@ -15,7 +15,12 @@ import numpy.typing as npt
 
 from flexq_ft.orchestrate.cli.console import write_atomically
 from flexq_ft.orchestrate.eval.agreement import top1_agreement
-from flexq_ft.orchestrate.eval.perplexity import Perplexity, cut_windows, evaluate
+from flexq_ft.orchestrate.eval.perplexity import (
+    Perplexity,
+    cut_windows,
+    evaluate,
+    perplexity_ratio,
+)
 from flexq_ft.orchestrate.sweep.metrics import RATES, finished_metrics, flags_of, latency_name
 from flexq_ft.orchestrate.sweep.plan import Case
 from flexq_ft.orchestrate.timing import Timing, random_prompts
@@ -162,11 +167,15 @@ def quality_of(case: Case, *, state: Path) -> dict[str, Any] | None:
     if (baseline_case := case.baseline()) is not None:
         baseline = QualityRecord(state, baseline_case.quality_id())
         ours = record.argmax()
+        theirs = baseline.perplexity()
+        ratio, interval = perplexity_ratio(quality["ppl"]["window_losses"], theirs["window_losses"])
         quality["agreement"] = {
             "with": case.quality.agreement_with,
             "top1": top1_agreement(ours, baseline.argmax()),
             "positions": int(ours.size),
-            "baseline_perplexity": baseline.perplexity()["perplexity"],
+            "baseline_perplexity": theirs["perplexity"],
+            "perplexity_ratio": ratio,
+            "perplexity_ratio_confidence95": interval,
         }
     return quality
 

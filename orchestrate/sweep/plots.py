@@ -1,4 +1,4 @@
-"""Plots of a sweep's rows: latency and memory bars, tokens per second, accuracy against size.
+"""Plots of a sweep's rows: latency and memory bars, tokens per second, accuracy against both.
 
 Only those are drawn for which the rows have something to show.
 """
@@ -176,24 +176,61 @@ def _line_panel(group: Sequence[Point], colors: dict[str, str], by: str) -> _Dra
 
 
 def _accuracy(rows: Sequence[Row], colors: dict[str, str]) -> list[_Draw]:
-    """Perplexity against the size of the weights: a panel for each model."""
+    """Perplexity against the size of the weights, a panel for each model; then against the decode
+    rate, a panel for each model and request."""
     known = [row for row in rows if row["metrics"] and row["quality"]]
-    return [_accuracy_panel(group, colors) for group in _grouped(known, model_name)]
+    timed = [row for row in known if row["metrics"]["decode_tok_s"] is not None]
+    sizes = [
+        _accuracy_panel(
+            [same[0] for same in _grouped(group, precision_name)],
+            colors,
+            title=model_name(group[0]),
+            xlabel="weights, GB",
+            cost=lambda row: 1e-9 * float(row["metrics"]["weights_bytes"]),
+        )
+        for group in _grouped(known, model_name)
+    ]
+    rates = [
+        _accuracy_panel(
+            group,
+            colors,
+            title=_setting(points_of(group[:1])[-1]),
+            xlabel="decode tok/s",
+            cost=lambda row: -float(row["metrics"]["decode_tok_s"]),
+        )
+        for group in _grouped(timed, lambda row: points_of([row])[-1].setting)
+    ]
+    return sizes + rates
 
 
-def _accuracy_panel(rows: Sequence[Row], colors: dict[str, str]) -> _Draw:
+def _accuracy_panel(
+    rows: Sequence[Row],
+    colors: dict[str, str],
+    *,
+    title: str,
+    xlabel: str,
+    cost: Callable[[Row], float],
+) -> _Draw:
+    """cost: less is better; shown as its absolute value. A line joins what nothing beats in both
+    (the Pareto front)."""
+    points = [(cost(row), float(row["quality"]["ppl"]["perplexity"])) for row in rows]
+    front = sorted(point for point in points if not _is_beaten(point, points))
+
     def draw(panel: Axes) -> None:
-        for same in _grouped(rows, precision_name):
-            name, row = precision_name(same[0]), same[0]
-            size = 1e-9 * row["metrics"]["weights_bytes"]
-            ppl = row["quality"]["ppl"]["perplexity"]
-            panel.plot([size], [ppl], "o", label=name, color=colors[name])
-            panel.annotate(name, (size, ppl), textcoords="offset points", xytext=(4, 4), fontsize=7)
+        panel.plot([abs(x) for x, _ in front], [y for _, y in front], "--", color="0.7", zorder=0)
+        for row, (x, ppl) in zip(rows, points, strict=True):
+            name, at = precision_name(row), abs(x)
+            panel.plot([at], [ppl], "o", label=name, color=colors[name])
+            panel.annotate(name, (at, ppl), textcoords="offset points", xytext=(4, 4), fontsize=7)
         panel.margins(0.2)
-        panel.set(xlabel="weights, GB", ylabel="perplexity")
-        panel.set_title(model_name(rows[0]), fontsize=9)
+        panel.set(xlabel=xlabel, ylabel="perplexity")
+        panel.set_title(title, fontsize=9)
 
     return draw
+
+
+def _is_beaten(point: tuple[float, float], points: Sequence[tuple[float, float]]) -> bool:
+    return any(other[0] <= point[0] and other[1] <= point[1] and other != point for other in points)
 
 
 def _setting(point: Point, *, with_batch: bool = True) -> str:

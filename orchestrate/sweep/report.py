@@ -62,6 +62,17 @@ def _perplexity(row: Row) -> str:
     return f"{ppl['perplexity']:.3f}" + ("" if error is None else f" ±{error:.2f}")
 
 
+def _perplexity_lost(row: Row) -> str:
+    against = (row.get("quality") or {}).get("agreement") or {}
+    ratio, interval = (
+        against.get(name) for name in ("perplexity_ratio", "perplexity_ratio_confidence95")
+    )
+    if ratio is None:  # rows of an older version have agreement alone
+        return "-"
+    half = "" if interval is None else f" ±{50 * (interval[1] - interval[0]):.2f}"
+    return f"{100 * (ratio - 1):+.2f} %{half}"
+
+
 def _agreement(row: Row) -> str:
     value = ((row.get("quality") or {}).get("agreement") or {}).get("top1")
     return "-" if value is None else f"{100 * value:.1f} %"
@@ -101,6 +112,7 @@ COLUMNS = (
     Column(title="of floor", cell=_of_floor),
     Column(title="ms to tokens", cell=_latencies),
     Column(title="perplexity", cell=_perplexity),
+    Column(title="lost", cell=_perplexity_lost),
     Column(title="agreement", cell=_agreement),
     Column(title="flags", cell=lambda row: ", ".join(row["flags"]), is_number=False),
 )
@@ -125,7 +137,9 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
     if not any(row["config"]["latency_at"] for row in rows):
         dropped.add("ms to tokens")
     if not any(row["quality"] for row in rows):
-        dropped |= {"perplexity", "agreement"}
+        dropped.add("perplexity")
+    if not any((row["quality"] or {}).get("agreement") for row in rows):
+        dropped |= {"lost", "agreement"}
     if not any(row["flags"] for row in rows):
         dropped.add("flags")
     return [column for column in COLUMNS if column.title not in dropped]
@@ -230,7 +244,9 @@ def _meaning(rows: Sequence[Row]) -> list[str]:
         q["agreement"]["with"] for row in rows if (q := row.get("quality")) and q.get("agreement")
     }
     lines += [
-        f"- agreement: share of positions of that text where the likeliest token is that of {name}."
+        f"- agreement: share of positions of that text where the likeliest token is that of "
+        f"{name}; lost: perplexity above that of {name}, ± half the 95 % interval of the windows' "
+        "paired differences."
         for name in sorted(baselines)
     ]
     return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import shlex
@@ -101,6 +102,24 @@ def test_quality_is_worse_where_fewer_bits_are(rows: list[dict[str, Any]]) -> No
     assert agreement["fp32"] == 1.0
     assert 0.5 < agreement["w6ax"] < 1.0
     assert agreement["w6ax"] <= agreement["w8a16"]
+
+
+def test_losses_stand_beside_speed_in_the_report_and_the_csv(
+    swept: tuple[Path, int], rows: list[dict[str, Any]]
+) -> None:
+    base = rows[0]["quality"]["ppl"]["window_losses"]
+    lines = (swept[0] / "out" / "report.md").read_text(encoding="utf-8").splitlines()
+    titles = next(line for line in lines if line.startswith("| # |"))
+    assert "| perplexity | lost | agreement |" in titles
+    lost = [cell.strip() for cell in titles.split("|")].index("lost")
+    with (swept[0] / "out" / "report.csv").open(encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    for number, row in enumerate(rows[:6], start=1):
+        ours = row["quality"]["ppl"]["window_losses"]
+        ratio = math.exp(sum(a - b for a, b in zip(ours, base, strict=True)) / len(base))
+        cells = next(line for line in lines if line.startswith(f"| {number} |")).split("|")
+        assert cells[lost].strip().startswith(f"{100 * (ratio - 1):+.2f} %")
+        assert float(table[number - 1]["perplexity_ratio"]) == pytest.approx(ratio)
 
 
 def test_sizes_on_disk_are_ordered(rows: list[dict[str, Any]]) -> None:

@@ -205,6 +205,11 @@ def test_baseline_is_made_first_once_and_shared(lab: Lab, quality: Quality) -> N
     assert result["agreement"]["top1"] == pytest.approx(6 / 8)
     assert result["agreement"]["positions"] == 3 * 8
     assert result["ppl"]["perplexity"] == pytest.approx(np.e)
+    against = result["agreement"]
+    ratio = result["ppl"]["perplexity"] / against["baseline_perplexity"]
+    assert against["perplexity_ratio"] == pytest.approx(ratio)
+    low, high = against["perplexity_ratio_confidence95"]
+    assert low <= ratio <= high
     lab.measure(case.model_copy(update={"batch": 2}))
     assert lab.opened == ["fp16", "w8a8", "w8a8"]
     assert lab.sessions[2].scored == 0

@@ -95,11 +95,22 @@ def test_tokens_per_second_against_the_batch_and_the_context(drawn: Drawn, tmp_p
     assert list(line.get_xdata()) == [16, 32]
 
 
-def test_accuracy_against_size(drawn: Drawn, tmp_path: Path) -> None:
-    rows = [row("fp16", perplexity=6.0), row("w6ax", perplexity=6.2)]
-    assert plot_rows(rows, tmp_path) == ["memory.png", "accuracy.png"]
-    points = drawn.figures["accuracy.png"].axes[0].lines
-    assert [(p.get_xdata()[0], p.get_ydata()[0]) for p in points] == [(4.0, 6.0), (1.6, 6.2)]
+def test_accuracy_against_size_and_speed(drawn: Drawn, tmp_path: Path) -> None:
+    known = {"fp16": 6.0, "w6ax": 6.2, "w8a8": 6.3}
+    rows = [row(scheme, perplexity=ppl) for scheme, ppl in known.items()]
+    rows += [row("fp16", perplexity=6.0, batch=2)]
+    assert plot_rows(rows, tmp_path) == ["memory.png", "batch.png", "accuracy.png"]
+    size, rate, rate_of_two = drawn.figures["accuracy.png"].axes[:3]
+    front, *points = size.lines
+    shown = [(p.get_xdata()[0], p.get_ydata()[0]) for p in points]
+    assert shown == [(4.0, 6.0), (1.6, 6.2), (2.0, 6.3)]
+    # w8a8 is larger, slower and worse than w6ax, so it is on no front.
+    assert [*zip(front.get_xdata(), front.get_ydata(), strict=True)] == [(1.6, 6.2), (4.0, 6.0)]
+    front, *points = rate.lines
+    assert [p.get_xdata()[0] for p in points] == [250, 625, 500]
+    assert [*zip(front.get_xdata(), front.get_ydata(), strict=True)] == [(625, 6.2), (250, 6.0)]
+    assert [p.get_xdata()[0] for p in rate_of_two.lines[1:]] == [500]
+    assert size.get_xlabel() == "weights, GB" and rate.get_xlabel() == "decode tok/s"
 
 
 def test_rows_without_numbers_make_no_plot(tmp_path: Path) -> None:
