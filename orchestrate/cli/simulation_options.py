@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _FORMAT = ("wbits", "abits", "w_group_size", "a_group_size", "symmetric", "flex_linear_quant")
-_RUNTIME_ONLY = ("scheme", "int8_mode", "policy", "tp", "cache_dir")
+_RUNTIME_ONLY = ("scheme", "int8_mode", "tp", "cache_dir")
 
 
 def simulation_options(function: _F) -> _F:
@@ -27,7 +27,8 @@ def simulation_options(function: _F) -> _F:
     options = [
         click.option(
             "--simulate", is_flag=True, panel="Simulation",
-            help="Fake quantisation of a Hugging Face folder in torch, instead of the runtime.",
+            help="Fake quantisation of a Hugging Face folder in torch, instead of the runtime: of "
+            "the format below, or of w6ax with --policy.",
         ),
         click.option(
             "--wbits", type=click.IntRange(2, 16), default=16, panel="Simulation",
@@ -61,32 +62,43 @@ def simulation_options(function: _F) -> _F:
 
 def check_simulation(options: Mapping[str, Any]) -> None:
     """Raises ConfigError for options that mean nothing with, or without, --simulate."""
-    context = get_current_context()
     simulated = options["simulate"]
-    names = _RUNTIME_ONLY if simulated else _FORMAT
-    given = [
-        f"--{name.replace('_', '-')}"
-        for name in names
-        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
-    ]
-    if given:
+    if simulated and options["policy"] is not None and (given := _given(_FORMAT)):
+        raise ConfigError(
+            f"{', '.join(given)} cannot be given with --simulate --policy.",
+            cause="a policy is of w6ax, whose format is known: 6-bit weights, groups of 128.",
+            hint="--simulate --policy NAME|FILE alone",
+        )
+    if given := _given(_RUNTIME_ONLY if simulated else _FORMAT):
         raise ConfigError(
             f"{', '.join(given)} cannot be given with --simulate."
             if simulated
             else f"{', '.join(given)} mean something with --simulate only.",
-            cause="the runtime's choices are --scheme and --policy, the simulation's --wbits, "
-            "--abits and what is beside them.",
+            cause="the runtime's choices are --scheme and --policy, the simulation's --policy, or "
+            "--wbits, --abits and what is beside them.",
             hint="one kind or the other",
         )
+
+
+def _given(names: Iterable[str]) -> list[str]:
+    """Those of the command line or the environment, as flags."""
+    source = get_current_context().get_parameter_source
+    return [
+        f"--{name.replace('_', '-')}"
+        for name in names
+        if source(name) is not ParameterSource.DEFAULT
+    ]
 
 
 def load_simulation(model: Path, options: Mapping[str, Any]) -> SimulatedModel:
     """MODEL in torch, as the options describe."""
     from flexq_ft.orchestrate.eval.simulation import SimulatedModel
 
+    policy = options["policy"]
+    form = FakeFormat(**{name: options[name] for name in _FORMAT})
     return SimulatedModel(
         model,
-        FakeFormat(**{name: options[name] for name in _FORMAT}),
+        form if policy is None else FakeFormat.w6ax(policy),
         dtype=options["dtype"] or "fp32",
         device=options["device"],
         threads=options["threads"],

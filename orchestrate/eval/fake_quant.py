@@ -7,10 +7,12 @@ activations in the same groups, or whole tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flexq_ft.errors import ConfigError
+from flexq_ft.orchestrate.eval.linear_input import input_of
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +26,10 @@ _SENSITIVE = ("down_proj", "fc2")
 
 @dataclass(frozen=True, kw_only=True)
 class FakeFormat:
-    """16 bits: not quantised. Groups along the inputs; None: one scale per channel or token."""
+    """16 bits: not quantised. Groups along the inputs; None: one scale per channel or token.
+
+    policy: a name or a file, which gives each input its bits instead of abits.
+    """
 
     wbits: int = FLOAT_BITS
     abits: int = FLOAT_BITS
@@ -32,6 +37,13 @@ class FakeFormat:
     a_group_size: int | None = None
     symmetric: bool = False
     flex_linear_quant: bool = False
+    policy: str | None = None
+
+    @classmethod
+    def w6ax(cls, policy: str) -> FakeFormat:
+        """The runtime's scheme with this policy."""
+        groups = {"w_group_size": 128, "a_group_size": 128}
+        return cls(wbits=6, abits=6, symmetric=True, policy=policy, **groups)
 
     def __post_init__(self) -> None:
         if self.flex_linear_quant and self.abits != 6:
@@ -42,16 +54,33 @@ class FakeFormat:
             )
 
     def describe(self) -> str:
+        if self.policy is not None:
+            return f"w6ax, policy {self.policy}"
         return (
             f"weights {_side(self.wbits, self.w_group_size, 'channel', self.symmetric)}, "
             f"activations {_side(self.abits, self.a_group_size, 'token', self.symmetric)}"
             + (", 8 bit into down_proj and fc2" if self.flex_linear_quant else "")
         )
 
-    def act_bits(self, linear: str) -> int:
-        """Of the input of the linear with this module name."""
-        is_sensitive = self.flex_linear_quant and linear.endswith(_SENSITIVE)
-        return 8 if is_sensitive else self.abits
+    def act_bits(self, linears: Sequence[str]) -> list[int]:
+        """Of the inputs of a whole model's linears, by their modules' names.
+
+        Raises ConfigError for a policy that does not fit them.
+        """
+        if self.policy is not None:
+            return _policy_bits(self.policy, linears)
+        sensitive = _SENSITIVE if self.flex_linear_quant else ()
+        return [8 if name.endswith(sensitive) else self.abits for name in linears]
+
+
+def _policy_bits(policy: str, linears: Sequence[str]) -> list[int]:
+    from flexq_ft.converter.policy import activation_bits, resolve_policy
+
+    reads = [read for name in linears if (read := input_of(name)) is not None]
+    layers = 1 + max(read.layer for read in reads)
+    names = list(dict.fromkeys(read.linear for read in reads))
+    resolved = resolve_policy(policy, num_layers=layers, linears=names)
+    return [activation_bits(resolved, read.layer, read.linear) for read in reads]
 
 
 def quantize_model(model: Any, form: FakeFormat) -> int:
@@ -71,7 +100,8 @@ def quantize_model(model: Any, form: FakeFormat) -> int:
             f"{type(model).__name__} has no linears in layers, so nothing can be simulated.",
             hint="a LLaMA-like model or OPT",
         )
-    for name, linear in linears:
+    bits = form.act_bits([name for name, _ in linears])
+    for (_, linear), act_bits in zip(linears, bits, strict=True):
         with torch.no_grad():
             linear.weight.copy_(
                 round_weight(
@@ -81,7 +111,7 @@ def quantize_model(model: Any, form: FakeFormat) -> int:
                     symmetric=form.symmetric,
                 )
             )
-        linear.register_forward_pre_hook(_input_rounder(form, form.act_bits(name)))
+        linear.register_forward_pre_hook(_input_rounder(form, act_bits))
     return len(linears)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexq_ft.converter.policy import POLICY_SCHEMA
-from flexq_ft.orchestrate.eval.resumed_model import LinearInput
+from flexq_ft.orchestrate.eval.linear_input import LinearInput
 
 # Multiply-adds are counted in their greatest common divisor, or in this part of them all.
 _FINEST = 1 << 16

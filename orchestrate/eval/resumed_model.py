@@ -8,35 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.eval.fake_quant import FLOAT_BITS, round_activation, round_weight
+from flexq_ft.orchestrate.eval.linear_input import LinearInput, input_of
 
 if TYPE_CHECKING:
     import torch
 
 GROUP = 128
-
-# End of a module's name -> the linear as policies name it; those of one name share their input.
-_LINEARS = {
-    "q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "o_proj": "o", "out_proj": "o",
-    "gate_proj": "gate_up", "up_proj": "gate_up", "down_proj": "down", "fc1": "fc1", "fc2": "fc2",
-}  # fmt: skip
-_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
-
-
-@dataclass(frozen=True, order=True)
-class LinearInput:
-    """One input that a policy gives bits, by layer and linear."""
-
-    layer: int
-    linear: str
-
-    def __str__(self) -> str:
-        return f"layers.{self.layer}.{self.linear}"
-
 
 Bits = Mapping[LinearInput, int]
 
@@ -59,10 +40,8 @@ class ResumedModel:
         self._first = 0
         self._keeps = False
         for name, module in model.named_modules():
-            match = _LAYER.search(name)
-            if match is None or not isinstance(module, torch.nn.Linear):
+            if not isinstance(module, torch.nn.Linear) or (read := input_of(name)) is None:
                 continue
-            read = LinearInput(int(match[1]), _linear(name))
             self.macs[read] = self.macs.get(read, 0) + module.weight.numel()
             self._linears.append(module)
             module.register_forward_pre_hook(self._rounder(read))
@@ -139,14 +118,3 @@ class ResumedModel:
             return output
 
         return resumed
-
-
-def _linear(name: str) -> str:
-    end = name.rpartition(".")[2]
-    if end not in _LINEARS:
-        raise ConfigError(
-            f"{name} is none of the linears that a policy gives bits.",
-            cause=f"known are {', '.join(_LINEARS)}.",
-            hint="a LLaMA-like model or OPT",
-        )
-    return _LINEARS[end]

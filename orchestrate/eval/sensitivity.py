@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexq_ft.errors import ConfigError
-from flexq_ft.orchestrate.eval.resumed_model import Bits, LinearInput
+from flexq_ft.orchestrate.eval.linear_input import LinearInput
+from flexq_ft.orchestrate.eval.resumed_model import Bits
 
 _Floats = NDArray[np.float64]
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from flexq_ft.errors import WeightError
-from flexq_ft.orchestrate.eval.resumed_model import Bits, LinearInput, ResumedModel
+from flexq_ft.orchestrate.eval.linear_input import LinearInput
+from flexq_ft.orchestrate.eval.resumed_model import Bits, ResumedModel
 from flexq_ft.orchestrate.eval.sensitivity import Measured, Sensitivity, uniform_bits
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import Any
 
 from rich.table import Table
 
-from flexq_ft.orchestrate.eval.resumed_model import Bits, LinearInput
+from flexq_ft.orchestrate.eval.linear_input import LinearInput
+from flexq_ft.orchestrate.eval.resumed_model import Bits
 from flexq_ft.orchestrate.eval.sensitivity import Estimate, Measured, Sensitivity
 
 # FlexQ's choice is right where none of its share is found whose KL is below it by more than this.

@@ -15,8 +15,9 @@ from flexq_ft.converter import ConvertOptions, convert
 from flexq_ft.converter.policy import activation_bits, resolve_policy
 from flexq_ft.errors import ConfigError, WeightError
 from flexq_ft.orchestrate.cli.main import run_cli
+from flexq_ft.orchestrate.eval.linear_input import LinearInput
 from flexq_ft.orchestrate.eval.policy_search import Frontier, policy_yaml
-from flexq_ft.orchestrate.eval.resumed_model import LinearInput, ResumedModel
+from flexq_ft.orchestrate.eval.resumed_model import ResumedModel
 from flexq_ft.orchestrate.eval.sensitivity import Measured, Sensitivity
 from tests.orchestrate.schemas import validate
 from tests.reference import quantization as oracle

@@ -158,6 +158,28 @@ def test_at_the_runtimes_formats_the_losses_are_the_runtimes(
     assert ratio == pytest.approx(1, abs=1e-4 if is_exact else 3e-3)
 
 
+def test_a_policy_is_simulated_as_the_runtime_reads_it(
+    checkpoint: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    simulate = ["--simulate", "--device", "cpu"]
+    flexq = evaluated(capsys, str(checkpoint), *simulate, "--policy", "flexq")
+    flags = evaluated(capsys, str(checkpoint), *simulate, "--symmetric", *FORMATS["flexq"])
+    assert flexq["results"]["window_losses"] == flags["results"]["window_losses"]
+    file = tmp_path / "mixed.yaml"
+    file.write_text(
+        "schema: flexq-ft/policy/1\ndefault: 6\nrules:\n"
+        "  - {layers: [0], linear: qkv, act_bits: 16}\n"
+        "  - {layers: 1-1, linear: down, act_bits: 8}\n"
+    )
+    simulated = evaluated(capsys, str(checkpoint), *simulate, "--policy", str(file))
+    assert simulated["config"]["simulation"]["policy"] == str(file)
+    cache = ["--cache-dir", str(tmp_path), "--dtype", "fp32"]
+    runtime = evaluated(capsys, str(checkpoint), "--policy", str(file), *cache)
+    ratio = simulated["results"]["perplexity"] / runtime["results"]["perplexity"]
+    assert ratio == pytest.approx(1, abs=3e-3)
+    assert simulated["results"]["loss"] != flexq["results"]["loss"]
+
+
 def test_fewer_bits_cost_more(checkpoint: Path, capsys: Capture) -> None:
     def loss(bits: int) -> float:
         args = ["--simulate", "--wbits", str(bits), "--w-group-size", "64"]
@@ -175,6 +197,8 @@ def test_fewer_bits_cost_more(checkpoint: Path, capsys: Capture) -> None:
         (["--wbits", "6"], "--wbits mean something with --simulate only"),
         (["--simulate", "--abits", "8", "--flex-linear-quant"], "goes with --abits 6"),
         (["--simulate", "--wbits", "1"], "--wbits"),
+        (["--simulate", "--wbits", "6", "--policy", "flexq"], "cannot be given with --simulate --"),
+        (["--simulate", "--policy", "flexqq"], "neither a built-in name nor a file"),
     ],
 )
 def test_options_that_contradict_are_refused(
