@@ -42,8 +42,9 @@ class FakeFormat:
     @classmethod
     def w6ax(cls, policy: str) -> FakeFormat:
         """The runtime's scheme with this policy."""
-        groups = {"w_group_size": 128, "a_group_size": 128}
-        return cls(wbits=6, abits=6, symmetric=True, policy=policy, **groups)
+        return cls(
+            wbits=6, abits=6, w_group_size=128, a_group_size=128, symmetric=True, policy=policy
+        )
 
     def __post_init__(self) -> None:
         if self.flex_linear_quant and self.abits != 6:
