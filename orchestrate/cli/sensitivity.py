@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,22 +10,25 @@ from typing import Any
 import numpy as np
 import rich_click as click
 
-from flexq_ft.converter.options import DTYPES
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.cli.console import common_options, console, write_atomically
 from flexq_ft.orchestrate.cli.eval_options import WindowedText
-from flexq_ft.orchestrate.cli.options import SIZE, device_option
 from flexq_ft.orchestrate.cli.progress import progress
+from flexq_ft.orchestrate.cli.sensitivity_options import sensitivity_options
+from flexq_ft.orchestrate.eval.earlier_sensitivity import SCHEMA, load_earlier
 from flexq_ft.orchestrate.eval.perplexity import TextWindows
 from flexq_ft.orchestrate.eval.policy_search import Frontier, policy_yaml
 from flexq_ft.orchestrate.eval.resumed_model import Bits, ResumedModel
-from flexq_ft.orchestrate.eval.sensitivity import uniform_bits
-from flexq_ft.orchestrate.eval.sensitivity_plot import SUFFIXES, draw, require_matplotlib
+from flexq_ft.orchestrate.eval.sensitivity import Measured, Sensitivity
+from flexq_ft.orchestrate.eval.sensitivity_plot import draw, require_matplotlib
 from flexq_ft.orchestrate.eval.sensitivity_probe import SensitivityProbe
-from flexq_ft.orchestrate.eval.sensitivity_report import Judged, Judgement
+from flexq_ft.orchestrate.eval.sensitivity_report import (
+    FLEXQ,
+    SAME_SHARE,
+    Judged,
+    Judgement,
+)
 from flexq_ft.orchestrate.eval.simulation import HfCheckpoint
-
-SCHEMA = "flexq-ft/sensitivity/1"
 
 EPILOG = """\
 Examples:
@@ -40,130 +43,68 @@ flexq-ft eval kl MODEL --text FILE --policy half.yaml.
 """
 
 
-class ShareType(click.ParamType[float]):
-    """25% or 0.25."""
-
-    name = "share"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        text = str(value).strip()
-        number = text.removesuffix("%")
-        try:
-            share = float(number) / (100 if text.endswith("%") else 1)
-        except ValueError:
-            share = -1.0
-        if not 0 <= share <= 1:
-            self.fail(f"{text!r} is no share such as 25% or 0.25.", param, ctx)
-        return share
-
-
-def _known_suffix(
-    ctx: click.Context, parameter: click.Parameter, value: Path | None
-) -> Path | None:
-    if value is not None and value.suffix not in SUFFIXES:
-        raise click.BadParameter(f"{value} does not end in one of {', '.join(SUFFIXES)}.")
-    return value
-
-
 @click.command("sensitivity", epilog=EPILOG)
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option(
-    "--calibration",
-    required=True,
-    metavar="FILE|wikitext2|c4",
-    panel="Text",
-    help="A UTF-8 file, or a data set by name (needs `datasets`, and a network).",
-)
-@click.option(
-    "--tokens",
-    type=SIZE,
-    default=2048,
-    metavar="N",
-    panel="Text",
-    help="Of the text, in windows spread evenly over it.",
-)
-@click.option(
-    "--window",
-    type=SIZE,
-    default=256,
-    metavar="N",
-    panel="Text",
-    help="Tokens of a window; each starts with an empty context.",
-)
-@click.option(
-    "--only",
-    type=click.Choice(["6", "8"]),
-    default="6",
-    panel="Measurement",
-    help="What is measured of an input: its cost when only it has 6 bits and all else is float, or "
-    "its gain when only it has 8 bits and all else has 6.",
-)
-@click.option(
-    "--max-a8",
-    type=ShareType(),
-    metavar="SHARE",
-    panel="Policy",
-    help="Most multiply-adds with 8-bit inputs: 25%.  [default: those of policy flexq]",
-)
-@click.option(
-    "--max-ppl",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="X",
-    panel="Policy",
-    help="Instead: most perplexity to lose, by prediction, 6-bit weights included.",
-)
-@click.option(
-    "--policy-out",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE.yaml",
-    panel="Policy",
-    help="Write the policy that was found, for --policy of the other verbs.",
-)
-@click.option(
-    "--plot",
-    "plot_file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    panel="Output",
-    callback=_known_suffix,
-    help=f"Draw the inputs' KL and what 8-bit inputs buy ({', '.join(SUFFIXES)}).",
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(DTYPES),
-    default="fp32",
-    panel="Precision",
-    help="Of everything that is not rounded.",
-)
-@device_option
-@click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    metavar="N",
-    panel="Parallel",
-    help="Of torch.  [default: cores]",
-)
+@sensitivity_options
 @common_options
-def command(model: Path, plot_file: Path | None, **options: Any) -> int:
+def command(
+    model: Path,
+    earlier: Path | None,
+    plot_file: Path | None,
+    policy_out: Path | None,
+    **options: Any,
+) -> int:
     """Which inputs of MODEL's linears lose most at 6 bits, and the best policy for a budget.
 
     MODEL is a Hugging Face folder. For each of a layer's four inputs the divergence from the float
     model is measured; the policy gives 8 bits where they save most for their multiply-adds.
-    """  # fmt: skip
-    if options["max_a8"] is not None and options["max_ppl"] is not None:
-        raise ConfigError("--max-a8 and --max-ppl are two budgets.", hint="one of them")
+    """
+    _check(earlier, options)
     if plot_file is not None:
         require_matplotlib()
-    text = WindowedText.load(
-        {
-            "text": options["calibration"],
-            "protocol": None,
-            "window": options["window"],
-            "max_windows": None,
-        }
-    )
+    if earlier is None:
+        judgement, result, device = _measure(model, options)
+    else:
+        judgement, result = load_earlier(earlier, model=model)
+        frontier = Frontier(judgement.sensitivity.macs, judgement.sensitivity.shares())
+        judgement = _for_budget(judgement, frontier, options, measure=lambda bits, name: None)
+        device = None
+    is_met = judgement.asked is not None or options["max_ppl"] is None
+    if not is_met:
+        _warn(judgement.sensitivity, options["max_ppl"], policy_out)
+    elif policy_out is not None:
+        read = f"{result['text']}, {result['description']}"
+        head = judgement.comments(model=model.name, text=read)
+        write_atomically(policy_out, policy_yaml(judgement.found.bits, comments=head))
+    if plot_file is not None:
+        draw(judgement, plot_file, title=model.name)
+    names = ("calibration", "tokens", "window", "max_a8", "max_ppl", "dtype")
+    config = {
+        "model": str(model),
+        "from": earlier and str(earlier),
+        **{name: options[name] for name in names},
+        "only": judgement.sensitivity.only,
+        "policy_out": policy_out and str(policy_out),
+        "device": device,
+    }
+    _show(judgement, {**result, **judgement.to_json()}, config=config)
+    return 0 if is_met else 1
+
+
+def _check(earlier: Path | None, options: Mapping[str, Any]) -> None:
+    if (earlier is None) == (options["calibration"] is None):
+        raise ConfigError(
+            "give a text to measure on, or an earlier result: one of them.",
+            hint="--calibration FILE, or --from RESULT.json",
+        )
+    if options["max_a8"] is not None and options["max_ppl"] is not None:
+        raise ConfigError("--max-a8 and --max-ppl are two budgets.", hint="one of them")
+
+
+def _measure(model: Path, options: Mapping[str, Any]) -> tuple[Judgement, dict[str, Any], str]:
+    """The judgement, the `results` that say what it was measured on, and the device."""
+    named = {"text": options["calibration"], "protocol": None, "window": options["window"]}
+    text = WindowedText.load({**named, "max_windows": None})
     checkpoint = HfCheckpoint(
         model,
         wanted_by="sensitivity",
@@ -174,56 +115,65 @@ def command(model: Path, plot_file: Path | None, **options: Any) -> int:
     windows = _spread(text.cut(checkpoint), options["tokens"])
     resumed = ResumedModel(checkpoint.model)
     console.info(f"{model} in torch on {checkpoint.device}: {len(resumed.macs)} inputs")
-    judgement, frontier = _judge(resumed, windows, options)
-    description = _describe(windows)
-    if (file := options["policy_out"]) is not None:
-        head = judgement.comments(model=model.name, text=f"{text.name}, {description}")
-        write_atomically(file, policy_yaml(judgement.found.bits, comments=head))
-    if plot_file is not None:
-        draw(judgement, frontier, plot_file, title=model.name)
     result = {
-        **judgement.to_json(),
         "text": text.name,
         "text_sha256": windows.text_sha256,
         "protocol": windows.protocol,
         "window": windows.window,
         "windows": len(windows.windows),
         "tokens": windows.used_tokens,
-        "description": description,
+        "description": _describe(windows),
     }
-    _show(judgement, result, config=_config(model, checkpoint.device, options))
-    return 0
+    return _judge(resumed, windows, options), result, checkpoint.device
 
 
-def _judge(
-    model: ResumedModel, windows: TextWindows, options: Mapping[str, Any]
-) -> tuple[Judgement, Frontier]:
+def _judge(model: ResumedModel, windows: TextWindows, options: Mapping[str, Any]) -> Judgement:
     count = len(windows.windows)
     has_budget = options["max_a8"] is not None or options["max_ppl"] is not None
-    policies = 3 if has_budget else 2
-    with progress("sensitivity", SensitivityProbe.steps(model, count) + policies * count) as bar:
+    steps = SensitivityProbe.steps(model, count) + count * (3 if has_budget else 2)
+    with progress("sensitivity", steps) as bar:
         probe = SensitivityProbe(model, windows.windows.tolist(), advance=bar.advance)
         sensitivity = probe.sensitivity(only=int(options["only"]))
         frontier = Frontier(model.macs, sensitivity.shares())
+        flexq = _flexq(model)
+        same = frontier.within(sensitivity.a8_share(flexq))
+        judgement = Judgement(
+            sensitivity,
+            Judged(FLEXQ, flexq, probe.measure(flexq, FLEXQ)),
+            Judged(SAME_SHARE, same, probe.measure(same, SAME_SHARE)),
+        )
+        return _for_budget(judgement, frontier, options, measure=probe.measure)
 
-        def judged(name: str, bits: Bits) -> Judged:
-            return Judged(name, bits, probe.measure(bits, name))
 
-        flexq = judged("flexq", _flexq(model))
-        share = sensitivity.a8_share(flexq.bits)
-        same_share = judged("found, share of flexq", frontier.within(share))
-        found = same_share
-        if options["max_ppl"] is not None:
-            saved = sensitivity.saved_share_for(options["max_ppl"])
-            found = judged(f"found, --max-ppl {options['max_ppl']:g}", frontier.saving(saved))
-        elif options["max_a8"] is not None:
-            bits = frontier.within(options["max_a8"])
-            found = judged(f"found, --max-a8 {100 * options['max_a8']:.4g}%", bits)
-    ends = [
-        Judged("w6a8", uniform_bits(model.macs, 8), sensitivity.all8),
-        Judged("w6a6", uniform_bits(model.macs, 6), sensitivity.all6),
-    ]
-    return Judgement(sensitivity, ends, flexq, same_share, found), frontier
+def _for_budget(
+    judgement: Judgement,
+    frontier: Frontier,
+    options: Mapping[str, Any],
+    *,
+    measure: Callable[[Bits, str], Measured | None],
+) -> Judgement:
+    """With the policy for --max-a8 or --max-ppl; without one if there is no budget, or none that
+    meets it."""
+    max_a8, max_ppl = options["max_a8"], options["max_ppl"]
+    if max_a8 is not None:
+        name, bits = f"found, --max-a8 {100 * max_a8:.4g}%", frontier.within(max_a8)
+    elif max_ppl is not None:
+        saved = judgement.sensitivity.saved_share_for(max_ppl)
+        if saved is None:
+            return judgement
+        name, bits = f"found, --max-ppl {max_ppl:g}", frontier.saving(saved)
+    else:
+        return judgement
+    return replace(judgement, asked=Judged(name, bits, measure(bits, name)))
+
+
+def _warn(sensitivity: Sensitivity, max_ppl: float, policy_out: Path | None) -> None:
+    least = sensitivity.measured_ppl_loss(sensitivity.all8).value
+    unwritten = "" if policy_out is None else f" {policy_out} was not written."
+    console.warn(
+        f"no policy of 8 and 6 bits is predicted to lose at most {max_ppl:g} of perplexity: with "
+        f"6-bit weights all inputs at 8 bits lose {least:.4f} on this text.{unwritten}"
+    )
 
 
 def _flexq(model: ResumedModel) -> Bits:
@@ -251,18 +201,6 @@ def _describe(windows: TextWindows) -> str:
         f"{windows.used_tokens:,} tokens in {len(windows.windows)} windows spread over the text, "
         f"protocol {windows.protocol}, text sha256 {windows.text_sha256[:12]}"
     )
-
-
-def _config(model: Path, device: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    out = options["policy_out"]
-    names = ("calibration", "tokens", "window", "max_a8", "max_ppl", "dtype")
-    return {
-        "model": str(model),
-        **{name: options[name] for name in names},
-        "only": int(options["only"]),
-        "policy_out": None if out is None else str(out),
-        "device": device,
-    }
 
 
 def _show(judgement: Judgement, result: dict[str, Any], *, config: dict[str, Any]) -> None:

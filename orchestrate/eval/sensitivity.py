@@ -99,26 +99,15 @@ class Sensitivity:
             )
         )
 
-    def saved_share_for(self, ppl_loss: float) -> float:
-        """The sum of shares that must have 8 bits for this loss of perplexity, at most.
-
-        Raises ConfigError if not even all inputs at 8 bits lose so little.
-        """
+    def saved_share_for(self, ppl_loss: float) -> float | None:
+        """The sum of shares that must have 8 bits for this loss of perplexity, at most; None if
+        even all inputs at 8 bits lose more."""
         windows = self._all_windows
         six, eight = _mean(self.all6.losses, windows), _mean(self.all8.losses, windows)
-        base = _mean(self.float_losses, windows)
-        target = math.log(math.exp(base) + ppl_loss)
+        target = math.log(math.exp(_mean(self.float_losses, windows)) + ppl_loss)
         if six <= target:
             return 0.0
-        if eight > target:
-            least = math.exp(eight) - math.exp(base)
-            raise ConfigError(
-                f"no policy is predicted to lose at most {ppl_loss:g} of perplexity.",
-                cause=f"6-bit weights with all inputs at 8 bits lose {least:.4f} of the float "
-                f"model's {math.exp(base):.4f} on this text.",
-                hint=f"--max-ppl {math.ceil(1000 * least) / 1000:g}, or a share: --max-a8 50%",
-            )
-        return (six - target) / (six - eight)
+        return None if eight > target else (six - target) / (six - eight)
 
     @cached_property
     def _matrix(self) -> _Floats:

@@ -27,13 +27,13 @@ def require_matplotlib() -> None:
         ) from error
 
 
-def draw(judgement: Judgement, frontier: Frontier, path: Path, *, title: str) -> None:
+def draw(judgement: Judgement, path: Path, *, title: str) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11.0, 4.2), layout="constrained")
     inputs, buys = figure.subplots(1, 2)
     _inputs(judgement, inputs)
-    _frontier(judgement, frontier, buys)
+    _frontier(judgement, buys)
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=150)
 
@@ -56,12 +56,15 @@ def _inputs(judgement: Judgement, panel: Axes) -> None:
     panel.legend(fontsize=7)
 
 
-def _frontier(judgement: Judgement, frontier: Frontier, panel: Axes) -> None:
+def _frontier(judgement: Judgement, panel: Axes) -> None:
     known = judgement.sensitivity
+    frontier = Frontier(known.macs, known.shares())
     low, high = np.mean(known.all8.kl), np.mean(known.all6.kl)
     shares = np.linspace(0.0, 1.0, len(frontier.saved))
     panel.plot(shares, high - (high - low) * frontier.saved, label="best, predicted", color="C7")
     for one in judgement.policies():
+        if one.measured is None:
+            continue
         kl = known.measured_kl(one.measured)
         panel.errorbar(
             [known.a8_share(one.bits)], [kl.value], yerr=[kl.standard_error or 0.0],

@@ -11,10 +11,13 @@ from rich.table import Table
 
 from flexq_ft.orchestrate.eval.linear_input import LinearInput
 from flexq_ft.orchestrate.eval.resumed_model import Bits
-from flexq_ft.orchestrate.eval.sensitivity import Estimate, Measured, Sensitivity
+from flexq_ft.orchestrate.eval.sensitivity import Estimate, Measured, Sensitivity, uniform_bits
 
 # FlexQ's choice is right where none of its share is found whose KL is below it by more than this.
 _ALIKE = 0.05
+
+FLEXQ = "flexq"
+SAME_SHARE = "found, share of flexq"
 
 _POLICY_TITLES = (
     "policy", "8-bit inputs", "KL predicted", "KL measured", "perplexity lost, predicted",
@@ -24,33 +27,44 @@ _POLICY_TITLES = (
 
 @dataclass(frozen=True)
 class Judged:
-    """A policy, and what it was measured to lose on the calibration text."""
+    """A policy, and what it was measured to lose on the calibration text; None: it was not run."""
 
     name: str
     bits: Bits
-    measured: Measured
+    measured: Measured | None
 
 
 @dataclass(frozen=True)
 class Judgement:
     """What a sensitivity says: flexq beside the policy found for the same share of multiply-adds,
-    and found, the one for the budget that was asked for; others: the ends of the scale."""
+    and that for the budget that was asked for, if any."""
 
     sensitivity: Sensitivity
-    others: Sequence[Judged]
     flexq: Judged
     same_share: Judged
-    found: Judged
+    asked: Judged | None = None
+
+    @property
+    def found(self) -> Judged:
+        """The policy to write: without a budget that of flexq's share."""
+        return self.asked or self.same_share
 
     def policies(self) -> list[Judged]:
-        asked = [] if self.found is self.same_share else [self.found]
-        return [*self.others, self.flexq, self.same_share, *asked]
+        """All of them, after the ends of the scale."""
+        known = self.sensitivity
+        ends = [
+            Judged("w6a8", uniform_bits(known.macs, 8), known.all8),
+            Judged("w6a6", uniform_bits(known.macs, 6), known.all6),
+        ]
+        return [*ends, self.flexq, self.same_share, *([self.asked] if self.asked else [])]
 
     def verdict(self) -> str:
         """Whether FlexQ's choice is right for this model."""
         known = self.sensitivity
         theirs, ours = (
-            known.measured_kl(one.measured).value for one in (self.flexq, self.same_share)
+            known.measured_kl(one.measured).value
+            for one in (self.flexq, self.same_share)
+            if one.measured is not None
         )
         eight = "/".join(
             dict.fromkeys(r.linear for r, bits in self.flexq.bits.items() if bits == 8)
@@ -82,6 +96,7 @@ class Judgement:
             "policies": [self._policy(one) for one in self.policies()],
             "verdict": self.verdict(),
             "float_perplexity": self._float_perplexity(),
+            "float_window_losses": known.float_losses,
         }
 
     def comments(self, *, model: str, text: str) -> list[str]:
@@ -112,7 +127,7 @@ class Judgement:
         return "\n".join([*lines, self.verdict(), "", f"Calibration: {text}."]) + "\n"
 
     def _policy(self, one: Judged) -> dict[str, Any]:
-        known = self.sensitivity
+        known, ran = self.sensitivity, one.measured
         layers: dict[str, list[int]] = {}
         for read, bits in one.bits.items():
             layers.setdefault(read.linear, []).extend([read.layer] if bits == 8 else [])
@@ -120,9 +135,11 @@ class Judgement:
             "name": one.name,
             "a8_share": known.a8_share(one.bits),
             "predicted_kl": known.predicted_kl(one.bits).to_json(),
-            "kl": known.measured_kl(one.measured).to_json(),
             "predicted_ppl_loss": known.predicted_ppl_loss(one.bits).to_json(),
-            "ppl_loss": known.measured_ppl_loss(one.measured).to_json(),
+            "kl": ran and known.measured_kl(ran).to_json(),
+            "ppl_loss": ran and known.measured_ppl_loss(ran).to_json(),
+            "window_kl": ran and ran.kl,
+            "window_losses": ran and ran.losses,
             "a8_layers": layers,
         }
 
@@ -141,20 +158,17 @@ class Judgement:
         return lines
 
     def _policy_lines(self) -> list[list[str]]:
-        known = self.sensitivity
+        return [list(_POLICY_TITLES), *map(self._policy_cells, self.policies())]
+
+    def _policy_cells(self, one: Judged) -> list[str]:
+        known, ran = self.sensitivity, one.measured
         return [
-            list(_POLICY_TITLES),
-            *(
-                [
-                    one.name,
-                    f"{known.a8_share(one.bits):.1%}",
-                    _value(known.predicted_kl(one.bits), ".5f"),
-                    _value(known.measured_kl(one.measured), ".5f"),
-                    _value(known.predicted_ppl_loss(one.bits), ".4f"),
-                    _value(known.measured_ppl_loss(one.measured), ".4f"),
-                ]
-                for one in self.policies()
-            ),
+            one.name,
+            f"{known.a8_share(one.bits):.1%}",
+            _value(known.predicted_kl(one.bits), ".5f"),
+            "-" if ran is None else _value(known.measured_kl(ran), ".5f"),
+            _value(known.predicted_ppl_loss(one.bits), ".4f"),
+            "-" if ran is None else _value(known.measured_ppl_loss(ran), ".4f"),
         ]
 
     def _float_perplexity(self) -> float:

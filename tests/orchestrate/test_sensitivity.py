@@ -198,13 +198,13 @@ def test_a_budget_of_perplexity_is_met_just_so() -> None:
         bits = dict(zip(INPUTS, pattern, strict=True))
         losses[pattern] = known.predicted_ppl_loss(bits).value, known.a8_share(bits)
     for budget in (6.0, 8.0, 12.0, 20.0):
-        found = frontier.saving(known.saved_share_for(budget))
+        saved = known.saved_share_for(budget)
+        assert saved is not None
+        found = frontier.saving(saved)
         cheapest = min(share for loss, share in losses.values() if loss <= budget)
         assert known.predicted_ppl_loss(found).value <= budget
         assert known.a8_share(found) == pytest.approx(cheapest)
-    with pytest.raises(ConfigError, match=r"lose at most 0\.01 of perplexity") as error:
-        known.saved_share_for(0.01)
-    assert "all inputs at 8 bits lose" in error.value.cause
+    assert known.saved_share_for(0.01) is None
 
 
 def test_costs_that_are_nothing_have_no_scale() -> None:
@@ -312,6 +312,45 @@ def test_the_policy_that_is_written_loses_what_was_measured(
     convert(checkpoint, tmp_path / "out", ConvertOptions(scheme="w6ax", policy=file))
 
 
+def test_another_budget_costs_no_measurement(
+    checkpoint: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    first, files = tmp_path / "first.json", [tmp_path / "a.yaml", tmp_path / "b.yaml"]
+    args = ["--max-a8", "60%", "--policy-out"]
+    measured(capsys, checkpoint, *args, str(files[0]), "--save", str(first))
+    again = ["sensitivity", str(checkpoint), "--from", str(first), "--json", "-q"]
+    assert run_cli([*again, *args, str(files[1])]) == 0
+    document = json.loads(capsys.readouterr().out)
+    validate(document, "sensitivity.json")
+    ours, theirs = (d["results"] for d in (document, json.loads(first.read_text())))
+    assert files[0].read_text() == files[1].read_text()
+    assert ours["policies"][-1]["kl"] is None and theirs["policies"][-1]["kl"]["value"] > 0
+    assert ours["policies"][:-1] == theirs["policies"][:-1]
+    assert {**ours, "policies": 0} == {**theirs, "policies": 0}
+
+    for text, named in (("{}", "cannot be read"), (first.read_text(), "is of another model")):
+        first.write_text(text.replace(str(checkpoint), "elsewhere"))
+        assert run_cli(["sensitivity", str(checkpoint), "--from", str(first)]) == 2
+        assert named in capsys.readouterr().err
+
+
+def test_a_budget_that_cannot_be_met_keeps_what_was_measured(
+    checkpoint: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    first, file = tmp_path / "first.json", tmp_path / "none.yaml"
+    measured(capsys, checkpoint, "--save", str(first))
+    document = json.loads(first.read_text())
+    for one in document["results"]["policies"]:  # as if 6-bit weights alone lost a nat
+        base = document["results"]["float_window_losses"]
+        one["window_losses"] = [x + 1 for x in base]
+    first.write_text(json.dumps(document))
+    args = ["--from", str(first), "--max-ppl", "0.05", "--policy-out", str(file), "--json", "-q"]
+    assert run_cli(["sensitivity", str(checkpoint), *args]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert "predicted to lose at most 0.05 of perplexity" in document["warnings"][0]
+    assert len(document["results"]["policies"]) == 4 and not file.exists()
+
+
 def test_without_a_budget_the_policy_has_flexqs_share(checkpoint: Path, capsys: Capture) -> None:
     result = measured(capsys, checkpoint)["results"]
     flexq, found = result["policies"][2:]
@@ -324,6 +363,7 @@ def test_without_a_budget_the_policy_has_flexqs_share(checkpoint: Path, capsys: 
     ("args", "named"),
     [
         (["--max-a8", "50%", "--max-ppl", "1"], "two budgets"),
+        (["--from", str(TEXT)], "one of them"),
         (["--max-a8", "150%"], "no share such as 25%"),
         (["--tokens", "1M"], "more than the"),
         (["--plot", "x.txt"], "does not end in one of .png"),
