@@ -56,11 +56,13 @@ class Case(BaseModel):
     def case_id(self) -> str:
         """16 hex digits over the resolved case and the state of the files it names.
 
-        A model or text that was replaced therefore makes a new case, which is measured again.
+        A model, text or policy file that was replaced therefore makes a new case, which is measured
+        again.
         """
         known: dict[str, Any] = {"case": self.model_dump(mode="json")}
         known["case"]["model"] = str(self.source().resolve())
         known["model_state"] = model_state(self.source())
+        known |= self._policy_state()
         if self.quality.ppl is not None:
             known["case"]["quality"]["ppl"]["text"] = None
             known["text_sha256"] = _file_sha256(Path(self.quality.ppl.text))
@@ -77,8 +79,15 @@ class Case(BaseModel):
                 "numbers": [self.scheme, self.policy, self.dtype, self.tp, self.device],
                 "text": None if ppl is None else ppl.model_dump(exclude={"text"}),
                 "text_sha256": None if ppl is None else _file_sha256(Path(ppl.text)),
+                **self._policy_state(),
             }
         )
+
+    def _policy_state(self) -> dict[str, str]:
+        """Of a policy that is a file."""
+        if self.policy is None or self.policy in POLICY_SCHEMES:
+            return {}
+        return {"policy_sha256": _file_sha256(Path(self.policy))}
 
     def baseline(self) -> Case | None:
         """The case that agreement is taken with: the same model and text, its scheme, tp 1."""

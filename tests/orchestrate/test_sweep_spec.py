@@ -211,6 +211,19 @@ def test_replaced_model_or_text_is_a_new_case(tmp_path: Path) -> None:
     assert len({first, second, case_id()}) == 3
 
 
+def test_replaced_policy_file_is_a_new_case_and_a_new_evaluation(tmp_path: Path) -> None:
+    (tmp_path / "m").write_bytes(b"model")
+    (tmp_path / "text.txt").write_text("text", encoding="utf-8")
+    found = []
+    for rule in ("[0]", "[1]"):
+        (tmp_path / "half.yaml").write_text(f"rules: {rule}", encoding="utf-8")
+        matrix = {"policy": ["half.yaml", "w6a6"]}
+        cases = cases_of(tmp_path, matrix=matrix, quality={"ppl": {"text": "text.txt"}})
+        found.append([(case.case_id, case.quality_id()) for case in cases])
+    (first, built_in), (second, again) = found
+    assert first[0] != second[0] and first[1] != second[1] and built_in == again
+
+
 SHIPPED = {  # cases, models, most processes
     "demo": (5, 1, 5),
     "quick": (8, 1, 16),
