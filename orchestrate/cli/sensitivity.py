@@ -12,11 +12,10 @@ import rich_click as click
 
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.cli.console import common_options, console, write_atomically
-from flexq_ft.orchestrate.cli.eval_options import WindowedText
 from flexq_ft.orchestrate.cli.progress import progress
-from flexq_ft.orchestrate.cli.sensitivity_options import sensitivity_options
+from flexq_ft.orchestrate.cli.sensitivity_options import WINDOW, sensitivity_options
 from flexq_ft.orchestrate.eval.earlier_sensitivity import SCHEMA, load_earlier
-from flexq_ft.orchestrate.eval.perplexity import TextWindows
+from flexq_ft.orchestrate.eval.perplexity import TextWindows, cut_windows
 from flexq_ft.orchestrate.eval.policy_search import Frontier, policy_yaml
 from flexq_ft.orchestrate.eval.resumed_model import Bits, ResumedModel
 from flexq_ft.orchestrate.eval.sensitivity import Measured, Sensitivity
@@ -29,6 +28,7 @@ from flexq_ft.orchestrate.eval.sensitivity_report import (
     Judgement,
 )
 from flexq_ft.orchestrate.eval.simulation import HfCheckpoint
+from flexq_ft.orchestrate.eval.text import load_text
 
 EPILOG = """\
 Examples:
@@ -103,8 +103,7 @@ def _check(earlier: Path | None, options: Mapping[str, Any]) -> None:
 
 def _measure(model: Path, options: Mapping[str, Any]) -> tuple[Judgement, dict[str, Any], str]:
     """The judgement, the `results` that say what it was measured on, and the device."""
-    named = {"text": options["calibration"], "protocol": None, "window": options["window"]}
-    text = WindowedText.load({**named, "max_windows": None})
+    text = load_text(options["calibration"])
     checkpoint = HfCheckpoint(
         model,
         wanted_by="sensitivity",
@@ -112,7 +111,14 @@ def _measure(model: Path, options: Mapping[str, Any]) -> tuple[Judgement, dict[s
         device=options["device"],
         threads=options["threads"],
     )
-    windows = _spread(text.cut(checkpoint), options["tokens"])
+    cut = cut_windows(
+        text.data,
+        checkpoint.encode,
+        protocol=text.protocol,
+        max_positions=checkpoint.max_positions,
+        window=options["window"] or min(WINDOW, checkpoint.max_positions),
+    )
+    windows = _spread(cut, options["tokens"])
     resumed = ResumedModel(checkpoint.model)
     console.info(f"{model} in torch on {checkpoint.device}: {len(resumed.macs)} inputs")
     result = {
@@ -198,7 +204,7 @@ def _spread(text: TextWindows, tokens: int) -> TextWindows:
 
 def _describe(windows: TextWindows) -> str:
     return (
-        f"{windows.used_tokens:,} tokens in {len(windows.windows)} windows spread over the text, "
+        f"{len(windows.windows)} windows of {windows.window:,} tokens spread over the text, "
         f"protocol {windows.protocol}, text sha256 {windows.text_sha256[:12]}"
     )
 

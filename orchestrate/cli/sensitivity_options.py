@@ -12,6 +12,9 @@ from flexq_ft.converter.options import DTYPES
 from flexq_ft.orchestrate.cli.options import SIZE, device_option
 from flexq_ft.orchestrate.eval.sensitivity_plot import SUFFIXES
 
+# Every token costs a run for each input, and standard errors need several windows.
+WINDOW = 512
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -59,8 +62,9 @@ def sensitivity_options(function: _F) -> _F:
             help="Of the text, in windows spread evenly over it.",
         ),
         click.option(
-            "--window", type=SIZE, default=256, metavar="N", panel="Text",
-            help="Tokens of a window; each starts with an empty context.",
+            "--window", type=SIZE, metavar="N", panel="Text",
+            help="Tokens of a window; each starts with an empty context.  [default: "
+            f"{WINDOW}, or the model's positions if fewer]",
         ),
         click.option(
             "--only", type=click.Choice(["6", "8"]), default="6", panel="Measurement",

@@ -271,9 +271,10 @@ def test_bits_of_a_policy_are_those_of_the_last_rule_that_matches() -> None:
     assert found == [[6, 8, 6, bits] for bits in down]
 
 
-def measured(capsys: Capture, model: Path, *more: str) -> dict[str, Any]:
-    text = ["--calibration", str(TEXT), "--tokens", "256", "--window", "64", "--device", "cpu"]
-    assert run_cli(["sensitivity", str(model), *text, *more, "--json", "-q"]) == 0
+def measured(capsys: Capture, model: Path, *more: str, window: int | None = 64) -> dict[str, Any]:
+    text = ["--calibration", str(TEXT), "--tokens", "256", "--device", "cpu"]
+    cut = [] if window is None else ["--window", str(window)]
+    assert run_cli(["sensitivity", str(model), *text, *cut, *more, "--json", "-q"]) == 0
     document: dict[str, Any] = json.loads(capsys.readouterr().out)
     validate(document, "sensitivity.json")
     return document
@@ -352,11 +353,12 @@ def test_a_budget_that_cannot_be_met_keeps_what_was_measured(
 
 
 def test_without_a_budget_the_policy_has_flexqs_share(checkpoint: Path, capsys: Capture) -> None:
-    result = measured(capsys, checkpoint)["results"]
+    result = measured(capsys, checkpoint, window=None)["results"]
     flexq, found = result["policies"][2:]
     assert flexq["name"] == "flexq" and found["a8_share"] <= flexq["a8_share"] + 1e-9
     assert found["predicted_kl"]["value"] <= flexq["predicted_kl"]["value"]
     assert result["tokens"] == 256 and "FlexQ's choice" in result["verdict"]
+    assert result["window"] == 128  # the model has no more positions
 
 
 @pytest.mark.parametrize(
