@@ -167,6 +167,7 @@ class _Conversion:
             "smoothing": header.smoothing,
             "static": header.scheme.static,
             "rounding": header.rounding,
+            "lm_head": header.lm_head,
             "source": sorted([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats),
         }
 

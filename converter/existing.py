@@ -51,8 +51,7 @@ def examine(folder: Path, plan: ConversionPlan, target: Target, sha256: str) -> 
     for unit in plan.units:
         names = plan.codec(unit).files(unit, target.shards)
         row = rows.get(unit.stem)
-        needs_row = bool(unit.linear) and plan.header.scheme.quantized
-        if faults.isdisjoint(names) and (row or not needs_row):
+        if faults.isdisjoint(names) and (row or not plan.is_quantized(unit)):
             files = {
                 name: (manifest["files"][name]["bytes"], manifest["files"][name]["xxh3_128"])
                 for name in names

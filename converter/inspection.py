@@ -92,7 +92,7 @@ def summarize(folder: Path) -> FolderSummary:
 
 
 def read_tensor(folder: Path, name: str, *, rank: int = 0) -> list[TensorValues]:
-    """The files that a name means: a file, an FT stem, or a linear such as "layers.0.gate_up".
+    """The files that a name means: a file, an FT stem, or a linear: "layers.0.gate_up", "lm_head".
 
     Raises ConfigError with near names where nothing is meant, WeightError for a faulty file.
     """
@@ -103,7 +103,7 @@ def read_tensor(folder: Path, name: str, *, rank: int = 0) -> list[TensorValues]
 
 def _find(name: str, files: dict[str, Any], rank: int) -> list[str]:
     linear = re.fullmatch(r"layers\.([0-9]+)\.([a-z0-9_]+)", name)
-    stems = [name]
+    stems = ["model.lm_head.weight" if name == "lm_head" else name]
     if linear and linear[2] in _LINEAR_FILES:
         stems = [f"model.layers.{linear[1]}.{part}.weight" for part in _LINEAR_FILES[linear[2]]]
     found = []

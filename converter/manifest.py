@@ -26,6 +26,7 @@ class Header:
     scheme: Scheme
     dtype: str
     policy: dict[str, Any] | None
+    lm_head: str  # fp16 (the dtype of the float files), w8 or w6
     transforms: tuple[dict[str, Any], ...]
     smoothing: dict[str, Any] | None  # as asked for
     rounding: dict[str, Any] | None  # None: to the nearest codes
@@ -60,7 +61,10 @@ class Header:
             "dtype": self.dtype,
             "policy": self.policy,
             "quantization": self.scheme.to_manifest(
-                self.dtype, self.smoothed(smoothing), self.rounding
+                dtype=self.dtype,
+                lm_head=self.lm_head,
+                smoothing=self.smoothed(smoothing),
+                rounding=self.rounding,
             ),
             "tensor_parallel": plan.to_manifest(),
             "files": {

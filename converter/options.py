@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from flexq_ft.errors import ConfigError
 
-__all__ = ["DTYPES", "POLICY_SCHEMES", "ROUNDINGS", "SCHEMES", "SCHEME_NAMES"]
+__all__ = ["DTYPES", "LM_HEADS", "POLICY_SCHEMES", "ROUNDINGS", "SCHEMES", "SCHEME_NAMES"]
 __all__ += ["CalibrationOptions", "ConvertOptions", "scheme_of_int8_mode"]
 
 DTYPES = ("fp16", "bf16", "fp32")
@@ -16,6 +16,8 @@ SCHEMES = (*DTYPES, "w8a16", "w8a8", "w6ax")
 # Short forms: w6ax with that policy.
 POLICY_SCHEMES = ("flexq", "w6a6", "w6a8", "w6a16")
 SCHEME_NAMES = (*SCHEMES, *POLICY_SCHEMES)
+# fp16 stands for the dtype of the float files.
+LM_HEADS = ("fp16", "w8", "w6")
 ROUNDINGS = ("nearest", "scale-search", "gptq")
 _SMOOTH_SCHEMES = ("w8a8", "w6ax")
 _INT8_MODES = {0: "fp16", 1: "w8a16", 2: "w8a8", 5: "w6ax"}
@@ -65,6 +67,7 @@ class ConvertOptions:
     scheme: one of SCHEME_NAMES; fp16, bf16 and fp32 also set the dtype of the float files.
     dtype:  of the float files (norms, embeddings, biases); default fp16.
     policy: w6ax only: a built-in name, a path to a YAML file, or a parsed mapping; default flexq.
+    lm_head: one of LM_HEADS: the head as a float file, int8 per row, or int6 in groups of 128.
     rotate: the residual stream in another basis (transforms/rotation.py).
     calibration: the text of what is calibrated (smoothing, rounding).
     smooth: SmoothQuant, of w8a8 and w6ax; default: w8a8 with a calibration.
@@ -80,6 +83,7 @@ class ConvertOptions:
     scheme: str = "fp16"
     dtype: str | None = None
     policy: str | dict[str, Any] | None = None
+    lm_head: str = "fp16"
     rotate: bool = False
     calibration: CalibrationOptions | None = None
     smooth: bool | None = None
@@ -102,6 +106,10 @@ class ConvertOptions:
                 f"--scheme {self.scheme} means {self.scheme} files, but --dtype {self.dtype} was"
                 " given too",
                 hint=f"--scheme {self.dtype}",
+            )
+        if self.lm_head not in LM_HEADS:
+            raise ConfigError(
+                f"unknown lm_head {self.lm_head!r}", hint=f"--lm-head {' | '.join(LM_HEADS)}"
             )
         self._check_policy()
         self._check_smoothing()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from flexq_ft.converter.architectures import ARCHITECTURES, Architecture, Unit
@@ -13,9 +12,17 @@ from flexq_ft.converter.manifest import Header
 from flexq_ft.converter.model_config import ModelConfig
 from flexq_ft.converter.options import ConvertOptions
 from flexq_ft.converter.policy import resolve_policy
-from flexq_ft.converter.schemes import SCHEMES, Codec, FileSpec, PlainCodec, with_static_scales
+from flexq_ft.converter.schemes import (
+    HEAD_CODECS,
+    SCHEMES,
+    Codec,
+    FileSpec,
+    PlainCodec,
+    with_static_scales,
+)
 from flexq_ft.converter.shards import ShardPlan, plan_shards
 from flexq_ft.converter.source import Source
+from flexq_ft.errors import ConfigError
 
 __all__ = ["ConversionPlan", "Target", "make_plan", "rank_of"]
 
@@ -58,16 +65,19 @@ class ConversionPlan:
     notes: tuple[str, ...]  # of the source
     jobs: int
 
+    codecs: Mapping[str, Codec]  # by a unit's stem
+
     def codec(self, unit: Unit) -> Codec:
-        return self._linear_codec if unit.linear else self._plain_codec
+        return self.codecs[unit.stem]
 
-    @cached_property
-    def _linear_codec(self) -> Codec:
-        return self.header.scheme.linear(self.header.dtype)
+    def stored_as(self, unit: Unit) -> str:
+        """The scheme of a linear of the layers, w8 or w6 of the head, the dtype of all else."""
+        if unit.is_head:
+            return self.header.lm_head
+        return self.header.scheme.name if unit.linear else self.header.dtype
 
-    @cached_property
-    def _plain_codec(self) -> Codec:
-        return PlainCodec(self.header.dtype)
+    def is_quantized(self, unit: Unit) -> bool:
+        return unit.is_head or bool(unit.linear and self.header.scheme.quantized)
 
     @property
     def linear_elements(self) -> int:
@@ -110,7 +120,7 @@ class ConversionPlan:
         return 4 * sum(squares) + 32 * max(squares) * self.jobs
 
     def linear_bytes(self, target: Target) -> int:
-        """Stored bytes of the linears' weights, scales included."""
+        """Stored bytes of the layers' linears, scales included."""
         names = (
             name
             for unit in self.units
@@ -151,22 +161,26 @@ def make_plan(source: Source, options: ConvertOptions) -> ConversionPlan:
         policy=None
         if policy is None
         else resolve_policy(policy, num_layers=config.num_layers, linears=architecture.linears()),
+        lm_head=options.lm_head,
         transforms=source.transforms,
         smoothing=_smoothing(calibration, options),
         rounding=_rounding(calibration, options),
         calibration=calibration,
     )
     shapes = {name: info.shape for name, info in source.tensors.items()}
-    units = tuple(architecture.units(config, shapes))
+    quantized_head = options.lm_head in HEAD_CODECS
+    units = tuple(architecture.units(config, shapes, quantized_head=quantized_head))
     shards = [
         plan_shards(config, size=size, group_size=scheme.group_size) for size in sorted(options.tp)
     ]
-    linear, plain = scheme.linear(header.dtype), PlainCodec(header.dtype)
+    codecs = _codecs(header, units)
     targets = []
     for plan in shards:
+        if quantized_head:
+            _check_head_shares(plan, config)
         files: dict[str, FileSpec] = {}
         for unit in units:
-            files |= (linear if unit.linear else plain).files(unit, plan)
+            files |= codecs[unit.stem].files(unit, plan)
         targets.append(Target(shards=plan, files=files))
     used = {part.name for unit in units for part in unit.parts}
     return ConversionPlan(
@@ -180,6 +194,24 @@ def make_plan(source: Source, options: ConvertOptions) -> ConversionPlan:
         },
         notes=source.notes,
         jobs=options.jobs,
+        codecs=codecs,
+    )
+
+
+def _codecs(header: Header, units: Sequence[Unit]) -> dict[str, Codec]:
+    linear, plain = header.scheme.linear(header.dtype), PlainCodec(header.dtype)
+    out = {unit.stem: linear if unit.linear else plain for unit in units}
+    heads = [unit.stem for unit in units if unit.is_head]
+    return out | {stem: HEAD_CODECS[header.lm_head]() for stem in heads}
+
+
+def _check_head_shares(plan: ShardPlan, config: ModelConfig) -> None:
+    if all(begin < end for begin, end in plan.vocab):
+        return
+    raise ConfigError(
+        f"tensor parallel size {plan.size} leaves a rank no row of the lm_head of {config.name}",
+        cause=f"{config.vocab_size} tokens in equal shares, the last ones smaller",
+        hint="a smaller --tp, or --lm-head fp16",
     )
 
 

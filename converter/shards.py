@@ -2,6 +2,7 @@
 
 q, k, v, gate, up, fc1   column-parallel: rows of the Hugging Face matrix [N, K] are split
 o, down, fc2             row-parallel: its columns are split
+a quantised lm_head      rows of the vocabulary, in equal shares, the last ranks' smaller
 everything else          whole on every rank, in one file
 """
 
@@ -27,12 +28,13 @@ class ShardPlan:
     heads: tuple[Range, ...]
     kv_heads: tuple[Range, ...]  # replicated heads appear in several ranges
     inter: tuple[Range, ...]
+    vocab: tuple[Range, ...]  # of a quantised lm_head
     cut_groups: tuple[str, ...]  # linears whose groups restart at the shard's edge
 
     def of_dim(self, dim: str, rank: int) -> Range:
-        """Elements of a named dimension (q, kv, inter) that a rank holds."""
-        if dim == "inter":
-            return self.inter[rank]
+        """Elements of a named dimension (q, kv, inter, vocab) that a rank holds."""
+        if dim in ("inter", "vocab"):
+            return (self.inter if dim == "inter" else self.vocab)[rank]
         begin, end = (self.heads if dim == "q" else self.kv_heads)[rank]
         return begin * self.head_dim, end * self.head_dim
 
@@ -74,6 +76,7 @@ def plan_shards(config: ModelConfig, *, size: int, group_size: int) -> ShardPlan
         heads=head_ranges,
         kv_heads=_kv_ranges(kv_heads, size),
         inter=_inter_ranges(config, size, group_size),
+        vocab=_vocab_ranges(config.vocab_size, size),
         cut_groups=("attention.dense",) if cuts else (),
     )
 
@@ -81,6 +84,11 @@ def plan_shards(config: ModelConfig, *, size: int, group_size: int) -> ShardPlan
 def _even(count: int, size: int) -> tuple[Range, ...]:
     step = count // size
     return tuple((rank * step, (rank + 1) * step) for rank in range(size))
+
+
+def _vocab_ranges(vocab: int, size: int) -> tuple[Range, ...]:
+    share = -(-vocab // size)
+    return tuple((min(rank * share, vocab), min((rank + 1) * share, vocab)) for rank in range(size))
 
 
 def _kv_ranges(kv_heads: int, size: int) -> tuple[Range, ...]:

@@ -64,7 +64,8 @@ class LLM:
     directory or a .gguf file; the last two are converted into a cache first (cache_dir, default
     $XDG_CACHE_HOME/flexq-ft). scheme: fp16 bf16 fp32 w8a16 w8a8 w6ax, or a policy's name (flexq
     w6a6 w6a8 w6a16) for w6ax with it. policy: a name, a YAML file or a mapping. dtype: compute
-    type, by default the folder's. device: auto (a GPU where one can run the model, else the CPU),
+    type, by default the folder's. lm_head: fp16, w8 or w6, how a model that is converted into the
+    cache stores its head. device: auto (a GPU where one can run the model, else the CPU),
     cpu, cuda or cuda:N; with several ranks each takes a GPU. step_kernel: decode steps of a GPU as
     one kernel: auto (where that was measured to be faster), on or off. threads: per rank, by
     default cores / ranks. max_len: longest prompt + output. max_batch: sequences decoded together.
@@ -82,6 +83,7 @@ class LLM:
         scheme: str | None = None,
         policy: str | Path | dict[str, Any] | None = None,
         dtype: str | None = None,
+        lm_head: str | None = None,
         tensor_parallel_size: int = 1,
         device: str = "auto",
         step_kernel: str = "auto",
@@ -110,6 +112,7 @@ class LLM:
             scheme=scheme,
             policy=policy,
             dtype=dtype,
+            lm_head=lm_head,
             cache_dir=None if cache_dir is None else Path(cache_dir),
             notify=self._notify,
             progress=progress,
@@ -128,6 +131,7 @@ class LLM:
             scheme=found.scheme,
             policy=found.policy,
             dtype=found.dtype,
+            lm_head=found.lm_head,
             max_len=max_len or 0,
             max_batch=max_batch,
             threads=threads or 0,

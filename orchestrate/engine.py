@@ -62,6 +62,7 @@ class EngineInfo:
     scheme: str
     dtype: str
     policy: Any
+    lm_head: str  # fp16 (the float type of the folder), w8 or w6
     tensor_parallel_size: int
     threads: int
     device: str  # cpu, cuda:1, or cuda:0-1 for several ranks
@@ -69,6 +70,7 @@ class EngineInfo:
     gemm_note: str = ""  # on a GPU: which measured GEMM choices are in use
     gemm_choices: list[str] = field(default_factory=list)  # w6ax on a GPU: a product and its kernel
     step_note: str = ""  # on a GPU: which decode steps run as one kernel, or why none
+    step_kernel_batch: int = 0  # sequences of the largest of these; 0: none
 
 
 @dataclass(frozen=True)
@@ -248,6 +250,7 @@ class EngineOptions:
     scheme: str | None = None
     policy: Any = None
     dtype: str | None = None
+    lm_head: str | None = None
     max_len: int = 0
     max_batch: int = 8
     threads: int = 0
@@ -279,6 +282,7 @@ class SingleRank:
             dtype=options.dtype,
             scheme=options.scheme,
             policy=options.policy,
+            lm_head=options.lm_head,
             max_len=options.max_len,
             max_batch=options.max_batch,
             threads=options.threads,
@@ -317,6 +321,7 @@ def describe(engine: Any, options: EngineOptions) -> EngineInfo:
         scheme=engine.scheme,
         dtype=engine.dtype,
         policy=engine.policy,
+        lm_head=engine.lm_head,
         tensor_parallel_size=options.tensor_parallel_size,
         threads=engine.threads,
         device=Device(options.device, options.gpu).label(options.tensor_parallel_size),
@@ -324,4 +329,5 @@ def describe(engine: Any, options: EngineOptions) -> EngineInfo:
         gemm_note=engine.gemm_note,
         gemm_choices=list(engine.gemm_choices),
         step_note=engine.step_note,
+        step_kernel_batch=engine.step_kernel_batch,
     )

@@ -34,6 +34,7 @@ class FoundModel:
     scheme: str | None
     policy: dict[str, Any] | None
     dtype: str | None
+    lm_head: str | None = None
 
     def numbers(self) -> tuple[str, str]:
         """Scheme and compute type as the engine will resolve them."""
@@ -59,6 +60,7 @@ def find_model(
     scheme: str | None,
     policy: str | Path | dict[str, Any] | None,
     dtype: str | None,
+    lm_head: str | None,
     cache_dir: Path | None,
     notify: Callable[[str], None],
     progress: ProgressSink | None,
@@ -76,6 +78,7 @@ def find_model(
             scheme=scheme,
             dtype=None if scheme in DTYPES else dtype,
             policy=str(policy) if isinstance(policy, Path) else policy,
+            lm_head=lm_head or "fp16",
             tp=(tensor_parallel_size,),
         )
         if not is_folder:
@@ -85,7 +88,7 @@ def find_model(
         scheme = scheme if scheme in DTYPES else options.resolved_scheme
     if is_folder:
         folder = resolve_model_dir(model, tensor_parallel_size)
-    return FoundModel(folder, scheme, _checked_policy(folder, policy), dtype)
+    return FoundModel(folder, scheme, _checked_policy(folder, policy), dtype, lm_head)
 
 
 def _checked_policy(
@@ -127,7 +130,8 @@ def _from_cache(
         return folder
     with _locked(out):
         if not folder.is_dir():  # another process may have made it meanwhile
-            notify(f"converting {model} to {options.scheme} into {out} (kept for later runs)")
+            head = "" if options.lm_head == "fp16" else f" with an lm_head in {options.lm_head}"
+            notify(f"converting {model} to {options.scheme}{head} into {out} (kept for later runs)")
             convert(model, out, stored, progress=progress)
     return folder
 
@@ -138,6 +142,8 @@ def _cache_key(model: Path, options: ConvertOptions) -> str:
     # Neither the policy nor the ranks: weights do not depend on the one, and folders of several
     # sizes lie beside each other.
     chosen = [CACHE_FORMAT, options.resolved_scheme, options.resolved_dtype]
+    if options.lm_head != "fp16":
+        chosen.append(options.lm_head)
     return hashlib.sha256(json.dumps([stats, chosen]).encode()).hexdigest()[:16]
 
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from flexq_ft.converter.model_config import ModelConfig
 from flexq_ft.errors import WeightError
 
 __all__ = ["Architecture", "Part", "Split", "TensorSpec", "Unit"]
+
+_HEAD_STEM = "model.lm_head.weight"
+_EMBEDDING_STEMS = ("model.wte.weight", "model.wte")
 
 
 class Split(Enum):
@@ -58,6 +61,12 @@ class Unit:
     columns: int  # 0 for vectors
     column_dim: str
     split: Split
+    is_head: bool = False  # quantised, which no scheme does
+
+    @property
+    def name(self) -> str:
+        """The runtime's, of a weight that may be quantised."""
+        return "lm_head" if self.is_head else self.linear
 
     @property
     def rows(self) -> int:
@@ -77,9 +86,16 @@ class Architecture:
     root: str
     tensors: tuple[TensorSpec, ...]
 
-    def units(self, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> list[Unit]:
+    def units(
+        self,
+        config: ModelConfig,
+        shapes: Mapping[str, tuple[int, ...]],
+        *,
+        quantized_head: bool = False,
+    ) -> list[Unit]:
         """The units of a checkpoint with these tensors.
 
+        quantized_head: the head is a unit to quantise, of a tied model the embedding once more.
         Raises one WeightError that lists every missing, unexpected and misshapen tensor.
         """
         prefix = _common_prefix(self.root, shapes)
@@ -100,7 +116,8 @@ class Architecture:
         faults += [f"unexpected: {name}" for name in sorted(set(shapes) - known)]
         if faults:
             _raise_faults(config, faults)
-        return [_unit(stem, rows, config) for stem, rows in stems.items()]
+        units = [_unit(stem, rows, config) for stem, rows in stems.items()]
+        return _with_quantized_head(units) if quantized_head else units
 
     def linears(self) -> tuple[str, ...]:
         """Names of linears, without the layer, in table order."""
@@ -157,6 +174,13 @@ def _unit(stem: str, rows: list[tuple[TensorSpec, int | None, str]], config: Mod
         column_dim=first.shape[1] if matrix else "",
         split=first.split,
     )
+
+
+def _with_quantized_head(units: list[Unit]) -> list[Unit]:
+    tables = [unit for unit in units if unit.stem in (_HEAD_STEM, *_EMBEDDING_STEMS)]
+    table = next((unit for unit in tables if unit.stem == _HEAD_STEM), tables[0])
+    head = replace(table, stem=_HEAD_STEM, split=Split.COLUMN, is_head=True)
+    return [*(unit for unit in units if unit.stem != _HEAD_STEM), head]
 
 
 def _raise_faults(config: ModelConfig, faults: list[str]) -> None:

@@ -12,7 +12,8 @@ from flexq_ft.converter.schemes.int6_codec import Int6Codec
 from flexq_ft.converter.schemes.int8_codec import Int8Codec
 from flexq_ft.converter.shards import GROUP_SIZE
 
-__all__ = ["SCHEMES", "Codec", "FileSpec", "PlainCodec", "Scheme", "with_static_scales"]
+__all__ = ["HEAD_CODECS", "SCHEMES", "Codec", "FileSpec", "PlainCodec", "Scheme"]
+__all__ += ["with_static_scales"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +30,15 @@ class Scheme:
 
     def to_manifest(
         self,
+        *,
         dtype: str,
+        lm_head: str,
         smoothing: Mapping[str, Any] | None,
         rounding: Mapping[str, Any] | None,
     ) -> dict[str, Any] | None:
+        stored_head = lm_head if lm_head in HEAD_CODECS else dtype
         if not self.quantized:
-            return None
+            return {"lm_head": stored_head} if lm_head in HEAD_CODECS else None
         made: dict[str, Any] = {
             "group_size": self.group_size,
             "layout": self.layout,
@@ -42,7 +46,7 @@ class Scheme:
             "k_order": "natural",
             "row_map": "natural",
             "smoothing": smoothing and dict(smoothing),
-            "lm_head": dtype,
+            "lm_head": stored_head,
         }
         if self.static:
             made["activation_scales"] = "static"
@@ -71,3 +75,6 @@ SCHEMES = {
         ),
     )
 }
+
+# Of a head that is not a float file; activations stay as they are.
+HEAD_CODECS: dict[str, Callable[[], Codec]] = {"w8": Int8Codec, "w6": Int6Codec}

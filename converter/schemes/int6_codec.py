@@ -111,7 +111,7 @@ class Int6Codec(Codec):
             meter.add(block, whole.codes[rows], scales, GROUP_SIZE)
         for plan in outputs.plans:
             _write(unit, cut.get(plan.size, whole), plan, outputs)
-        return meter.result(tensor=unit.stem, linear=unit.linear)
+        return meter.result(tensor=unit.stem, linear=unit.name)
 
     def working_bytes(self, unit: Unit, plans: tuple[ShardPlan, ...]) -> int:
         copies = 1 + sum(_cuts_groups(unit, plan) for plan in plans)

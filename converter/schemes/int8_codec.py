@@ -73,7 +73,7 @@ class Int8Codec(Codec):
                 if self._static:
                     sink = outputs.open(plan, f"{unit.stem}.w8.act_scale.{rank}.bin")
                     sink.write(_input_scale(source.input_maximum(unit.linear)))
-        return meter.result(tensor=unit.stem, linear=unit.linear)
+        return meter.result(tensor=unit.stem, linear=unit.name)
 
     def working_bytes(self, unit: Unit, plans: tuple[ShardPlan, ...]) -> int:
         return unit.elements + 16 * min(unit.elements, BLOCK_ELEMENTS)

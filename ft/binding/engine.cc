@@ -60,6 +60,12 @@ void set_scheme(const std::string& name, EngineOptions* options) {
          "use fp16, bf16, fp32, w8a16, w8a8 or w6ax");
 }
 
+HeadFormat head_format(const std::string& name) {
+  HeadFormat head;
+  if (parse_head_format(name, &head)) return head;
+  refuse(detail::join("lm_head \"", name, "\" is not known"), "use fp16, w8 or w6");
+}
+
 StepKernelChoice step_kernel_choice(const std::string& name) {
   if (name == "auto") return StepKernelChoice::kAuto;
   if (name == "on") return StepKernelChoice::kOn;
@@ -88,9 +94,10 @@ LoadProgress load_progress(const py::object& callback) {
 std::unique_ptr<Engine> make_engine(
     const std::string& model_dir, const std::optional<std::string>& dtype,
     const std::optional<std::string>& scheme, const std::optional<py::dict>& policy,
-    int64_t max_len, int64_t max_batch, int64_t prefill_tokens, int64_t kv_tokens, int threads,
-    std::shared_ptr<DeviceComm> comm, const std::string& device, int gpu, bool graphs,
-    const std::string& step_kernel, bool synthetic_weights, const py::object& progress) {
+    const std::optional<std::string>& lm_head, int64_t max_len, int64_t max_batch,
+    int64_t prefill_tokens, int64_t kv_tokens, int threads, std::shared_ptr<DeviceComm> comm,
+    const std::string& device, int gpu, bool graphs, const std::string& step_kernel,
+    bool synthetic_weights, const py::object& progress) {
   EngineOptions options;
   if (device != "cpu" && device != "cuda") {
     refuse(detail::join("device \"", device, "\" is not known"), "use cpu or cuda");
@@ -110,6 +117,7 @@ std::unique_ptr<Engine> make_engine(
   }
   if (scheme) set_scheme(*scheme, &options);
   if (policy) options.policy = policy_from_python(*policy);
+  if (lm_head) options.lm_head = head_format(*lm_head);
   options.max_len = max_len;
   options.max_batch = max_batch;
   if (kv_tokens < 0) {
@@ -248,6 +256,8 @@ void bind_properties(py::class_<Engine>& engine) {
       .def_property_readonly("scheme",
                              [](const Engine& e) { return to_string(*e.options().scheme); })
       .def_property_readonly("policy", &policy)
+      .def_property_readonly("lm_head",
+                             [](const Engine& e) { return to_string(*e.options().lm_head); })
       .def_property_readonly("max_len", [](const Engine& e) { return e.options().max_len; })
       .def_property_readonly("kv_tokens",
                              [](const Engine& e) { return e.options().kv_pages * kPageTokens; })
@@ -257,6 +267,7 @@ void bind_properties(py::class_<Engine>& engine) {
       .def_property_readonly("gemm_note", &Engine::gemm_note)
       .def_property_readonly("gemm_choices", &Engine::gemm_choices)
       .def_property_readonly("step_note", &Engine::step_note)
+      .def_property_readonly("step_kernel_batch", &Engine::step_kernel_batch)
       .def_property_readonly("threads", [](const Engine& e) { return e.options().threads; })
       .def("memory", &memory);
 }
@@ -269,10 +280,10 @@ void bind_engine(py::module_& module) {
   engine
       .def(py::init(&make_engine), py::arg("model_dir"), py::kw_only(),
            py::arg("dtype") = py::none(), py::arg("scheme") = py::none(),
-           py::arg("policy") = py::none(), py::arg("max_len") = 0, py::arg("max_batch") = 8,
-           py::arg("prefill_tokens") = 0, py::arg("kv_tokens") = 0, py::arg("threads") = 0,
-           py::arg("comm") = py::none(), py::arg("device") = "cpu", py::arg("gpu") = 0,
-           py::arg("graphs") = true, py::arg("step_kernel") = "auto",
+           py::arg("policy") = py::none(), py::arg("lm_head") = py::none(), py::arg("max_len") = 0,
+           py::arg("max_batch") = 8, py::arg("prefill_tokens") = 0, py::arg("kv_tokens") = 0,
+           py::arg("threads") = 0, py::arg("comm") = py::none(), py::arg("device") = "cpu",
+           py::arg("gpu") = 0, py::arg("graphs") = true, py::arg("step_kernel") = "auto",
            py::arg("synthetic_weights") = false, py::arg("progress") = py::none())
       .def("can_admit", &Engine::can_admit, py::arg("prompt_tokens"), py::arg("max_tokens"),
            Nogil())
@@ -280,6 +291,8 @@ void bind_engine(py::module_& module) {
       .def("release", &Engine::release, py::arg("slot"), Nogil())
       .def("take_step_times", &Engine::take_step_times, Nogil())
       .def("drop_graphs", &Engine::drop_graphs, Nogil())
+      .def("_withhold_step_op", &Engine::withhold_step_op, py::arg("op"), py::arg("patience_ms"),
+           Nogil())
       .def("step_profile", &profile, py::arg("batch"), py::arg("context"), py::arg("tokens") = 1)
       .def("forward", &forward, py::arg("ids"))
       .def("score", &score, py::arg("ids"), py::arg("first") = 1)

@@ -77,6 +77,8 @@ void bind_model_folder(py::module_& module) {
                              [](const ModelFolder& self) { return to_string(self.scheme); })
       .def_property_readonly("dtype", [](const ModelFolder& self) { return to_string(self.dtype); })
       .def_readonly("policy", &ModelFolder::policy)
+      .def_property_readonly("lm_head",
+                             [](const ModelFolder& self) { return to_string(self.lm_head); })
       .def_readonly("tp", &ModelFolder::tp)
       .def_readonly("shards", &ModelFolder::shards)
       .def_readonly("cut_groups", &ModelFolder::cut_groups)

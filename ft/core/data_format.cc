@@ -42,6 +42,27 @@ const char* to_string(Scheme scheme) {
 
 std::ostream& operator<<(std::ostream& out, Scheme scheme) { return out << to_string(scheme); }
 
+Scheme scheme_of(HeadFormat head) {
+  constexpr Scheme kSchemes[] = {Scheme::kFloat, Scheme::kW8A16, Scheme::kW6Ax};
+  return kSchemes[static_cast<size_t>(head)];
+}
+
+bool parse_head_format(const std::string& text, HeadFormat* out) {
+  for (HeadFormat head : {HeadFormat::kFloat, HeadFormat::kW8, HeadFormat::kW6}) {
+    if (text != to_string(head)) continue;
+    *out = head;
+    return true;
+  }
+  return false;
+}
+
+const char* to_string(HeadFormat head) {
+  constexpr const char* kNames[] = {"fp16", "w8", "w6"};
+  return kNames[static_cast<size_t>(head)];
+}
+
+std::ostream& operator<<(std::ostream& out, HeadFormat head) { return out << to_string(head); }
+
 std::ostream& operator<<(std::ostream& out, const DataFormat& format) {
   static constexpr const char* kLayouts[] = {"frag16x128", "frag16x128_tiled", "panel",
                                              "panel_pairs", "row_major"};

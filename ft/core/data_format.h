@@ -29,6 +29,15 @@ bool scheme_of_int8_mode(int mode, Scheme* out);
 const char* to_string(Scheme scheme);
 std::ostream& operator<<(std::ostream& out, Scheme scheme);
 
+// How the head's weight is stored; its activations stay as they are. kFloat is the type of the
+// other floats, and "fp16" stands for all of them here too; the others are "w8" and "w6".
+enum class HeadFormat : uint8_t { kFloat, kW8, kW6 };
+
+Scheme scheme_of(HeadFormat head);
+bool parse_head_format(const std::string& text, HeadFormat* out);
+const char* to_string(HeadFormat head);
+std::ostream& operator<<(std::ostream& out, HeadFormat head);
+
 struct DataFormat {
   Scheme scheme = Scheme::kFloat;
   Layout layout = Layout::kPanel;

@@ -8,6 +8,7 @@
 #include "ft/decoding/engine_options.h"
 #include "ft/decoding/memory_plan.h"
 #include "ft/decoding/stop.h"
+#include "ft/step/step_kernel.h"
 
 namespace flexq_ft {
 
@@ -19,6 +20,7 @@ ModelWeights load(const ModelFolder& folder, const EngineOptions& options, int r
   load.dtype = *options.dtype;
   load.scheme = *options.scheme;
   load.policy = *options.policy;
+  load.lm_head = *options.lm_head;
   load.rank = rank;
   load.device = options.device;
   load.synthetic = options.synthetic_weights;
@@ -230,6 +232,19 @@ std::vector<std::string> Engine::gemm_choices() const {
 }
 
 std::string Engine::step_note() const { return impl_->runner->step_note(); }
+
+int64_t Engine::step_kernel_batch() const { return impl_->runner->step_kernel_batch(); }
+
+void Engine::withhold_step_op(int op, double patience_ms) {
+  const Impl::Call call(*impl_);
+  StepKernel* const kernel = impl_->runner->step_kernel();
+  FLEXQ_FT_CHECK(kernel != nullptr, "no decode step runs as one kernel");
+  step::Disturbance disturbance;
+  disturbance.withheld_op = op;
+  kernel->set_disturbance(disturbance);
+  kernel->set_patience_ms(patience_ms);
+  impl_->runner->drop_graphs();  // they were captured without it
+}
 
 bool Engine::can_admit(int64_t prompt_tokens, int64_t max_tokens) const {
   const std::lock_guard<std::mutex> lock(impl_->mutex);

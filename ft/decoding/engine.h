@@ -24,14 +24,15 @@ enum class StepKernelChoice : uint8_t { kAuto, kOn, kOff };
 
 // What is absent is as the folder has it.
 struct EngineOptions {
-  std::optional<DataType> dtype;  // compute type
-  std::optional<Scheme> scheme;   // the folder's, or a w8 scheme on float files
-  std::optional<Policy> policy;   // w6ax only
-  int64_t max_len = 0;            // longest prompt + output; 0: the model's positions
-  int64_t max_batch = 8;          // sequences that are decoded together
-  int64_t kv_pages = 0;           // pages of the KV cache; 0: max_batch x max_len, or what fits
-  int64_t prefill_tokens = 0;     // most prompt tokens of one step; 0: 512, on a GPU 2048
-  int threads = 0;                // 0: the cores of this host / the ranks on it
+  std::optional<DataType> dtype;      // compute type
+  std::optional<Scheme> scheme;       // the folder's, or a w8 scheme on float files
+  std::optional<Policy> policy;       // w6ax only
+  std::optional<HeadFormat> lm_head;  // another than the folder's with synthetic weights only
+  int64_t max_len = 0;                // longest prompt + output; 0: the model's positions
+  int64_t max_batch = 8;              // sequences that are decoded together
+  int64_t kv_pages = 0;               // pages of the KV cache; 0: max_batch x max_len, or what fits
+  int64_t prefill_tokens = 0;         // most prompt tokens of one step; 0: 512, on a GPU 2048
+  int threads = 0;                    // 0: the cores of this host / the ranks on it
   Device device = Device::kCpu;
   int gpu = 0;         // which, on a GPU
   bool graphs = true;  // on a GPU: decode steps as CUDA graphs
@@ -90,6 +91,14 @@ class Engine {
 
   // On a GPU: which decode steps run as one kernel, or why they run op by op; empty on the CPU.
   std::string step_note() const;
+
+  // Sequences of the largest decode step that runs as one kernel; 0: none does.
+  int64_t step_kernel_batch() const;
+
+  // For tests: the step kernel, which there must be, withholds the results of an op (counted
+  // through the whole step), and its waits end after so long. Their error is step()'s, and loses
+  // the GPU's context.
+  void withhold_step_op(int op, double patience_ms);
 
   // A slot for a new sequence, whose prompt is prefilled by the next steps. Throws Error{kConfig}
   // if the prompt is empty, holds an id outside the vocabulary, or does not fit in max_len with at

@@ -40,6 +40,15 @@ Scheme resolve_scheme(const EngineOptions& asked, const ModelFolder& folder) {
          detail::join("flexq-ft convert SOURCE OUT --scheme ", scheme));
 }
 
+HeadFormat resolve_head(const EngineOptions& asked, const ModelFolder& folder) {
+  const HeadFormat head = asked.lm_head.value_or(folder.lm_head);
+  if (head == folder.lm_head || asked.synthetic_weights) return head;
+  refuse(detail::join("lm_head ", head, " was asked for, and ", folder.path, " holds it in ",
+                      folder.lm_head),
+         "the head is quantised at conversion only",
+         detail::join("flexq-ft convert SOURCE OUT --lm-head ", head));
+}
+
 // A given policy must fit the model. One policy may serve both architectures, so a rule for every
 // layer may name the other architecture's linear of the same place (down and fc2, gate_up and fc1).
 void check_given_policy(const Policy& policy, const ModelFolder& folder, Scheme scheme) {
@@ -104,16 +113,19 @@ void check_gpu_type(DataType dtype, bool is_given) {
 
 // Every product on a GPU reads rows of whole 16-byte pieces, on every rank; but those of six bits,
 // whose tiles are padded.
-void check_gpu_sizes(const ModelFolder& folder, Scheme scheme) {
-  const bool float_rows = scheme == Scheme::kFloat || scheme == Scheme::kW6Ax;  // lm_head's are
-  const int64_t step = float_rows ? 8 : 16;
-  const auto check = [&](const char* what, int64_t size) {
+void check_gpu_sizes(const ModelFolder& folder, Scheme scheme, HeadFormat head) {
+  const auto check_step = [&](const char* what, int64_t size, int64_t step, const auto& in) {
     if (size % step == 0) return;
-    refuse(detail::join(what, " is ", size, ", and a GPU takes multiples of ", step, " in scheme ",
-                        scheme),
+    refuse(detail::join(what, " is ", size, ", and a GPU takes multiples of ", step, " in ", in),
            "", folder.tp > 1 ? "--device cpu, or a smaller --tp" : "--device cpu");
   };
+  const auto check = [&](const char* what, int64_t size) {
+    check_step(what, size, is_w8(scheme) ? 16 : 8, detail::join("scheme ", scheme));
+  };
   check("hidden_size", folder.config.hidden_size);
+  if (head == HeadFormat::kW8) {
+    check_step("hidden_size", folder.config.hidden_size, 16, "an lm_head of w8");
+  }
   if (scheme == Scheme::kW6Ax) return;
   for (const auto& [begin, end] : folder.shards.heads) {
     check("the width of a rank's heads", (end - begin) * folder.config.head_dim);
@@ -134,8 +146,10 @@ int64_t resolve_prefill_tokens(const EngineOptions& asked, int64_t max_len) {
 
 ModelFolder open_model(const std::string& model_dir, const EngineOptions& asked, int ranks) {
   if (asked.synthetic_weights && ends_with(model_dir, ".ini")) {
-    return shape_folder(model_dir, asked.scheme.value_or(Scheme::kFloat),
-                        asked.dtype.value_or(DataType::kFp16), ranks);
+    ModelFolder folder = shape_folder(model_dir, asked.scheme.value_or(Scheme::kFloat),
+                                      asked.dtype.value_or(DataType::kFp16), ranks);
+    folder.lm_head = asked.lm_head.value_or(HeadFormat::kFloat);
+    return folder;
   }
   return open_model_folder(model_dir);
 }
@@ -156,6 +170,7 @@ void check_ranks(const ModelFolder& folder, int ranks) {
 EngineOptions resolve_options(const EngineOptions& asked, const ModelFolder& folder, int ranks) {
   EngineOptions options = asked;
   options.scheme = resolve_scheme(asked, folder);
+  options.lm_head = resolve_head(asked, folder);
   options.dtype = asked.dtype.value_or(folder.dtype);
   if (!is_float(*options.dtype)) {
     refuse(detail::join("dtype ", *options.dtype, " is not a compute type"), {},
@@ -168,7 +183,7 @@ EngineOptions resolve_options(const EngineOptions& asked, const ModelFolder& fol
   if (asked.device == Device::kCuda) {
     check_gpu_type(*options.dtype, asked.dtype.has_value());
     check_gpu(asked.gpu);
-    check_gpu_sizes(folder, *options.scheme);
+    check_gpu_sizes(folder, *options.scheme, *options.lm_head);
   }
   if (asked.policy) check_given_policy(*asked.policy, folder, *options.scheme);
   options.policy = asked.policy.value_or(folder.policy);

@@ -23,13 +23,17 @@ GpuGemmLimits gemm_limits(const ModelFolder& folder, const EngineOptions& option
   return limits;
 }
 
+bool has_six_bits(const EngineOptions& options) {
+  return *options.scheme == Scheme::kW6Ax || *options.lm_head == HeadFormat::kW6;
+}
+
 std::unique_ptr<GpuDevice> open_gpu(const ModelFolder& folder, const EngineOptions& options,
                                     int rank) {
   if (options.device == Device::kCpu) return nullptr;
   use_device_of(options);
   auto gpu = std::make_unique<GpuDevice>();
   gpu->gemm = make_gpu_gemm(gemm_limits(folder, options, rank));
-  if (options.scheme == Scheme::kW6Ax) gpu->w6ax = make_w6ax_gemm();
+  if (has_six_bits(options)) gpu->w6ax = make_w6ax_gemm();
   return gpu;
 }
 

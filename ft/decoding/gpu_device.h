@@ -12,10 +12,13 @@ namespace flexq_ft {
 struct GpuDevice {
   cuda::Queue queue;
   std::unique_ptr<GpuGemm> gemm;
-  std::unique_ptr<W6axGemm> w6ax;  // scheme kW6Ax
+  std::unique_ptr<W6axGemm> w6ax;  // has_six_bits()
 
   ComputeDevice compute() { return {Device::kCuda, queue.stream(), gemm.get(), w6ax.get()}; }
 };
+
+// Whether a weight of the model has six bits: all linears', or the head's. options: resolved.
+bool has_six_bits(const EngineOptions& options);
 
 // What GpuGemm of an engine with these (resolved) options has to take.
 GpuGemmLimits gemm_limits(const ModelFolder& folder, const EngineOptions& options, int rank);

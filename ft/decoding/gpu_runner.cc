@@ -120,6 +120,8 @@ class GpuRunner final : public StepRunner {
   std::vector<double> take_step_times() override { return times_.take(); }
 
   std::string step_note() const override { return path_.note(); }
+  int64_t step_kernel_batch() const override { return path_.most(); }
+  StepKernel* step_kernel() const override { return path_.kernel(1); }
 
   void drop_graphs() override {
     finish("the last step");

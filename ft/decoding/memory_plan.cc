@@ -79,7 +79,7 @@ size_t weight_bytes(const ModelConfig& config, const EngineOptions& options,
   const int64_t table_rows = config.vocab_size + (config.rope ? 0 : config.max_positions);
   return static_cast<size_t>(config.num_layers) * layer +
          static_cast<size_t>(table_rows * hidden) * size_of(dtype) +
-         linear_bytes(options.device, Scheme::kFloat, dtype, shape.vocab, hidden) +
+         linear_bytes(options.device, scheme_of(*options.lm_head), dtype, shape.vocab, hidden) +
          (on_gpu(options) ? rope_bytes(config, options) : 0);
 }
 
@@ -143,7 +143,7 @@ MemoryPlan plan_memory(const ModelFolder& folder, const EngineOptions& options, 
       length(folder.shards.kv_heads[static_cast<size_t>(rank)]), config.head_dim, *options.dtype);
   plan[MemoryKind::kActivations] = activation_bytes(folder, options, shape);
   if (on_gpu(options)) {
-    const bool w6ax = *options.scheme == Scheme::kW6Ax;
+    const bool w6ax = has_six_bits(options);
     const bool uploads = !options.synthetic_weights || w6ax;
     plan[MemoryKind::kWorkspace] = gpu_gemm_workspace_bytes(gemm_limits(folder, options, rank)) +
                                    (w6ax ? w6ax_gemm_workspace_bytes() : 0) +

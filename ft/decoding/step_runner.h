@@ -57,6 +57,8 @@ class StepTimes {
   std::vector<double> times_;
 };
 
+class StepKernel;
+
 class StepRunner {
  public:
   virtual ~StepRunner() = default;
@@ -91,8 +93,12 @@ class StepRunner {
   // Captured graphs are captured anew when they are needed next. A no-op on the CPU.
   virtual void drop_graphs() {}
 
-  // Engine::step_note.
+  // Engine::step_note and Engine::step_kernel_batch.
   virtual std::string step_note() const { return {}; }
+  virtual int64_t step_kernel_batch() const { return 0; }
+
+  // What decode steps run as, or null: for Engine::withhold_step_op.
+  virtual StepKernel* step_kernel() const { return nullptr; }
 
   // Node by node, a step of so many sequences with so many cached and new tokens each, whose pages
   // it overwrites; the median of several. GPU only: Error{kConfig} on the CPU.

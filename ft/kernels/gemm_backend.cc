@@ -73,6 +73,11 @@ bool GemmBackend::library_takes(const GemmProblem& problem) {
   return problem.n % (problem.scheme == Scheme::kFloat ? 8 : 16) == 0;
 }
 
+bool GemmBackend::has_room(const GemmProblem& problem) const {
+  if (problem.scheme != Scheme::kW8A16) return true;
+  return dequantized_.defined() && problem.n * problem.k <= largest_w8a16_;
+}
+
 GemmProblem GemmBackend::library_problem(const GemmProblem& problem) {
   GemmProblem p = problem;
   if (p.scheme == Scheme::kW8A16) p.scheme = Scheme::kFloat;
@@ -95,8 +100,7 @@ std::vector<GemmCandidate> GemmBackend::skinny_candidates(const GemmProblem& pro
 
 std::vector<GemmCandidate> GemmBackend::library_candidates(const GemmProblem& problem, int count) {
   std::vector<GemmCandidate> out;
-  if (problem.scheme == Scheme::kW8A16 && !dequantized_.defined()) return out;
-  if (!library_takes(problem)) return out;
+  if (!library_takes(problem) || !has_room(problem)) return out;
   for (const cublaslt::Heuristic& found : library_gemm(problem).heuristics(count)) {
     out.push_back({{}, found});
   }
@@ -112,7 +116,7 @@ std::optional<GemmCandidate> GemmBackend::restored(const GemmRow& row, const Gem
     *why_not = "the table's skinny " + row.config + " is not built";
     return {};
   }
-  if (problem.scheme == Scheme::kW8A16 && !dequantized_.defined()) {
+  if (!has_room(problem)) {
     *why_not = "no room to dequantise";
     return {};
   }
@@ -133,8 +137,7 @@ void GemmBackend::run(Tensor y, ConstTensor x, ConstTensor w, Scheme scheme,
   GemmProblem problem{scheme, x.dtype(), x.dim(0), w.dim(0), w.dim(1)};
   problem.rounded = scheme == Scheme::kFloat && y.dtype() == x.dtype();
   if (scheme == Scheme::kW8A16) {
-    FLEXQ_FT_CHECK(dequantized_.defined(), "no room to dequantise for ", problem);
-    FLEXQ_FT_CHECK_LE(w.count(), largest_w8a16_, "largest W8A16 weight: ", problem);
+    FLEXQ_FT_CHECK(has_room(problem), "no room to dequantise for ", problem);
     const Tensor floats = dequantized_.tensor(x.dtype(), w.shape());
     gpu::invokeDequantizeCodes(floats, w, stream);
     w = floats;

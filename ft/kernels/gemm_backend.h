@@ -44,6 +44,9 @@ class GemmBackend {
   // Rows of y are whole 16-byte pieces: not so for a vocabulary of an odd number of tokens.
   static bool library_takes(const GemmProblem& problem);
 
+  // Whether the problem's weight, if it is W8A16, can be dequantised for the library.
+  bool has_room(const GemmProblem& problem) const;
+
   // What a row of a table means here; why_not says it where it means nothing.
   std::optional<GemmCandidate> restored(const GemmRow& row, const GemmProblem& problem,
                                         std::string* why_not);

@@ -46,10 +46,11 @@ class ChoosingGemm final : public GpuGemm {
   void run(Tensor y, ConstTensor x, ConstTensor w, Scheme scheme, Stream stream) override {
     const GemmProblem problem = gemm_problem(y, x, w, scheme);
     if (problem.m == 0 || problem.n == 0) return;
-    if (GemmBackend::library_takes(problem)) {
+    if (GemmBackend::library_takes(problem) && backend_.has_room(problem)) {
       return backend_.run(y, x, w, scheme, chosen(problem).candidate, stream);
     }
-    // Our kernels alone take such an n, and so many tokens at a time.
+    // Our kernels alone take such an n, or a weight too large to dequantise (an lm_head's), and so
+    // many tokens at a time.
     for (int64_t begin = 0; begin < problem.m; begin += gpu::kSkinnyMaxTokens) {
       GemmProblem part = problem;
       part.m = std::min<int64_t>(gpu::kSkinnyMaxTokens, problem.m - begin);

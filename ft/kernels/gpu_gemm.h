@@ -43,7 +43,7 @@ class GpuGemm {
 
 struct GpuGemmLimits {
   int64_t max_tokens = 0;     // largest m
-  int64_t largest_w8a16 = 0;  // n * k of the largest W8A16 weight; 0: none
+  int64_t largest_w8a16 = 0;  // n * k of the largest W8A16 weight of many tokens; 0: none
   bool needs_library = true;  // false: only small m; cuBLASLt is not loaded
   std::string table;          // text of a table of measured choices instead of the built-in one
 };

@@ -177,8 +177,11 @@ std::string StepKernel::refusal(const StepModel& model, const cuda::DeviceInfo& 
     }
   }
   const LinearWeight& head = model.weights.lm_head;
-  if (head.format.scheme != Scheme::kFloat || head.format.storage != model.dtype ||
-      head.bias.defined()) {
+  if (head.format.scheme != Scheme::kFloat) {
+    return detail::join("the lm_head has weights of ", head.format.scheme == Scheme::kW6Ax ? 6 : 8,
+                        " bits, and the kernel's has the compute type");
+  }
+  if (head.format.storage != model.dtype || head.bias.defined()) {
     return "the lm_head is not of the compute type";
   }
   if (head.n != model.config.vocab_size) return "the model is cut for several GPUs";

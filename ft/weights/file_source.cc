@@ -69,16 +69,16 @@ void FileSource::put_file(const std::string& file, DataType dtype, int64_t count
 }
 
 LinearWeight FileSource::linear(const std::string& name, const std::vector<LinearPart>& parts,
-                                int act_bits) {
+                                const LinearForm& form) {
   int64_t n = 0;
   for (const LinearPart& part : parts) n += part.n;
   LinearWeight out =
-      new_linear(name, options_.scheme, options_.dtype, act_bits, n, parts[0].k, target_);
-  if (options_.scheme == Scheme::kFloat) {
+      new_linear(name, form.scheme, options_.dtype, form.act_bits, n, parts[0].k, target_);
+  if (form.scheme == Scheme::kFloat) {
     load_float(parts, out);
-  } else if (options_.scheme == Scheme::kW6Ax) {
+  } else if (form.scheme == Scheme::kW6Ax) {
     load_int6(parts, out);
-  } else if (folder_.scheme == Scheme::kFloat) {
+  } else if (form.files == Scheme::kFloat) {
     quantize_w8(parts, out);
   } else {
     load_w8(parts, out);

@@ -17,7 +17,7 @@ class FileSource : public WeightSource {
       : reader_(reader), folder_(reader.folder()), options_(options), target_(target) {}
 
   LinearWeight linear(const std::string& name, const std::vector<LinearPart>& parts,
-                      int act_bits) override;
+                      const LinearForm& form) override;
   LinearWeight head(const std::string& file, int64_t begin, int64_t end) override;
   Buffer floats(const std::string& file, Shape shape, DataType dtype, FloatRole role) override;
 

@@ -56,6 +56,16 @@ void read_model(JsonFields model, ModelConfig* config) {
   model.finish();
 }
 
+// Of floats only the head may be quantised, and then it is all that is said.
+HeadFormat read_float_quantization(JsonFields* root) {
+  if (root->value("quantization").is_null()) return HeadFormat::kFloat;
+  JsonFields fields = root->object("quantization");
+  constexpr HeadFormat kHeads[] = {HeadFormat::kW8, HeadFormat::kW6};
+  const HeadFormat head = kHeads[fields.choice("lm_head", {"w8", "w6"})];
+  fields.finish();
+  return head;
+}
+
 // How the weights were smoothed. They run like any others, so nothing is kept.
 void read_smoothing(const JsonDocument& document, JsonFields smoothing) {
   smoothing.expect("method", "smoothquant");
@@ -97,7 +107,7 @@ void read_rounding(JsonFields rounding) {
 void read_quantization(const JsonDocument& document, JsonFields* root, ModelFolder* folder) {
   const Scheme scheme = folder->scheme;
   if (scheme == Scheme::kFloat) {
-    if (!root->value("quantization").is_null()) root->fail("quantization", "must be null for fp16");
+    folder->lm_head = read_float_quantization(root);
     return;
   }
   const bool int6 = scheme == Scheme::kW6Ax;
@@ -112,7 +122,9 @@ void read_quantization(const JsonDocument& document, JsonFields* root, ModelFold
     read_smoothing(document, fields.object("smoothing"));
   }
   if (int6 && fields.optional("rounding") != nullptr) read_rounding(fields.object("rounding"));
-  fields.choice("lm_head", {"fp16", "bf16", "fp32"});
+  constexpr HeadFormat kHeads[] = {HeadFormat::kFloat, HeadFormat::kFloat, HeadFormat::kFloat,
+                                   HeadFormat::kW8, HeadFormat::kW6};
+  folder->lm_head = kHeads[fields.choice("lm_head", {"fp16", "bf16", "fp32", "w8", "w6"})];
   if (scheme == Scheme::kW8A8 && fields.optional("activation_scales") != nullptr) {
     folder->static_act_scales = fields.choice("activation_scales", {"dynamic", "static"}) == 1;
   }

@@ -41,6 +41,7 @@ struct ModelFolder {
   DataType dtype = DataType::kFp16;  // of the float files
   Policy policy;                     // w6ax only
   bool static_act_scales = false;    // w8a8 only: each linear has a file with its inputs' scale
+  HeadFormat lm_head = HeadFormat::kFloat;
   int tp = 1;
   ShardRanges shards;
   // File stems ("attention.dense") whose groups restart at the shards' edges: w6ax, tp > 1.

@@ -24,6 +24,8 @@ void check_options(const ModelFolder& folder, const LoadOptions& options) {
   FLEXQ_FT_CHECK(options.rank >= 0 && options.rank < folder.tp, "rank ", options.rank, " of ",
                  folder.tp);
   check_device(options);
+  FLEXQ_FT_CHECK(options.synthetic || options.lm_head == folder.lm_head, "lm_head ",
+                 options.lm_head, " of ", folder.lm_head, " files");
   const bool at_load = folder.scheme == Scheme::kFloat && is_w8(options.scheme);
   if (options.synthetic || options.scheme == folder.scheme || at_load) return;
   throw Error(ErrorKind::kConfig,
@@ -44,23 +46,18 @@ std::vector<WeightFile> files_to_read(const ModelFolder& folder, const LoadOptio
   return files;
 }
 
-// Of the head, which is cut by the vocabulary: equal shares, the last ranks' shorter.
-std::array<int64_t, 2> head_rows(const ModelFolder& folder, int rank) {
-  const int64_t vocab = folder.config.vocab_size;
-  const int64_t share = (vocab + folder.tp - 1) / folder.tp;
-  const int64_t begin = std::min(share * rank, vocab);
-  return {begin, std::min(begin + share, vocab)};
-}
-
 constexpr char kHeadFile[] = "model.lm_head.weight.bin";
 
-// What a load of these files reads: all of each, but of the head the rank's rows, which come out of
-// the embedding a second time where the two are tied.
+// What a load of these files reads: all of each, but of a float head the rank's rows, which come
+// out of the embedding a second time where the two are tied.
 int64_t bytes_to_read(const ModelFolder& folder, const LoadOptions& options,
                       const std::vector<WeightFile>& files) {
-  const std::array<int64_t, 2> rows = head_rows(folder, options.rank);
-  int64_t bytes =
-      (rows[1] - rows[0]) * folder.config.hidden_size * static_cast<int64_t>(size_of(folder.dtype));
+  int64_t bytes = 0;
+  if (folder.lm_head == HeadFormat::kFloat) {
+    const std::array<int64_t, 2> rows = head_rows(folder, options.rank);
+    bytes = (rows[1] - rows[0]) * folder.config.hidden_size *
+            static_cast<int64_t>(size_of(folder.dtype));
+  }
   for (const WeightFile& file : files) {
     if (file.name != kHeadFile) bytes += static_cast<int64_t>(file.entry.bytes);
   }
@@ -83,9 +80,7 @@ class ModelLoader {
       out.layers.push_back(load_layer(layer));
     }
     out.final_norm = norm(-1, "final_layernorm");
-    const std::array<int64_t, 2> rows = head_rows(folder_, options_.rank);
-    out.lm_head =
-        source_.head(config.tie_word_embeddings ? embedding : kHeadFile, rows[0], rows[1]);
+    out.lm_head = head(config.tie_word_embeddings ? embedding : kHeadFile);
     return out;
   }
 
@@ -121,7 +116,17 @@ class ModelLoader {
   }
 
   LinearWeight linear(int64_t layer, const char* name, const std::vector<LinearPart>& parts) const {
-    return source_.linear(join("layers.", layer, ".", name), parts, act_bits(layer, name));
+    return source_.linear(join("layers.", layer, ".", name), parts,
+                          {options_.scheme, folder_.scheme, act_bits(layer, name)});
+  }
+
+  LinearWeight head(const std::string& float_file) const {
+    if (options_.lm_head == HeadFormat::kFloat) {
+      const std::array<int64_t, 2> rows = head_rows(folder_, options_.rank);
+      return source_.head(float_file, rows[0], rows[1]);
+    }
+    const Scheme scheme = scheme_of(options_.lm_head);
+    return source_.linear("lm_head", {head_part(folder_, options_.rank)}, {scheme, scheme, 16});
   }
 
   Buffer layer_bias(const LinearPart& part) const {

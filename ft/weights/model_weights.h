@@ -53,6 +53,7 @@ struct LoadOptions {
   DataType dtype = DataType::kFp16;  // compute type
   Scheme scheme = Scheme::kFloat;    // differs from the folder's only for float files: w8 at load
   Policy policy;
+  HeadFormat lm_head = HeadFormat::kFloat;  // differs from the folder's only if synthetic
   int rank = 0;
   Device device = Device::kCpu;  // a GPU: the current one
   bool synthetic = false;        // random weights instead of the files', of any scheme

@@ -37,21 +37,21 @@ Buffer SyntheticSource::values(const std::string& name, Shape shape, DataType dt
 }
 
 LinearWeight SyntheticSource::linear(const std::string& name, const std::vector<LinearPart>& parts,
-                                     int act_bits) {
+                                     const LinearForm& form) {
   int64_t n = 0;
   for (const LinearPart& part : parts) n += part.n;
   LinearWeight out =
-      new_linear(name, options_.scheme, options_.dtype, act_bits, n, parts[0].k, target_);
+      new_linear(name, form.scheme, options_.dtype, form.act_bits, n, parts[0].k, target_);
   const std::string own = join(name, ".rank", options_.rank);
   // A row-parallel output is the sum of all ranks' shares.
   const int64_t inputs = parts[0].row_parallel ? out.k * folder_.tp : out.k;
   const float spread = kSqrt3 / std::sqrt(static_cast<float>(inputs));
-  if (options_.scheme == Scheme::kW6Ax) {
+  if (form.scheme == Scheme::kW6Ax) {
     fill_int6(out, own, spread);
   } else {
     target_.random(out, {key_of(own), 0.0f, spread});
   }
-  if (is_w8(options_.scheme)) {
+  if (is_w8(form.scheme)) {
     const float scale = spread / 127.0f;
     target_.random(out.scales, {key_of(own + ".scale"), scale, scale / 8.0f});
   }

@@ -17,7 +17,7 @@ class SyntheticSource : public WeightSource {
   SyntheticSource(const ModelFolder& folder, const LoadOptions& options, WeightTarget& target);
 
   LinearWeight linear(const std::string& name, const std::vector<LinearPart>& parts,
-                      int act_bits) override;
+                      const LinearForm& form) override;
   LinearWeight head(const std::string& file, int64_t begin, int64_t end) override;
   Buffer floats(const std::string& file, Shape shape, DataType dtype, FloatRole role) override;
 

@@ -49,9 +49,9 @@ FileEntry int6_entry(int64_t n, int64_t k) {
   return entry;
 }
 
-void add_linear(const ModelFolder& folder, const LinearPart& part, int rank,
+void add_weight(const ModelFolder& folder, Scheme scheme, const LinearPart& part, int rank,
                 std::vector<WeightFile>* files) {
-  switch (folder.scheme) {
+  switch (scheme) {
     case Scheme::kFloat:
       files->push_back({part.weight_name(rank), float_entry({part.k, part.n}, folder.dtype)});
       break;
@@ -71,6 +71,11 @@ void add_linear(const ModelFolder& folder, const LinearPart& part, int rank,
       break;
     }
   }
+}
+
+void add_linear(const ModelFolder& folder, const LinearPart& part, int rank,
+                std::vector<WeightFile>* files) {
+  add_weight(folder, folder.scheme, part, rank, files);
   if (part.has_bias) {
     files->push_back({part.bias_name(rank), float_entry({part.n}, folder.dtype)});
   }
@@ -170,6 +175,18 @@ LayerParts layer_parts(const ModelFolder& folder, int64_t layer, int rank) {
   return parts;
 }
 
+LinearPart head_part(const ModelFolder& folder, int rank) {
+  const std::array<int64_t, 2> rows = head_rows(folder, rank);
+  return {"model.lm_head", rows[1] - rows[0], folder.config.hidden_size, false, false};
+}
+
+std::array<int64_t, 2> head_rows(const ModelFolder& folder, int rank) {
+  const int64_t vocab = folder.config.vocab_size;
+  const int64_t share = (vocab + folder.tp - 1) / folder.tp;
+  const int64_t begin = std::min(share * rank, vocab);
+  return {begin, std::min(begin + share, vocab)};
+}
+
 std::string embedding_name(const ModelFolder& folder) {
   std::string usual = "model.wte.weight.bin";
   std::string other = "model.wte.bin";
@@ -205,7 +222,11 @@ std::vector<WeightFile> rank_files(const ModelFolder& folder, int rank) {
     add_linear(folder, parts.down, rank, &files);
   }
   add_norm(folder, -1, "final_layernorm", &files);
-  if (!config.tie_word_embeddings) files.push_back({"model.lm_head.weight.bin", table});
+  if (folder.lm_head != HeadFormat::kFloat) {
+    add_weight(folder, scheme_of(folder.lm_head), head_part(folder, rank), rank, &files);
+  } else if (!config.tie_word_embeddings) {
+    files.push_back({"model.lm_head.weight.bin", table});
+  }
   return files;
 }
 

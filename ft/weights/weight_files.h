@@ -40,6 +40,11 @@ struct LayerParts {
 
 LayerParts layer_parts(const ModelFolder& folder, int64_t layer, int rank);
 
+// A quantised head's rows of the rank, which are equal shares of the vocabulary, the last ranks'
+// smaller. A float head is one file for all ranks.
+LinearPart head_part(const ModelFolder& folder, int rank);
+std::array<int64_t, 2> head_rows(const ModelFolder& folder, int rank);
+
 std::string embedding_name(const ModelFolder& folder);  // both of FT's spellings are known
 std::string norm_name(int64_t layer, const char* norm, const char* what);
 

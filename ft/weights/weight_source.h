@@ -11,6 +11,13 @@ namespace flexq_ft {
 
 enum class FloatRole : uint8_t { kTable, kNorm, kBias };
 
+// What a linear becomes, and what its files hold: the same, or floats that become w8.
+struct LinearForm {
+  Scheme scheme = Scheme::kFloat;
+  Scheme files = Scheme::kFloat;
+  int act_bits = 16;
+};
+
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
@@ -18,9 +25,9 @@ class WeightSource {
   // The parts' rows, one after the other (gate, up), as one weight. Row-parallel biases are not
   // part of it.
   virtual LinearWeight linear(const std::string& name, const std::vector<LinearPart>& parts,
-                              int act_bits) = 0;
+                              const LinearForm& form) = 0;
 
-  // Rows [begin, end) of a [vocab, hidden] table as a float weight.
+  // Rows [begin, end) of a [vocab, hidden] table as the weight of a float head.
   virtual LinearWeight head(const std::string& file, int64_t begin, int64_t end) = 0;
 
   // A file of the shape's floats, as dtype.

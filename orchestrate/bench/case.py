@@ -30,6 +30,7 @@ class Case:
     scheme: str | None = None
     policy: str | None = None
     dtype: str | None = None
+    lm_head: str | None = None
     tp: int = 1
     threads: int | None = None
     device: str = "auto"
@@ -56,6 +57,7 @@ class Case:
     def label(self) -> str:
         """Short, for progress lines; unique among the cases of one command."""
         parts = [self.scheme or "as converted", self.policy or ""]
+        parts += [] if self.lm_head is None else [f"lm_head {self.lm_head}"]
         name = " ".join(part for part in parts if part)
         return f"{name} batch {self.batch} {self.prompt_tokens}+{self.output_tokens}"
 
@@ -63,7 +65,7 @@ class Case:
         """Of the command that measures this case alone, defaults written out."""
         out = ["bench", "latency", *(["--shape"] if self.is_shape else []), self.model]
         out += ["--synthetic-weights"] if self.synthetic_weights else []
-        for name in ("scheme", "policy", "dtype", "threads", "prefill_chunk"):
+        for name in ("scheme", "policy", "dtype", "lm_head", "threads", "prefill_chunk"):
             if (value := getattr(self, name)) is not None:
                 out += [f"--{name.replace('_', '-')}", str(value)]
         for name in ("tp", "device", "batch", "prompt_tokens", "output_tokens", "seed"):
@@ -140,6 +142,7 @@ def find_subject(
             scheme=case.scheme,
             policy=case.policy,
             dtype=case.dtype,
+            lm_head=case.lm_head,
             cache_dir=cache_dir,
             notify=notify,
             progress=progress,
@@ -171,7 +174,7 @@ def _of_shape(case: Case) -> FoundModel:
         linears = tuple(linear.name for linear in sizes.linears())
         policy = resolve_policy(options.resolved_policy, num_layers=sizes.layers, linears=linears)
     scheme = options.scheme if options.scheme in DTYPES else options.resolved_scheme
-    return FoundModel(ini, scheme, policy, case.dtype)
+    return FoundModel(ini, scheme, policy, case.dtype, case.lm_head)
 
 
 def reproduce_line(case: Case, *, rounds: int) -> str:
@@ -180,9 +183,10 @@ def reproduce_line(case: Case, *, rounds: int) -> str:
 
 
 def scheme_label(case: Case) -> str:
-    """As a table shows it: the policy's name where it is one."""
+    """As a table shows it: with the policy's name where it is one, and a quantised head."""
+    label = case.scheme or "as converted"
     if case.policy is not None:
-        return f"{case.scheme or 'w6ax'} ({Path(case.policy).name})"
-    if case.scheme in POLICY_SCHEMES:
-        return f"w6ax ({case.scheme})"
-    return case.scheme or "as converted"
+        label = f"{case.scheme or 'w6ax'} ({Path(case.policy).name})"
+    elif case.scheme in POLICY_SCHEMES:
+        label = f"w6ax ({case.scheme})"
+    return label if case.lm_head in (None, "fp16") else f"{label}, lm_head {case.lm_head}"

@@ -20,9 +20,9 @@ COLUMNS = (
 _TEXTS = ("scheme", "phase", "flags")
 
 CSV_COLUMNS = (
-    "model", "scheme", "policy", "dtype", "tp", "device", "device_name", "batch", "prompt_tokens",
-    "output_tokens", "phase", "n", "p50_ms", "p90_ms", "mean_ms", "stdev_ms", "cv", "min_ms",
-    "device_p50_ms", "device_p90_ms", "tok_s", "device_tok_s", "share_of_peak",
+    "model", "scheme", "policy", "dtype", "lm_head", "tp", "device", "device_name", "batch",
+    "prompt_tokens", "output_tokens", "phase", "n", "p50_ms", "p90_ms", "mean_ms", "stdev_ms", "cv",
+    "min_ms", "device_p50_ms", "device_p90_ms", "tok_s", "device_tok_s", "share_of_peak",
     "read_bandwidth_gb_s", "weights_bytes", "kv_cache_bytes", "activations_bytes",
     "workspace_bytes", "total_bytes", "interleaved", "flags", "error", "reproduce",
 )  # fmt: skip
@@ -210,8 +210,8 @@ def to_csv(rows: Sequence[Row]) -> str:
 
 def _csv_head(row: Row) -> dict[str, Any]:
     config = row["config"]
-    names = ("model", "scheme", "policy", "dtype", "tp", "device", "batch", "prompt_tokens",
-             "output_tokens")  # fmt: skip
+    names = ("model", "scheme", "policy", "dtype", "lm_head", "tp", "device", "batch",
+             "prompt_tokens", "output_tokens")  # fmt: skip
     return {**{name: config[name] for name in names}, "reproduce": row["reproduce"]}
 
 
@@ -222,6 +222,7 @@ def _csv_line(row: Row, name: str, times: str, device: str, share: str) -> dict[
         **_csv_head(row),
         "scheme": row["model"]["scheme"],
         "dtype": row["model"]["dtype"],
+        "lm_head": row["model"]["lm_head"],
         "device": machine["device"],
         "device_name": machine["name"],
         "phase": name,

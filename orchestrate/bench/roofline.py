@@ -15,6 +15,7 @@ from flexq_ft.errors import WeightError
 DTYPE_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
 _GROUP = 128  # of w6ax, along K
 _BIAS_BYTES = 4  # the runtime adds fp32 biases to fp32 sums
+_HEAD_SCHEMES = {"w8": "w8a16", "w6": "w6ax"}  # that store a weight alike
 SUSPECT_SHARE = 1.02  # more than the machine can: something is measured wrongly
 
 
@@ -128,22 +129,31 @@ class ModelSizes:
 
 
 def decode_bytes(
-    sizes: ModelSizes, *, scheme: str, dtype: str, ranks: int, batch: int, context: float
+    sizes: ModelSizes,
+    *,
+    scheme: str,
+    dtype: str,
+    lm_head: str,
+    ranks: int,
+    batch: int,
+    context: float,
 ) -> dict[str, float]:
-    """What one rank must read in one decode step, by kind. context: tokens that a new one sees."""
+    """What one rank must read in one decode step, by kind. lm_head: fp16 (of dtype), w8 or w6, its
+    scales included. context: tokens that a new one sees."""
     element = DTYPE_BYTES[dtype]
     weights = scales = 0.0
     for linear in sizes.linears():
         codes, factors = _stored(linear, scheme, element)
         weights += codes + (linear.n * _BIAS_BYTES if linear.has_bias else 0)
         scales += factors
-    head = sizes.vocab * sizes.hidden * element / ranks
+    head = Linear("lm_head", sizes.vocab, sizes.hidden, has_bias=False)
+    stored_head = sum(_stored(head, _HEAD_SCHEMES.get(lm_head, "fp16"), element))
     kv_heads = max(sizes.kv_heads / ranks, 1)  # fewer heads than ranks are kept by several
     cache = 2 * sizes.layers * kv_heads * sizes.head_dim * element * context * batch
     parts = {
         "weights": sizes.layers * weights / ranks + sizes._norms() * element,
         "scales": sizes.layers * scales / ranks,
-        "lm_head": head,
+        "lm_head": stored_head / ranks,
         "kv_cache": cache,
     }
     return {**parts, "total": sum(parts.values())}

@@ -184,6 +184,7 @@ def _options(case: Case, subject: Subject, device: Device) -> EngineOptions:
         scheme=subject.found.scheme,
         policy=subject.found.policy,
         dtype=subject.found.dtype,
+        lm_head=subject.found.lm_head,
         max_len=case.longest,
         max_batch=case.batch,
         threads=case.threads or 0,

@@ -16,6 +16,7 @@ from flexq_ft.orchestrate.cli.options import (
     NUMBERS,
     SCHEME_TABLE,
     device_option,
+    lm_head_option,
     step_kernel_option,
 )
 from flexq_ft.orchestrate.cli.progress import ConversionProgress
@@ -91,6 +92,7 @@ class SchemeListType(click.ParamType[list[str]]):
     panel="Precision",
     help="Compute type.  [default: that of the model folder]",
 )
+@lm_head_option
 @click.option(
     "--batch",
     type=NUMBERS,
@@ -225,8 +227,8 @@ def _plan(model: str | None, shape: str | None, options: dict[str, Any]) -> list
         is_shape=shape is not None,
         **{
             name: options[name]
-            for name in ("synthetic_weights", "policy", "dtype", "tp", "threads", "device",
-                         "prefill_chunk", "graphs", "step_kernel", "seed")
+            for name in ("synthetic_weights", "policy", "dtype", "lm_head", "tp", "threads",
+                         "device", "prefill_chunk", "graphs", "step_kernel", "seed")
         },
     )  # fmt: skip
     return plan_cases(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 from rich.table import Table
 
-from flexq_ft.converter.options import DTYPES, SCHEME_NAMES
+from flexq_ft.converter.options import DTYPES, LM_HEADS, SCHEME_NAMES
 from flexq_ft.orchestrate.cli.calibration_options import calibration_choices, calibration_options
 from flexq_ft.orchestrate.cli.console import common_options, console
 from flexq_ft.orchestrate.cli.options import (
@@ -71,6 +71,13 @@ Examples:
     help="w6ax: bits of activations. A default, which run can override.  [default: flexq]",
 )
 @click.option(
+    "--lm-head",
+    type=click.Choice(LM_HEADS),
+    default="fp16",
+    panel="Precision",
+    help="The output head: as --dtype (fp16), INT8 per row or INT6 in groups of 128.",
+)
+@click.option(
     "--rotate",
     is_flag=True,
     panel="Precision",
@@ -102,6 +109,7 @@ def command(
     int8_mode: int | None,
     dtype: str | None,
     policy: str | None,
+    lm_head: str,
     rotate: bool,
     tp: Sequence[int],
     jobs: int,
@@ -121,6 +129,7 @@ def command(
         scheme=chosen_scheme(scheme, int8_mode) or "fp16",
         dtype=dtype,
         policy=policy,
+        lm_head=lm_head,
         rotate=rotate,
         **calibration_choices(calibration),
         tp=tuple(tp),
@@ -141,6 +150,7 @@ def _config(source: Path, out: Path, options: ConvertOptions) -> dict[str, Any]:
         "scheme": options.resolved_scheme,
         "dtype": options.resolved_dtype,
         "policy": options.resolved_policy,
+        "lm_head": options.lm_head,
         "rotate": options.rotate,
         "calibration": None if options.calibration is None else str(options.calibration.text),
         "smooth_alpha": options.resolved_alpha,
@@ -169,7 +179,7 @@ def _show_plan(plan: ConversionPlan, source: Path, out: Path, options: ConvertOp
         {
             "tensor": unit.stem,
             "shape": [unit.rows, unit.columns] if unit.columns else [unit.rows],
-            "scheme": plan.header.scheme.name if unit.linear else plan.header.dtype,
+            "scheme": plan.stored_as(unit),
             "split": unit.split.value,
             "bytes": sum(
                 first.files[name].nbytes for name in plan.codec(unit).files(unit, first.shards)

@@ -68,7 +68,8 @@ def command(model: Path, against: str, **options: Any) -> int:
     reference, scheme = find_reference(model, against)
     text = WindowedText.load(options)
     tokens = text.longest_window
-    float_options = {**options, "scheme": scheme, "int8_mode": None, "policy": None}
+    changed = {"scheme": scheme, "int8_mode": None, "policy": None, "lm_head": None}
+    float_options = {**options, **changed}
     with load_scorer(reference, float_options, tokens=tokens) as llm:
         windows = text.cut(RuntimeScorer(llm))
         kept = _keep_logits(llm, windows)

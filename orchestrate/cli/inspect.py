@@ -161,6 +161,7 @@ def _precision(summary: FolderSummary) -> dict[str, Any]:
         if manifest["scheme"] in ("w8a8", "w6ax")
         else "-",
         "rounding": _rounding(manifest),
+        "lm_head": (manifest["quantization"] or {}).get("lm_head", manifest["dtype"]),
         "tensor parallel": manifest["tensor_parallel"]["size"],
         "cut inside groups": ", ".join(manifest["tensor_parallel"]["cut_groups"]) or "-",
         "total": f"{summary.total_bytes / 1e6:,.1f} MB",

@@ -11,6 +11,7 @@ from flexq_ft.orchestrate.api import LLM
 from flexq_ft.orchestrate.cli.console import console
 from flexq_ft.orchestrate.cli.options import chosen_scheme
 from flexq_ft.orchestrate.cli.progress import ConversionProgress, LoadProgress
+from flexq_ft.orchestrate.engine import EngineInfo
 from flexq_ft.orchestrate.models import find_model
 from flexq_ft.orchestrate.sampling import FIELDS, SamplingParams
 
@@ -23,6 +24,7 @@ def load_model(model: Path, options: Mapping[str, Any], *, max_batch: int = 1) -
             scheme=chosen_scheme(options["scheme"], options["int8_mode"]),
             policy=options["policy"],
             dtype=options["dtype"],
+            lm_head=options["lm_head"],
             tensor_parallel_size=options["tp"],
             device=options["device"],
             step_kernel=options["step_kernel"],
@@ -38,8 +40,8 @@ def load_model(model: Path, options: Mapping[str, Any], *, max_batch: int = 1) -
     say = console.info if options["max_len"] else console.detail
     memory = ", ".join(f"{kind} {size / 1e6:,.1f} MB" for kind, size in info.memory_bytes.items())
     say(
-        f"{info.model_dir}: {info.scheme} in {info.dtype} on {info.device}, "
-        f"{info.tensor_parallel_size} rank(s) of {info.threads} thread(s), up to "
+        f"{info.model_dir}: {info.scheme} in {info.dtype}, lm_head in {_head(info)}, on "
+        f"{info.device}, {info.tensor_parallel_size} rank(s) of {info.threads} thread(s), up to "
         f"{info.max_len:,} tokens, a cache of {info.kv_tokens:,}; of each rank: {memory}"
     )
     if info.gemm_note:
@@ -60,6 +62,7 @@ def load_scorer(model: Path, options: Mapping[str, Any], *, tokens: int, max_bat
         scheme=chosen_scheme(options["scheme"], options["int8_mode"]),
         policy=options["policy"],
         dtype=options["dtype"],
+        lm_head=options["lm_head"],
         cache_dir=options["cache_dir"],
         notify=console.info,
         progress=ConversionProgress("converting"),
@@ -73,6 +76,11 @@ def load_scorer(model: Path, options: Mapping[str, Any], *, tokens: int, max_bat
         "step_kernel": "auto",
     }
     return load_model(found.folder, {**options, **chosen}, max_batch=max_batch)
+
+
+def _head(info: EngineInfo) -> str:
+    """Floats are held in the compute type."""
+    return info.dtype if info.lm_head == "fp16" else info.lm_head
 
 
 def sampling_from(options: Mapping[str, Any]) -> SamplingParams:

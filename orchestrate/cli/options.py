@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import rich_click as click
 
-from flexq_ft.converter.options import DTYPES, SCHEME_NAMES, scheme_of_int8_mode
+from flexq_ft.converter.options import DTYPES, LM_HEADS, SCHEME_NAMES, scheme_of_int8_mode
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.devices import check_device
 from flexq_ft.orchestrate.number_list import expand_numbers
@@ -116,6 +116,14 @@ def step_kernel_option(function: _F) -> _F:
     )(function)  # fmt: skip
 
 
+def lm_head_option(function: _F) -> _F:
+    """--lm-head, of verbs that may convert a model first."""
+    return click.option(
+        "--lm-head", type=click.Choice(LM_HEADS), panel="Precision",
+        help="The output head: in floats (fp16), INT8 or INT6.  [default: as converted, or fp16]",
+    )(function)  # fmt: skip
+
+
 def _known_device(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
     return check_device(value)
 
@@ -152,6 +160,7 @@ def scored_model_options(function: _F) -> _F:
             "--dtype", type=click.Choice(DTYPES), panel="Precision",
             help="Compute type.  [default: that of the model folder]",
         ),
+        lm_head_option,
         device_option,
         click.option(
             "--tp", type=click.IntRange(min=1), default=1, metavar="N", panel="Parallel",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _FORMAT = ("wbits", "abits", "w_group_size", "a_group_size", "symmetric", "flex_linear_quant")
-_RUNTIME_ONLY = ("scheme", "int8_mode", "tp", "cache_dir")
+_RUNTIME_ONLY = ("scheme", "int8_mode", "lm_head", "tp", "cache_dir")
 
 
 def simulation_options(function: _F) -> _F:

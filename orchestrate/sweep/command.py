@@ -8,7 +8,7 @@ from typing import Any
 
 import rich_click as click
 
-from flexq_ft.converter.options import DTYPES, POLICY_SCHEMES, SCHEMES
+from flexq_ft.converter.options import DTYPES, LM_HEADS, POLICY_SCHEMES, SCHEMES
 from flexq_ft.orchestrate.cli.options import NUMBERS
 from flexq_ft.orchestrate.eval.perplexity import PROTOCOLS
 from flexq_ft.orchestrate.sweep.plan import Case, resolve_scheme
@@ -20,9 +20,10 @@ MODULE = "flexq_ft.orchestrate.sweep.case"
 def case_arguments(case: Case) -> list[str]:
     """What follows `python -m flexq_ft.orchestrate.sweep.case`, defaults written out."""
     arguments = [case.model, *(["--synthetic-weights"] if case.synthetic_weights else [])]
-    for name in ("scheme", "policy", "dtype"):
+    for name in ("scheme", "policy", "dtype", "lm_head"):
         if (value := getattr(case, name)) is not None:
-            arguments += [f"--{name}", value]
+            arguments += [f"--{name.replace('_', '-')}", value]
+    arguments += ["--step-kernel", case.step_kernel]
     arguments += ["--tp", str(case.tp), "--batch", str(case.batch)]
     arguments += ["--prompt-tokens", str(case.prompt_tokens)]
     arguments += ["--output-tokens", str(case.output_tokens)]
@@ -54,6 +55,8 @@ CASE_PARAMETERS: list[click.Parameter] = [
     click.Option(["--scheme"], type=click.Choice((*SCHEMES, *POLICY_SCHEMES))),
     click.Option(["--policy"], metavar="NAME|FILE"),
     click.Option(["--dtype"], type=click.Choice(DTYPES)),
+    click.Option(["--lm-head"], type=click.Choice(LM_HEADS)),
+    click.Option(["--step-kernel"], type=click.Choice(["auto", "on", "off"]), default="auto"),
     click.Option(["--tp"], type=click.IntRange(1), default=1),
     click.Option(["--batch"], type=click.IntRange(1), default=1),
     click.Option(["--prompt-tokens"], type=click.IntRange(1), default=128),
@@ -99,6 +102,8 @@ def case_from_options(options: dict[str, Any]) -> Case:
             for name in (
                 "synthetic_weights",
                 "dtype",
+                "lm_head",
+                "step_kernel",
                 "tp",
                 "batch",
                 "prompt_tokens",

@@ -10,7 +10,8 @@ from typing import Any
 from flexq_ft.orchestrate.sweep.store import Row
 
 _CONFIG = (
-    "model", "synthetic_weights", "scheme", "policy", "dtype", "tp", "batch", "prompt_tokens",
+    "model", "synthetic_weights", "scheme", "policy", "dtype", "lm_head", "step_kernel", "tp",
+    "batch", "prompt_tokens",
 )  # fmt: skip
 _LENGTH = (
     "output_tokens", "latency_ms", "decode_tok_s", "step_p50_ms", "step_p90_ms", "bytes_per_step",
@@ -22,7 +23,7 @@ _METRICS = (
 )  # fmt: skip
 _MEMORY = ("weights", "kv_cache", "activations", "workspace", "process", "polled")
 COLUMNS = (
-    "case_id", *_CONFIG, "device", "device_name", *_LENGTH, *_METRICS,
+    "case_id", *_CONFIG, "device", "device_name", "step_kernel_batch", *_LENGTH, *_METRICS,
     *(f"memory_{name}_bytes" for name in _MEMORY), "perplexity", "perplexity_standard_error",
     "perplexity_ratio", "agreement", "rounds", "flags", "error", "command",
 )  # fmt: skip
@@ -43,9 +44,10 @@ def _lines(row: Row) -> Iterator[dict[str, Any]]:
     ppl, against = quality.get("ppl") or {}, quality.get("agreement") or {}
     line = {
         "case_id": row["case_id"],
-        **{name: row["config"][name] for name in _CONFIG},
+        **{name: row["config"].get(name) for name in _CONFIG},
         "device": machine.get("device"),
         "device_name": machine.get("name"),
+        "step_kernel_batch": machine.get("step_kernel_batch"),
         "perplexity": ppl.get("perplexity"),
         "perplexity_standard_error": ppl.get("standard_error"),
         "perplexity_ratio": against.get("perplexity_ratio"),

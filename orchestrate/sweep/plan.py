@@ -14,9 +14,15 @@ from pydantic import BaseModel, ConfigDict
 from flexq_ft.converter.options import POLICY_SCHEMES
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.shapes import find_shape
+from flexq_ft.orchestrate.sweep.points import STEP_NAMES
 from flexq_ft.orchestrate.sweep.spec import ExcludedCases, Quality, Repeat, SweepSpec
 
-AXES = ("model", "scheme", "policy", "dtype", "tp", "batch", "prompt_tokens", "output_tokens")
+AXES = (
+    "model", "scheme", "policy", "dtype", "lm_head", "step_kernel", "tp", "batch", "prompt_tokens",
+    "output_tokens",
+)  # fmt: skip
+# What logits depend on, beside the model.
+_NUMBERS = ("scheme", "policy", "dtype", "lm_head", "tp", "device")
 # What a folder is known by; hashing weights at every start would take longer than a small sweep.
 _MANIFEST = "manifest.json"
 
@@ -34,6 +40,8 @@ class Case(BaseModel):
     scheme: str | None = None
     policy: str | None = None
     dtype: str | None = None
+    lm_head: str | None = None
+    step_kernel: str = "auto"
     tp: int = 1
     batch: int = 1
     prompt_tokens: int = 128
@@ -76,7 +84,7 @@ class Case(BaseModel):
             {
                 "model": str(Path(self.model).resolve()),
                 "model_state": model_state(Path(self.model)),
-                "numbers": [self.scheme, self.policy, self.dtype, self.tp, self.device],
+                "numbers": [getattr(self, name) for name in _NUMBERS],
                 "text": None if ppl is None else ppl.model_dump(exclude={"text"}),
                 "text_sha256": None if ppl is None else _file_sha256(Path(ppl.text)),
                 **self._policy_state(),
@@ -99,6 +107,8 @@ class Case(BaseModel):
             update={
                 "scheme": scheme,
                 "policy": policy,
+                "lm_head": None,
+                "step_kernel": "auto",
                 "tp": 1,
                 "quality": quality,
                 # Nothing is timed, so no length can be too long.
@@ -111,7 +121,10 @@ class Case(BaseModel):
 
     def label(self) -> str:
         """Short and unique enough for a progress line."""
-        precision = " ".join(p for p in (self.scheme or "as converted", self.policy) if p)
+        parts = [self.scheme or "as converted", self.policy]
+        parts.append(self.lm_head and f"lm_head {self.lm_head}")
+        parts.append(STEP_NAMES.get(self.step_kernel))
+        precision = " ".join(part for part in parts if part)
         return (
             f"{Path(self.model).name} {precision} tp {self.tp} batch {self.batch} "
             f"{self.prompt_tokens}+{self.output_tokens} tokens"

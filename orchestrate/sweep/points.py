@@ -9,21 +9,28 @@ from typing import Any
 
 from flexq_ft.orchestrate.sweep.store import Row
 
+# How a choice of the step kernel is shown; auto is not.
+STEP_NAMES = {"on": "one kernel", "off": "op by op"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A row's numbers up to so many output tokens. setting: all but the precision, which is what
-    two points must share to be compared, output_tokens last. is_whole: the request has no more."""
+    """A row's numbers up to so many output tokens. setting: what two points must share to be
+    compared, all but precision and form of the steps, output_tokens last. precision: as a table
+    shows it, the form included. is_whole: the request has no more."""
 
     setting: tuple[Any, ...]
     model: str
     precision: str
+    scheme: str | None
+    is_op_by_op: bool  # decode steps are no single kernel
     tp: int
     batch: int
     prompt_tokens: int
     output_tokens: int
     latency_ms: float
     decode_tok_s: float | None
+    bytes_per_step: float | None
     peak_memory_bytes: int
     is_whole: bool
 
@@ -39,11 +46,14 @@ def model_name(row: Row) -> str:
 
 
 def precision_name(row: Row) -> str:
-    """As a table shows it: `w6ax (flexq)`."""
+    """As a table shows it: `w6ax (flexq)`, `w8a8, lm_head w8`, `w8a8, op by op`."""
     config = row["config"]
     name = config["scheme"] or "as converted"
-    policy = config["policy"]
-    return name if policy is None else f"{name} ({Path(policy).name})"
+    policy, head = config["policy"], config.get("lm_head")
+    parts = [name if policy is None else f"{name} ({Path(policy).name})"]
+    parts += [] if head in (None, "fp16") else [f"lm_head {head}"]
+    step = STEP_NAMES.get(config.get("step_kernel", "auto"))
+    return ", ".join(parts if step is None else [*parts, step])
 
 
 def points_of(rows: Iterable[Row]) -> list[Point]:
@@ -53,12 +63,15 @@ def points_of(rows: Iterable[Row]) -> list[Point]:
             setting=_setting(row, length["output_tokens"]),
             model=model_name(row),
             precision=precision_name(row),
+            scheme=row["config"]["scheme"],
+            is_op_by_op=_is_op_by_op(row),
             tp=row["config"]["tp"],
             batch=row["config"]["batch"],
             prompt_tokens=row["config"]["prompt_tokens"],
             output_tokens=length["output_tokens"],
             latency_ms=length["latency_ms"],
             decode_tok_s=length["decode_tok_s"],
+            bytes_per_step=length["bytes_per_step"],
             peak_memory_bytes=row["metrics"]["peak_memory_bytes"],
             is_whole=length["output_tokens"] == row["config"]["output_tokens"],
         )
@@ -68,15 +81,20 @@ def points_of(rows: Iterable[Row]) -> list[Point]:
     ]
 
 
+def _is_op_by_op(row: Row) -> bool:
+    machine = row.get("machine") or {}
+    return bool(row["config"]["batch"] > machine.get("step_kernel_batch", 0))
+
+
 def _setting(row: Row, output_tokens: int) -> tuple[Any, ...]:
     config = row["config"]
-    names = ("model", "synthetic_weights", "dtype", "tp", "batch", "prompt_tokens")
+    names = ("model", "synthetic_weights", "dtype", "lm_head", "tp", "batch", "prompt_tokens")
     # Memory is of the whole request, so a prefix is compared with prefixes of the same.
-    return (*(config[name] for name in names), config["output_tokens"], output_tokens)
+    return (*(config.get(name) for name in names), config["output_tokens"], output_tokens)
 
 
 def by_setting(points: Sequence[Point]) -> list[list[Point]]:
-    """Points that differ in precision alone, together."""
+    """Points that differ in precision and in the form of their steps alone, together."""
     groups: dict[tuple[Any, ...], list[Point]] = {}
     for point in points:
         groups.setdefault(point.setting, []).append(point)

@@ -92,12 +92,14 @@ class EngineSession:
                 "scheme": self._subject.scheme,
                 "policy": info.policy,
                 "dtype": info.dtype,
+                "lm_head": info.lm_head,
                 "parameters": self._subject.sizes.parameters(),
             },
             "machine": {
                 **machine.state(info.threads),
                 "gemm_note": info.gemm_note,
                 "step_note": info.step_note,
+                "step_kernel_batch": info.step_kernel_batch,
             },
             "flags": machine.flags(),
         }
@@ -129,6 +131,7 @@ class EngineSession:
             self._subject.sizes,
             scheme=self._subject.scheme,
             dtype=self._engine.info.dtype,
+            lm_head=self._engine.info.lm_head,
             ranks=case.tp,
             batch=case.batch,
             context=mean_context(case.prompt_tokens, output_tokens),
@@ -180,10 +183,12 @@ def open_session(case: Case, *, cache_dir: Path | None) -> Iterator[EngineSessio
             scheme=subject.found.scheme,
             policy=subject.found.policy,
             dtype=subject.found.dtype,
+            lm_head=subject.found.lm_head,
             max_len=_context(case, subject.sizes.max_positions),
             max_batch=case.batch,
             device=device.kind,
             gpu=device.gpu,
+            step_kernel=case.step_kernel,
             synthetic_weights=case.synthetic_weights,
         )
     )
@@ -197,8 +202,8 @@ def open_session(case: Case, *, cache_dir: Path | None) -> Iterator[EngineSessio
 
 def as_bench_case(case: Case) -> BenchCase:
     """The same point as `flexq-ft bench latency` names it."""
-    same = ("model", "synthetic_weights", "scheme", "policy", "dtype", "tp", "device", "batch",
-            "prompt_tokens", "output_tokens", "seed")  # fmt: skip
+    same = ("model", "synthetic_weights", "scheme", "policy", "dtype", "lm_head", "step_kernel",
+            "tp", "device", "batch", "prompt_tokens", "output_tokens", "seed")  # fmt: skip
     values = {name: getattr(case, name) for name in same}
     return BenchCase(is_shape=case.synthetic_weights, **values)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 import pydantic
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from flexq_ft.converter.options import DTYPES, POLICY_SCHEMES, SCHEMES
+from flexq_ft.converter.options import DTYPES, LM_HEADS, POLICY_SCHEMES, SCHEMES
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.devices import check_device
 from flexq_ft.orchestrate.eval.perplexity import TextProtocol
@@ -21,6 +21,11 @@ SCHEMA = "flexq-ft/sweep/1"
 
 def _as_list(value: object) -> object:
     return value if isinstance(value, list) else [value]
+
+
+def _as_word(value: object) -> object:
+    """YAML reads `on` and `off` as truth values."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 def _known_scheme(value: str) -> str:
@@ -46,6 +51,11 @@ DeviceName = Annotated[str, pydantic.AfterValidator(_known_device)]
 Dtype = Literal["fp16", "bf16", "fp32"]
 Dtypes = Annotated[list[Dtype], BeforeValidator(_as_list), Field(min_length=1)]
 assert get_args(Dtype) == DTYPES
+LmHead = Literal["fp16", "w8", "w6"]
+LmHeads = Annotated[list[LmHead], BeforeValidator(_as_list), Field(min_length=1)]
+assert get_args(LmHead) == LM_HEADS
+StepKernel = Annotated[Literal["auto", "on", "off"], BeforeValidator(_as_word)]
+StepKernels = Annotated[list[StepKernel], BeforeValidator(_as_list), Field(min_length=1)]
 
 
 class _Strict(BaseModel):
@@ -59,6 +69,8 @@ class Matrix(_Strict):
     scheme: Schemes | None = None
     policy: Texts | None = None
     dtype: Dtypes | None = None
+    lm_head: LmHeads | None = None
+    step_kernel: StepKernels = ["auto"]
     tp: Numbers = [1]
     batch: Numbers = [1]
     prompt_tokens: Numbers = [128]
@@ -72,6 +84,8 @@ class IncludedCase(_Strict):
     scheme: SchemeName | None = None
     policy: str | None = None
     dtype: Dtype | None = None
+    lm_head: LmHead | None = None
+    step_kernel: StepKernel = "auto"
     tp: Count = 1
     batch: Count = 1
     prompt_tokens: Count = 128
@@ -85,6 +99,8 @@ class ExcludedCases(_Strict):
     scheme: Schemes | None = None
     policy: Texts | None = None
     dtype: Dtypes | None = None
+    lm_head: LmHeads | None = None
+    step_kernel: StepKernels | None = None
     tp: Numbers | None = None
     batch: Numbers | None = None
     prompt_tokens: Numbers | None = None

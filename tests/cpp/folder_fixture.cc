@@ -149,13 +149,15 @@ std::string json_ranges(const std::vector<std::array<int64_t, 2>>& ranges) {
 
 std::string json_text(const std::string& text) { return "\"" + text + "\""; }
 
-std::string quantization_text(Scheme scheme) {
-  if (scheme == Scheme::kFloat) return "null";
+std::string quantization_text(Scheme scheme, HeadFormat head) {
+  const std::string lm_head = std::string("\"lm_head\": \"") + to_string(head) + "\"}";
+  if (scheme == Scheme::kFloat) return head == HeadFormat::kFloat ? "null" : "{" + lm_head;
   const bool int6 = scheme == Scheme::kW6Ax;
   return std::string("{\"group_size\": ") + (int6 ? "128" : "0") +
          ", \"layout\": " + (int6 ? "\"frag16x128\"" : "\"row_major\"") +
          ", \"layout_version\": 1, \"k_order\": \"natural\", \"row_map\": \"natural\", "
-         "\"smoothing\": null, \"lm_head\": \"fp16\"}";
+         "\"smoothing\": null, " +
+         lm_head;
 }
 
 std::string model_text(const ModelConfig& config) {
@@ -205,7 +207,7 @@ std::string manifest_text(const ModelFolder& folder) {
               ? "{\"schema\": \"flexq-ft/policy/1\", \"name\": \"flexq\", \"default\": 6, "
                 "\"rules\": [{\"layers\": \"*\", \"linear\": \"down\", \"act_bits\": 8}]}"
               : "null")
-      << ",\n\"quantization\": " << quantization_text(folder.scheme) << ",\n"
+      << ",\n\"quantization\": " << quantization_text(folder.scheme, folder.lm_head) << ",\n"
       << "\"tensor_parallel\": {\"size\": " << folder.tp
       << ", \"heads\": " << json_ranges(folder.shards.heads)
       << ", \"kv_heads\": " << json_ranges(folder.shards.kv_heads)

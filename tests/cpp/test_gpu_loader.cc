@@ -163,6 +163,22 @@ TEST(a_gpu_takes_int6_files) {
   }
 }
 
+TEST(a_gpu_takes_quantised_heads) {
+  if (!has_gpu()) return;
+  for (const HeadFormat head : {HeadFormat::kW8, HeadFormat::kW6}) {
+    for (const int tp : {1, 2}) {
+      const TempFolder temp;
+      ModelFolder folder =
+          make_folder(temp.path(), small_llama(), Scheme::kFloat, DataType::kFp16, tp);
+      folder.lm_head = head;
+      write_weight_files(&folder);
+      LoadOptions options;
+      options.lm_head = head;
+      compare(folder, options);
+    }
+  }
+}
+
 TEST(synthetic_weights_of_a_gpu_are_those_of_the_cpu) {
   if (!has_gpu()) return;
   for (const Scheme scheme : {Scheme::kFloat, Scheme::kW8A16, Scheme::kW8A8, Scheme::kW6Ax}) {
@@ -170,7 +186,10 @@ TEST(synthetic_weights_of_a_gpu_are_those_of_the_cpu) {
     options.dtype = DataType::kBf16;
     options.scheme = scheme;
     options.synthetic = true;
-    compare(make_folder("none", small_opt(), scheme, DataType::kBf16, 2), options);
+    for (const HeadFormat head : {HeadFormat::kFloat, HeadFormat::kW8, HeadFormat::kW6}) {
+      options.lm_head = head;
+      compare(make_folder("none", small_opt(), scheme, DataType::kBf16, 2), options);
+    }
   }
 }
 
@@ -189,8 +208,9 @@ TEST(files_of_many_blocks_take_turns_on_two_pinned_buffers) {
     WeightReader reader(folder, options.progress, 0);
     DeviceTarget target(4096);
     FileSource source(reader, options, target);
-    const LinearWeight up = source.linear("layers.1.gate_up", parts.up, 16);
-    const LinearWeight down = source.linear("layers.1.down", {parts.down}, 16);
+    const LinearForm form{scheme, Scheme::kFloat, 16};
+    const LinearWeight up = source.linear("layers.1.gate_up", parts.up, form);
+    const LinearWeight down = source.linear("layers.1.down", {parts.down}, form);
     const LinearWeight head = source.head("model.lm_head.weight.bin", 0, config.vocab_size);
     const Buffer table =
         source.floats("model.wte.weight.bin", {37, 384}, DataType::kFp16, FloatRole::kTable);
@@ -217,7 +237,8 @@ TEST(six_bit_files_of_many_blocks) {
     WeightReader reader(folder, options.progress, 0);
     DeviceTarget target(4096);
     FileSource source(reader, options, target);
-    const LinearWeight up = source.linear("layers.1.gate_up", layer_parts(folder, 1, 0).up, 6);
+    const LinearWeight up = source.linear("layers.1.gate_up", layer_parts(folder, 1, 0).up,
+                                          {Scheme::kW6Ax, Scheme::kW6Ax, 6});
     target.finish();
     same(up, cpu.layers[1].up);
   }

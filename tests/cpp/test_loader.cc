@@ -23,8 +23,10 @@ struct Written {
   TempFolder temp;
   ModelFolder folder;
 
-  Written(const ModelConfig& config, Scheme scheme, DataType dtype, int tp)
+  Written(const ModelConfig& config, Scheme scheme, DataType dtype, int tp,
+          HeadFormat head = HeadFormat::kFloat)
       : folder(make_folder(temp.path(), config, scheme, dtype, tp)) {
+    folder.lm_head = head;
     write_weight_files(&folder);
   }
 
@@ -32,6 +34,7 @@ struct Written {
     LoadOptions options;
     options.dtype = dtype;
     options.scheme = scheme;
+    options.lm_head = folder.lm_head;
     options.rank = rank;
     return load_weights(folder, options);
   }
@@ -123,6 +126,63 @@ TEST(the_head_is_cut_by_the_vocabulary_and_may_be_the_embedding) {
     }
     EXPECT_EQ(weights.embedding.bytes(), size_t{37 * 48 * 2});
   }
+}
+
+TEST(a_quantised_head_is_the_ranks_rows_beside_a_float_embedding) {
+  for (const bool tied : {false, true}) {
+    ModelConfig config = small_llama();
+    config.tie_word_embeddings = tied;
+    const Written int8(config, Scheme::kFloat, DataType::kFp16, 2, HeadFormat::kW8);
+    EXPECT_EQ(int8.folder.files.count("model.lm_head.weight.bin"), size_t{0});
+    const ModelWeights weights = int8.load(DataType::kFp16, Scheme::kFloat, 1);
+    const LinearWeight& head = weights.lm_head;
+    EXPECT_EQ(head.name, "lm_head");
+    EXPECT_EQ(head.n, 18);  // of 37
+    EXPECT_EQ(head.k, 48);
+    EXPECT_EQ(head.format.act_bits, 16);
+    bool equal = true;
+    for (int64_t row = 0; row < head.n; ++row) {
+      equal = equal &&
+              float_at(head.scales, row) ==
+                  std::fabs(file_value("model.lm_head.weight.w8.scale.1.bin", row)) + 1.0f / 64.0f;
+      for (int64_t k = 0; k < head.k; ++k) {
+        const float value = file_value("model.lm_head.weight.w8.1.bin", row * head.k + k);
+        equal = equal && int8_code(head, row, k) == static_cast<int>(64 * value);
+      }
+    }
+    EXPECT(equal);
+    EXPECT_EQ(panel_value(weights.layers[0].o, 3, 5),
+              file_weight("model.layers.0.attention.dense.weight.1.bin", 48, 3, 5));
+    EXPECT_EQ(weights.embedding.bytes(), size_t{37 * 48 * 2});
+  }
+}
+
+TEST(a_head_of_six_bits_beside_layers_of_any_scheme) {
+  for (const Scheme scheme : {Scheme::kFloat, Scheme::kW8A8, Scheme::kW6Ax}) {
+    const Written written(small_llama(), scheme, DataType::kFp16, 1, HeadFormat::kW6);
+    const ModelWeights weights = written.load(DataType::kFp16, scheme, 0);
+    const LinearWeight& head = weights.lm_head;
+    EXPECT(head.format.layout == Layout::kFrag16x128);
+    EXPECT_EQ(head.format.act_bits, 16);
+    EXPECT(weights.layers[0].qkv.format.scheme == scheme);
+    std::vector<int8_t> codes(static_cast<size_t>(head.n * head.k));
+    flexq_kernels::unpack_int6(codes.data(), static_cast<const uint8_t*>(head.codes.data()), head.n,
+                               head.k);
+    bool equal = head.n == 37;
+    for (int64_t i = 0; i < head.n * head.k; ++i) {
+      const float value = file_value("model.lm_head.weight.int6.0.bin", i);
+      equal = equal && codes[static_cast<size_t>(i)] == static_cast<int>(64 * value);
+    }
+    EXPECT(equal);
+  }
+}
+
+TEST(floats_that_become_w8_at_load_keep_the_heads_files) {
+  const Written written(small_llama(), Scheme::kFloat, DataType::kFp16, 1, HeadFormat::kW8);
+  const ModelWeights weights = written.load(DataType::kFp16, Scheme::kW8A16, 0);
+  EXPECT_EQ(int8_code(weights.lm_head, 2, 7),
+            static_cast<int>(64 * file_value("model.lm_head.weight.w8.0.bin", 2 * 48 + 7)));
+  EXPECT(weights.layers[0].qkv.format.scheme == Scheme::kW8A16);
 }
 
 TEST(opt_has_biases_positions_and_norm_biases) {
@@ -315,17 +375,20 @@ TEST(progress_ends_at_the_bytes_that_were_announced) {
     ModelConfig config = small_llama();
     config.tie_word_embeddings = tied;
     for (const Scheme scheme : {Scheme::kFloat, Scheme::kW8A8}) {
-      const Written written(config, Scheme::kFloat, DataType::kFp16, 2);
-      std::vector<std::array<int64_t, 2>> seen;
-      LoadOptions options;
-      options.scheme = scheme;
-      options.rank = 1;
-      options.progress = [&](int64_t done, int64_t total) { seen.push_back({done, total}); };
-      load_weights(written.folder, options);
-      EXPECT(seen.size() > 10);
-      EXPECT_EQ(seen.back()[0], seen.back()[1]);
-      EXPECT(seen[seen.size() - 2][0] < seen.back()[1]);
-      EXPECT(std::is_sorted(seen.begin(), seen.end()));
+      for (const HeadFormat head : {HeadFormat::kFloat, HeadFormat::kW6}) {
+        const Written written(config, Scheme::kFloat, DataType::kFp16, 2, head);
+        std::vector<std::array<int64_t, 2>> seen;
+        LoadOptions options;
+        options.scheme = scheme;
+        options.lm_head = head;
+        options.rank = 1;
+        options.progress = [&](int64_t done, int64_t total) { seen.push_back({done, total}); };
+        load_weights(written.folder, options);
+        EXPECT(seen.size() > 10);
+        EXPECT_EQ(seen.back()[0], seen.back()[1]);
+        EXPECT(seen[seen.size() - 2][0] < seen.back()[1]);
+        EXPECT(std::is_sorted(seen.begin(), seen.end()));
+      }
     }
   }
 }

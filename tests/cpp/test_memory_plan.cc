@@ -16,6 +16,7 @@ EngineOptions resolved() {
   EngineOptions options;
   options.dtype = DataType::kFp32;
   options.scheme = Scheme::kFloat;
+  options.lm_head = HeadFormat::kFloat;
   options.max_len = 64;
   options.max_batch = 8;
   return options;
@@ -75,6 +76,7 @@ EngineOptions on_gpu(Scheme scheme) {
   options.device = Device::kCuda;
   options.dtype = DataType::kFp16;
   options.scheme = scheme;
+  options.lm_head = HeadFormat::kFloat;
   options.max_len = 2048;
   options.max_batch = 16;
   options.prefill_tokens = 2048;
@@ -118,6 +120,26 @@ TEST(a_gpu_holds_rows_without_padding_and_a_page_for_idle_rows) {
   if (cuda::built()) {
     EXPECT_EQ(int6[MemoryKind::kWorkspace],
               plan[MemoryKind::kWorkspace] + w6ax_gemm_workspace_bytes());
+  }
+}
+
+TEST(a_quantised_head_is_planned_as_such) {
+  if (!has_sizes()) return;
+  EngineOptions options = on_gpu(Scheme::kFloat);
+  const ModelFolder folder = large(Scheme::kFloat, 1);
+  const MemoryPlan floats = plan_memory(folder, options, 0);
+  const size_t count = size_t{32000} * 4096;
+  options.lm_head = HeadFormat::kW8;
+  const MemoryPlan int8 = plan_memory(folder, options, 0);
+  EXPECT_EQ(floats[MemoryKind::kWeights] - int8[MemoryKind::kWeights], count - 32000 * 4);
+  EXPECT_EQ(floats[MemoryKind::kWorkspace], int8[MemoryKind::kWorkspace]);
+  options.lm_head = HeadFormat::kW6;
+  const MemoryPlan int6 = plan_memory(folder, options, 0);
+  EXPECT_EQ(floats[MemoryKind::kWeights] - int6[MemoryKind::kWeights],
+            2 * count - count / 8 * 49 / 8);
+  if (cuda::built()) {
+    EXPECT_EQ(int6[MemoryKind::kWorkspace],
+              floats[MemoryKind::kWorkspace] + w6ax_gemm_workspace_bytes());
   }
 }
 

@@ -138,6 +138,19 @@ TEST(ini_and_manifest_that_disagree_name_the_key_and_both_values) {
   }
 }
 
+TEST(a_folder_says_how_its_head_is_stored) {
+  for (const Scheme scheme : {Scheme::kFloat, Scheme::kW6Ax}) {
+    for (const HeadFormat head : {HeadFormat::kFloat, HeadFormat::kW8, HeadFormat::kW6}) {
+      const TempFolder temp;
+      ModelFolder folder = make_folder(temp.path(), small_opt(), scheme, DataType::kFp16, 1);
+      folder.lm_head = head;
+      write_weight_files(&folder);
+      write_text(temp.file("manifest.json"), manifest_text(folder));
+      EXPECT_EQ(open_model_folder(temp.path()).lm_head, head);
+    }
+  }
+}
+
 TEST(a_manifest_is_refused_where_it_is_wrong) {
   const char* cases[][3] = {
       {"manifest/1", "manifest/2", "schema is 'flexq-ft/manifest/2', this version reads"},
@@ -164,7 +177,13 @@ TEST(a_manifest_is_refused_where_it_is_wrong) {
       {"\"model.wte.weight.bin\"", "\"model.xte.weight.bin\"", "files has no model.wte.weight.bin"},
       {"\"bytes\": 96", "\"bytes\": 95", "95 bytes; the model needs [48] fp16 row_major, 96 bytes"},
       {"\"shape\": [48]", "\"shape\": [4611686018427387904, 8]", "is 4611686018427387904"},
-      {"\"quantization\": null", "\"quantization\": {}", "quantization must be null"},
+      {"\"quantization\": null", "\"quantization\": {}", "quantization.lm_head is missing"},
+      {"\"quantization\": null", "\"quantization\": {\"lm_head\": \"fp16\"}",
+       "quantization.lm_head"},
+      {"\"quantization\": null", "\"quantization\": {\"lm_head\": \"w8\", \"group_size\": 0}",
+       "quantization.group_size is an unknown key"},
+      {"\"quantization\": null", "\"quantization\": {\"lm_head\": \"w8\"}",
+       "files has no model.lm_head.weight.w8.0.bin"},
       {"\"policy\": null", "\"policy\": {}", "policy is given for scheme fp16"},
       {"\"scheme\": \"fp16\"", "\"scheme\": \"w6ax\"", "policy is null for scheme w6ax"},
       {"\"tool_version\"", "\"tool_versoin\": \"\", \"tool_version\"",

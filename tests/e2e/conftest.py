@@ -67,11 +67,14 @@ class Model:
             self._hf = self.hf()
         return self._hf
 
-    def folder(self, scheme: str, *, dtype: str = "fp32", tp: int = 1) -> Path:
-        key = (scheme, dtype)
+    def folder(
+        self, scheme: str, *, dtype: str = "fp32", tp: int = 1, lm_head: str = "fp16"
+    ) -> Path:
+        key = (scheme, dtype, lm_head)
         if key not in self._folders or not (self._folders[key] / f"{tp}-gpu").exists():
-            out = self.work / f"{scheme}-{dtype}"
-            convert(self.hf_dir, out, ConvertOptions(scheme=scheme, dtype=dtype, tp=(tp,)))
+            out = self.work / "-".join(key)
+            options = ConvertOptions(scheme=scheme, dtype=dtype, lm_head=lm_head, tp=(tp,))
+            convert(self.hf_dir, out, options)
             self._folders[key] = out
         return self._folders[key] / f"{tp}-gpu"
 

@@ -112,6 +112,30 @@ def test_greedy_tokens_do_not_depend_on_the_number_of_ranks(
         )
 
 
+@pytest.mark.parametrize("lm_head", ["w8", "w6"])
+def test_a_quantised_head_is_cut_by_the_vocabulary(
+    model: Model, lm_head: str, device: str, tmp_path: Path
+) -> None:
+    dtype = float_type(device)
+    skip_without_kernels(dtype, device)
+    w = model.reference.lm_head.weight.detach().float().numpy()
+    scheme = {"w8": "w8a16", "w6": "w6ax"}[lm_head]  # that stores a weight alike
+    codes, scales = quantized(scheme, w)
+    for tp in sizes(model, device):
+        folder = model.folder(dtype, dtype=dtype, tp=tp, lm_head=lm_head)
+        ids = [model.text[:24]]
+        ranks = run_ranks(folder, tp, ids, tmp_path / str(tp), device=device, trace=True)
+        x = ranks[0]["x.lm_head"]
+        want = replay(scheme, x, codes, scales, None, 16)
+        y = np.concatenate([arrays["y.lm_head"] for arrays in ranks], axis=1)
+        limit = 1e-5 * float(np.abs(want).max())
+        assert float(np.abs(y - want).max()) <= limit, tp
+        np.testing.assert_array_equal(ranks[0]["logits.0"], y)
+        logits, tokens = ranks[0]["greedy_logits"], ranks[0]["greedy"]
+        margins = logits.max(-1) - logits[np.arange(len(tokens)), tokens]
+        assert margins.max() <= (0 if device == "cpu" else 0.02), tp  # a GPU decodes otherwise
+
+
 @pytest.mark.parametrize("scheme", ["w8a16", "w8a8", "w6ax"])
 def test_shards_replay_as_numpy_on_their_part_of_the_whole(
     model: Model, scheme: str, device: str, tmp_path: Path

@@ -144,6 +144,7 @@ def fake_info(*, max_len: int = 64, sliding_window: int | None = None) -> Engine
         scheme="fp16",
         dtype="fp32",
         policy=None,
+        lm_head="fp16",
         tensor_parallel_size=1,
         threads=1,
         device="cpu",

@@ -89,6 +89,24 @@ def test_other_choices_and_changed_sources_are_other_entries(checkpoint: Path, c
         os.utime(config, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+def test_a_quantised_head_is_an_entry_of_its_own(
+    checkpoint: Path, cache: Path, capsys: Capture
+) -> None:
+    for head, name in ((None, "fp16"), ("w8", "w8"), ("w6", "w6"), ("fp16", "fp16")):
+        with LLM(checkpoint, scheme="w6ax", lm_head=head) as llm:
+            assert llm.info.lm_head == name
+    folders = sorted(path for path in cache.iterdir() if path.is_dir())
+    assert len(folders) == 3
+    int8 = next(f for f in folders if list(f.glob("1-gpu/model.lm_head.weight.w8.0.bin")))
+    arguments = ["run", str(int8), "A weight", "--max-tokens", "2", "-v"]
+    assert run_cli(arguments) == 0
+    assert "w6ax in fp16, lm_head in w8, on cpu" in " ".join(capsys.readouterr().err.split())
+    assert run_cli([*arguments, "--lm-head", "w6"]) == 2
+    assert "lm_head w6 was asked for" in capsys.readouterr().err
+    assert run_cli(["run", str(checkpoint), "A", "--lm-head", "w6", "--max-tokens", "2"]) == 0
+    assert "to fp16 with an lm_head in w6 into" in " ".join(capsys.readouterr().err.split())
+
+
 def test_cache_dir_is_where_it_was_said(checkpoint: Path, cache: Path, tmp_path: Path) -> None:
     with LLM(checkpoint, cache_dir=tmp_path / "mine"):
         assert (tmp_path / "mine").is_dir() and not cache.exists()

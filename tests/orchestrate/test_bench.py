@@ -167,27 +167,34 @@ def test_a_number_of_rounds_is_kept_to() -> None:
 # Roofline
 
 
+def step_bytes(sizes: ModelSizes, **changed: Any) -> dict[str, float]:
+    usual = {"scheme": "fp16", "dtype": "fp16", "lm_head": "fp16", "ranks": 1, "batch": 1}
+    return decode_bytes(sizes, **{**usual, "context": 143, **changed})
+
+
 def test_bytes_of_a_step_are_those_counted_by_hand() -> None:
     sizes = ModelSizes.of_ini(shapes.find_shape("llama-7b"))
-    got = decode_bytes(sizes, scheme="fp16", dtype="fp16", ranks=1, batch=1, context=143)
+    got = step_bytes(sizes)
     linears = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
     assert got["weights"] == 2 * (linears + 65 * 4096)
     assert got["lm_head"] == 2 * 32000 * 4096 and got["scales"] == 0
     assert got["kv_cache"] == 2 * 32 * 4096 * 2 * 143
     assert got["total"] == pytest.approx(13.21e9 + 0.075e9, rel=1e-3)  # 230 tok/s at 3.05 TB/s
-    int8 = decode_bytes(sizes, scheme="w8a8", dtype="fp16", ranks=1, batch=1, context=143)
+    int8 = step_bytes(sizes, scheme="w8a8")
     assert int8["scales"] == 32 * 4 * (3 * 4096 + 4096 + 2 * 11008 + 4096)
     assert int8["weights"] == linears + 2 * 65 * 4096
-    int6 = decode_bytes(sizes, scheme="w6ax", dtype="fp16", ranks=1, batch=1, context=143)
+    int6 = step_bytes(sizes, scheme="w6ax")
     assert int6["weights"] + int6["scales"] == pytest.approx(linears * 6.125 / 8, rel=1e-3)
-    halves = decode_bytes(sizes, scheme="fp16", dtype="fp16", ranks=2, batch=1, context=143)
+    halves = step_bytes(sizes, ranks=2)
     assert halves["total"] == pytest.approx(got["total"] / 2, rel=1e-4)
+    assert step_bytes(sizes, lm_head="w8")["lm_head"] == 32000 * 4096 + 4 * 32000
+    assert step_bytes(sizes, lm_head="w6", ranks=2)["lm_head"] == 32000 * 4096 * 6.125 / 8 / 2
 
 
 def test_kv_heads_that_ranks_share_are_read_by_each() -> None:
     sizes = ModelSizes.of_ini(shapes.find_shape("llama-2-70b"))
-    whole = decode_bytes(sizes, scheme="fp16", dtype="fp16", ranks=1, batch=4, context=100)
-    split = decode_bytes(sizes, scheme="fp16", dtype="fp16", ranks=16, batch=4, context=100)
+    whole = step_bytes(sizes, batch=4, context=100)
+    split = step_bytes(sizes, ranks=16, batch=4, context=100)
     assert split["kv_cache"] == whole["kv_cache"] / 8
 
 

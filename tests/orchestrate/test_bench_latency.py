@@ -78,6 +78,25 @@ def test_schemes_batches_and_files(model: Path, tmp_path: Path, capsys: Capture)
     assert all(line["total_bytes"] and line["error"] == "" for line in lines)
 
 
+def test_a_quantised_head_of_a_shape(capsys: Capture) -> None:
+    arguments = ["bench", "latency", "--shape", "smollm2-135m", "--synthetic-weights", *QUICK]
+    arguments += ["--prompt-tokens", "3", "--output-tokens", "3", "--scheme", "w6ax"]
+    arguments += ["--device", "cpu", "--json", "-q"]
+    rows = []
+    for head in ("fp16", "w8"):
+        assert run_cli([*arguments, "--lm-head", head]) == 0
+        document = json.loads(capsys.readouterr().out)
+        validate(document, "bench-latency.json")
+        rows += document["results"]
+    floats, int8 = rows
+    assert (floats["model"]["lm_head"], int8["model"]["lm_head"]) == ("fp16", "w8")
+    saved = 49152 * 576 - 4 * 49152
+    read = [row["decode"]["bytes_per_rank"]["lm_head"] for row in rows]
+    assert read[0] - read[1] == saved
+    assert floats["memory_bytes"]["weights"] - int8["memory_bytes"]["weights"] == saved
+    assert "--lm-head w8" in int8["reproduce"]
+
+
 @needs_mpi
 def test_ranks_of_a_tensor_parallel_run_give_their_step_times(
     model: Path, tmp_path: Path, capsys: Capture

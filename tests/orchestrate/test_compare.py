@@ -26,12 +26,12 @@ DIGEST = "sha256:" + 64 * "0"
 
 def machine(name: str) -> dict[str, Any]:
     return {"device": "cuda:0", "name": name, "ranks": 1, "threads": 2, "gpus_before": [],
-            "gpus_after": [], "gemm_note": "", "step_note": ""}  # fmt: skip
+            "gpus_after": [], "gemm_note": "", "step_note": "", "step_kernel_batch": 0}  # fmt: skip
 
 
 def model(digest: str = DIGEST) -> dict[str, Any]:
     return {"name": "m", "digest": digest, "scheme": "fp16", "policy": None, "dtype": "fp16",
-            "parameters": 5}  # fmt: skip
+            "lm_head": "fp16", "parameters": 5}  # fmt: skip
 
 
 def sweep_row(
@@ -76,9 +76,9 @@ def bench_row(*tpot_ms: float, gpu: str = "H100", scheme: str = "fp16") -> Row:
     values = list(tpot_ms)
     return {
         "config": {"model": "m", "is_shape": False, "synthetic_weights": False, "scheme": scheme,
-                   "policy": None, "dtype": None, "tp": 1, "threads": None, "device": "cuda",
-                   "batch": 4, "prompt_tokens": 5, "output_tokens": 3, "prefill_chunk": None,
-                   "graphs": True, "step_kernel": "auto", "seed": 0},
+                   "policy": None, "dtype": None, "lm_head": None, "tp": 1, "threads": None,
+                   "device": "cuda", "batch": 4, "prompt_tokens": 5, "output_tokens": 3,
+                   "prefill_chunk": None, "graphs": True, "step_kernel": "auto", "seed": 0},
         "model": model(), "machine": {**machine(gpu), "read_bandwidth_gb_s": 1.0},
         "prefill": {"tokens": 20, "ttft_ms": summary([10.0, 10.0]), "device_ms": None,
                     "tok_s": 2000.0, "device_tok_s": None, "operations": 1.0,
@@ -151,6 +151,22 @@ def test_ratios_and_verdicts(files: Files) -> None:
     assert found["peak_memory_bytes"]["verdict"] == found["perplexity"]["verdict"] == "same"
     back = changes(files.compare(b, a)[1])
     assert {back[name]["verdict"] for name in ("decode_tok_s", "tpot_ms")} == {"better"}
+
+
+def test_forms_of_the_step_and_heads_are_cases_of_their_own(files: Files) -> None:
+    kinds: list[dict[str, Any]] = [{}, {"step_kernel": "off"}, {"lm_head": "w8"}]
+    before = files.sweep("a", *(sweep_row(100.0, 100.0, **kind) for kind in kinds))
+    after = files.sweep("b", sweep_row(90.0, 90.0), sweep_row(80.0, 80.0, step_kernel="off"))
+    results = files.compare(before, after)[1]["results"]
+    ratios = {
+        pair["case"]: {one["metric"]: one["ratio"] for one in pair["changes"]}["decode_tok_s"]
+        for pair in results["pairs"]
+    }
+    assert ratios == {
+        "m fp16 batch 1 128+3": pytest.approx(0.9),
+        "m fp16, op by op batch 1 128+3": pytest.approx(0.8),
+    }
+    assert results["only_a"] == ["m fp16, lm_head w8 batch 1 128+3"]
 
 
 def test_noise_is_no_change_and_one_request_says_nothing(files: Files) -> None:

@@ -10,6 +10,7 @@ import yaml
 
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.bench.roofline import ModelSizes
+from flexq_ft.orchestrate.sweep.command import case_arguments, parse_case
 from flexq_ft.orchestrate.sweep.plan import Case, plan_cases
 from flexq_ft.orchestrate.sweep.spec import SCHEMA, expand_numbers, load_spec
 
@@ -227,7 +228,7 @@ def test_replaced_policy_file_is_a_new_case_and_a_new_evaluation(tmp_path: Path)
 SHIPPED = {  # cases, models, most processes
     "demo": (5, 1, 5),
     "quick": (8, 1, 16),
-    "paper-e2e": (16, 4, 32),
+    "paper-e2e": (24, 4, 48),
     "batch": (29, 2, 58),
     "context": (39, 2, 78),
     "llama3": (9, 3, 18),
@@ -254,11 +255,54 @@ def test_no_shipped_sweep_is_untested() -> None:
     assert {path.stem for path in (ROOT / "configs" / "sweeps").glob("*.yaml")} == {*SHIPPED}
 
 
+def test_the_paper_s_baselines_run_in_both_forms() -> None:
+    path = ROOT / "configs" / "sweeps" / "paper-e2e.yaml"
+    cases = plan_cases(load_spec(path), base=path.parent)
+    for model in ("llama-7b", "llama-13b", "llama-30b", "opt-30b"):
+        forms = {
+            scheme: [c.step_kernel for c in cases if (c.model, c.scheme) == (model, scheme)]
+            for scheme in ("fp16", "w8a8", "w8a16", "w6ax")
+        }
+        both = ["auto", "off"]
+        assert forms == {"fp16": both, "w8a8": both, "w8a16": ["auto"], "w6ax": ["auto"]}
+    assert {case.lm_head for case in cases} == {None}
+
+
 def test_the_paper_s_lengths_are_prefixes_of_one_request() -> None:
     path = ROOT / "configs" / "sweeps" / "paper-e2e.yaml"
     for case in plan_cases(load_spec(path), base=path.parent):
         assert case.lengths() == [128, 256, 512, 1024]
         assert (case.prompt_tokens, case.batch, case.repeat.max) == (15, 1, 1)
+
+
+def test_on_and_off_are_words_though_yaml_reads_truth_values(tmp_path: Path) -> None:
+    text = (
+        f"schema: {SCHEMA}\nmodel: m\nmatrix: {{step_kernel: [auto, on, off], batch: [1, 2]}}\n"
+        "exclude: [{step_kernel: off, batch: 2}]\n"
+        "include: [{step_kernel: on, batch: 3}]\n"
+    )
+    cases = plan_cases(load_spec(write(tmp_path, text)), base=tmp_path)
+    assert [(case.step_kernel, case.batch) for case in cases] == [
+        ("auto", 1), ("auto", 2), ("on", 1), ("on", 2), ("off", 1), ("on", 3),
+    ]  # fmt: skip
+    assert len({case.case_id for case in cases}) == 6
+    labels = [case.label() for case in cases]
+    assert labels[2].startswith("m as converted one kernel tp 1")
+    assert labels[4].startswith("m as converted op by op tp 1")
+    for case in cases:
+        assert parse_case(case_arguments(case)) == case
+    with pytest.raises(ConfigError, match=r"matrix\.step_kernel: .*, not 'never'"):
+        cases_of(tmp_path, matrix={"step_kernel": "never"})
+
+
+def test_heads_are_an_axis(tmp_path: Path) -> None:
+    cases = cases_of(tmp_path, matrix={"scheme": "flexq", "lm_head": ["fp16", "w8"]})
+    assert [case.lm_head for case in cases] == ["fp16", "w8"]
+    assert cases[1].label().startswith("m w6ax flexq lm_head w8 tp 1")
+    assert len({case.quality_id() for case in cases}) == 2
+    assert parse_case(case_arguments(cases[1])) == cases[1]
+    with pytest.raises(ConfigError, match=r"matrix\.lm_head"):
+        cases_of(tmp_path, matrix={"lm_head": "w4"})
 
 
 def test_random_weights_have_no_quality(tmp_path: Path) -> None:

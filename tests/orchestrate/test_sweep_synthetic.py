@@ -69,3 +69,24 @@ def test_a_case_that_cannot_fit_is_reported_and_the_rest_runs(
     report = (out / "report.md").read_text(encoding="utf-8")
     assert "2 cases, 1 failed." in report and "OutOfMemoryError: the model needs" in report
     assert "row 1 failed. OutOfMemoryError: the model needs" in capsys.readouterr().err
+
+
+def test_heads_and_forms_of_the_step_reach_the_engine(tmp_path: Path) -> None:
+    write_shape(tmp_path / "tiny.ini", "smollm2-135m", num_layer=2, vocab_size=320)
+    text = (
+        "schema: flexq-ft/sweep/1\nsynthetic_weights: true\ndevice: cpu\nmodel: tiny.ini\n"
+        "matrix: {scheme: fp16, lm_head: [fp16, w8], step_kernel: [auto, on], prompt_tokens: 5,"
+        " output_tokens: 4}\nexclude: [{lm_head: w8, step_kernel: on}]\nrepeat: {min: 1}\n"
+    )
+    (tmp_path / "sweep.yaml").write_text(text, encoding="utf-8")
+    out = tmp_path / "out"
+    assert run_cli(["sweep", str(tmp_path / "sweep.yaml"), "--out", str(out)]) == 1
+    floats, one_kernel, int8 = RowStore(out).load()
+    for row in (floats, one_kernel, int8):
+        validate(row, "sweep.json", "#/$defs/row")
+    assert "step_kernel is on, and the device is the CPU" in one_kernel["error"]["message"]
+    assert floats["model"]["lm_head"] == "fp16" and int8["model"]["lm_head"] == "w8"
+    assert floats["machine"]["step_kernel_batch"] == 0
+    saved = floats["metrics"]["weights_bytes"] - int8["metrics"]["weights_bytes"]
+    assert saved == 320 * 576 - 4 * 320
+    assert "lm_head w8" in (out / "report.md").read_text(encoding="utf-8")

@@ -3,6 +3,9 @@ by op, and beside itself."""
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -200,6 +203,61 @@ def test_a_model_that_it_does_not_take_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="heads of 32 columns") as raised:
         _native.Engine(folder, device="cuda", step_kernel="on")
     assert "--step-kernel auto" in raised.value.hint
+
+
+@pytest.mark.parametrize(("lm_head", "bits"), [("w8", 8), ("w6", 6)])
+def test_a_quantised_head_runs_op_by_op_and_is_said(
+    tmp_path: Path, lm_head: str, bits: int
+) -> None:
+    make_checkpoint(tmp_path / "hf", tokenizer=False, **FAMILIES["llama"])
+    convert(tmp_path / "hf", tmp_path / "m", ConvertOptions(scheme="w6ax", lm_head=lm_head))
+    folder = str(tmp_path / "m" / "1-gpu")
+    engine = _native.Engine(folder, device="cuda")
+    why = f"the lm_head has weights of {bits} bits"
+    assert engine.step_note.startswith(f"decode steps run op by op: {why}")
+    pairs = generate(engine, PROMPTS, {**GREEDY, "max_tokens": 12}, logprobs=True)
+    for prompt, given in zip(PROMPTS, pairs, strict=True):
+        assert_teacher_forced(engine, prompt, given, LIMITS["w6ax"])
+    with pytest.raises(ConfigError, match=why):
+        _native.Engine(folder, device="cuda", step_kernel="on")
+
+
+# A fault takes the GPU's context with it, so the command line is a process of its own, and what it
+# makes is an engine whose step kernel withholds what an op has computed.
+FAULTY = """
+import sys
+from flexq_ft.orchestrate.cli.main import run_cli
+from flexq_ft.orchestrate.engine import SingleRank
+
+make = SingleRank.__init__
+
+def make_faulty(self, *args, **options):
+    make(self, *args, **options)
+    self.engine._withhold_step_op(op=7, patience_ms=50)  # the o product of layer 1
+
+SingleRank.__init__ = make_faulty
+sys.exit(run_cli(sys.argv[1:]))
+"""
+# Whose wait ended first: a consumer's of the results, or a copying warp's of a free stage.
+WAITED = (
+    r"error: the step kernel waited more than 50 ms in (\w+ of layer \d|lm_head), "
+    r"thread block \d+, for (the results of other blocks|its own weights)"
+)
+
+
+@pytest.mark.parametrize("choice", ["auto", "on"])
+def test_a_wait_without_end_ends_the_command_with_exit_4(tmp_path: Path, choice: str) -> None:
+    make_checkpoint(tmp_path / "hf", tokenizer=False, **FAMILIES["llama"])
+    convert(tmp_path / "hf", tmp_path / "m", ConvertOptions(scheme="w6ax"))
+    arguments = ["run", str(tmp_path / "m"), "5,6,7", "--ids", "--device", "cuda", "--ignore-eos"]
+    arguments += ["--max-tokens", "8", "--step-kernel", choice]
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTY, *arguments],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 4, done.stderr
+    assert re.search(WAITED, " ".join(done.stderr.split())), done.stderr
+    assert "--step-kernel off" in done.stderr
 
 
 def test_a_row_that_is_not_finite_spares_the_others(tmp_path: Path) -> None:

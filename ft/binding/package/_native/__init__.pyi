@@ -179,6 +179,7 @@ class Engine:
         dtype: str | None = None,
         scheme: str | None = None,
         policy: dict[str, Any] | None = None,
+        lm_head: str | None = None,
         max_len: int = 0,
         max_batch: int = 8,
         prefill_tokens: int = 0,
@@ -194,7 +195,8 @@ class Engine:
     ) -> None:
         """progress(done, total): bytes of the weight files, after every block that was read. With
         synthetic_weights no file is read, and model_dir may be an INI that describes a model.
-        step_kernel: auto, on or off: whether decode steps of a GPU run as one kernel."""
+        step_kernel: auto, on or off: whether decode steps of a GPU run as one kernel. lm_head:
+        fp16, w8 or w6; another than the folder's with synthetic_weights only."""
 
     def can_admit(self, prompt_tokens: int, max_tokens: int) -> bool: ...
     def admit(
@@ -233,6 +235,8 @@ class Engine:
     @property
     def scheme(self) -> str: ...
     @property
+    def lm_head(self) -> str: ...
+    @property
     def policy(self) -> dict[str, Any] | None: ...
     @property
     def max_len(self) -> int: ...
@@ -255,6 +259,10 @@ class Engine:
     @property
     def step_note(self) -> str:
         """On a GPU: which decode steps run as one kernel, or why none; empty on the CPU."""
+
+    @property
+    def step_kernel_batch(self) -> int:
+        """Sequences of the largest decode step that runs as one kernel; 0: none does."""
 
     @property
     def threads(self) -> int: ...
@@ -359,6 +367,8 @@ class ModelFolder:
     def scheme(self) -> str: ...
     @property
     def dtype(self) -> str: ...
+    @property
+    def lm_head(self) -> str: ...
     @property
     def policy(self) -> Policy: ...
     @property
