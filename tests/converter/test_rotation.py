@@ -200,3 +200,16 @@ def test_an_interrupted_rotation_ends_in_the_same_bytes(
     assert report.folders[0].action == "resumed"
     assert 0 < sink.total <= len(report.plan.units) - 9 + 1
     assert folder_bytes(tmp_path / "out/1-gpu") == folder_bytes(tmp_path / "whole/1-gpu")
+
+
+@pytest.mark.parametrize(("key", "value"), [("name", "mirror"), ("residual", "random"), ("by", 1)])
+def test_the_runtime_refuses_a_transform_that_it_does_not_know(
+    checkpoint: Checkpoint, tmp_path: Path, key: str, value: object
+) -> None:
+    convert(checkpoint("qwen2"), tmp_path, ROTATED)
+    path = tmp_path / "1-gpu/manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["transforms"][0][key] = value
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(WeightError, match=rf"transforms\[0\]\.{key}"):
+        _native.open_model_folder(str(tmp_path / "1-gpu"))
