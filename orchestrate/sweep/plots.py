@@ -177,7 +177,7 @@ def _line_panel(group: Sequence[Point], colors: dict[str, str], by: str) -> _Dra
 
 def _accuracy(rows: Sequence[Row], colors: dict[str, str]) -> list[_Draw]:
     """Perplexity against the size of the weights, a panel for each model; then against the decode
-    rate, a panel for each model and request."""
+    rate, a panel for each model and request that several schemes have."""
     known = [row for row in rows if row["metrics"] and row["quality"]]
     timed = [row for row in known if row["metrics"]["decode_tok_s"] is not None]
     sizes = [
@@ -199,6 +199,7 @@ def _accuracy(rows: Sequence[Row], colors: dict[str, str]) -> list[_Draw]:
             cost=lambda row: -float(row["metrics"]["decode_tok_s"]),
         )
         for group in _grouped(timed, lambda row: points_of([row])[-1].setting)
+        if len(group) > 1
     ]
     return sizes + rates
 

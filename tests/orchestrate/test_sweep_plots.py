@@ -100,7 +100,7 @@ def test_accuracy_against_size_and_speed(drawn: Drawn, tmp_path: Path) -> None:
     rows = [row(scheme, perplexity=ppl) for scheme, ppl in known.items()]
     rows += [row("fp16", perplexity=6.0, batch=2)]
     assert plot_rows(rows, tmp_path) == ["memory.png", "batch.png", "accuracy.png"]
-    size, rate, rate_of_two = drawn.figures["accuracy.png"].axes[:3]
+    size, rate = drawn.figures["accuracy.png"].axes  # two sequences were timed with one scheme
     front, *points = size.lines
     shown = [(p.get_xdata()[0], p.get_ydata()[0]) for p in points]
     assert shown == [(4.0, 6.0), (1.6, 6.2), (2.0, 6.3)]
@@ -109,7 +109,6 @@ def test_accuracy_against_size_and_speed(drawn: Drawn, tmp_path: Path) -> None:
     front, *points = rate.lines
     assert [p.get_xdata()[0] for p in points] == [250, 625, 500]
     assert [*zip(front.get_xdata(), front.get_ydata(), strict=True)] == [(625, 6.2), (250, 6.0)]
-    assert [p.get_xdata()[0] for p in rate_of_two.lines[1:]] == [500]
     assert size.get_xlabel() == "weights, GB" and rate.get_xlabel() == "decode tok/s"
 
 
