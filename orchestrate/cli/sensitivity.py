@@ -32,7 +32,7 @@ from flexq_ft.orchestrate.eval.text import load_text
 
 EPILOG = """\
 Examples:
-  flexq-ft sensitivity ./llama-7b-hf --calibration wikitext2 --plot inputs.png
+  flexq-ft sensitivity ./llama-7b-hf --calibration c4 --plot inputs.png
   flexq-ft sensitivity ./llama-7b-hf --calibration calib.txt --max-a8 50% \\
     --policy-out half.yaml
   flexq-ft run ./llama-7b-hf "The sky is" --scheme w6ax --policy half.yaml
