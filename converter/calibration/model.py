@@ -42,9 +42,7 @@ class LayeredModel:
         raw = source.hf_config()
         config = transformers.CONFIG_MAPPING[raw["model_type"]].from_dict(raw)
         with torch.device("meta"):
-            self._model = transformers.AutoModelForCausalLM.from_config(
-                config, dtype=torch.float32
-            ).eval()
+            self._model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
         self._decoder = getattr(self._model.model, "decoder", self._model.model)
         if hasattr(self._decoder, "rotary_emb"):  # its frequencies are no weights of the source
             kind = type(self._decoder.rotary_emb)
