@@ -93,22 +93,32 @@ def hooked_inputs(model: Any, windows: Any, linears: dict[str, str]) -> dict[str
     return {name: np.concatenate(rows).astype(np.float64) for name, rows in seen.items()}
 
 
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"),
+        ),
+    ],
+)
 @pytest.mark.parametrize(("kind", "linears"), [("llama", LLAMA), ("qwen2", LLAMA), ("opt", OPT)])
 def test_statistics_are_those_of_the_whole_model(
-    folder: Callable[[str], Path], kind: str, linears: dict[str, str]
+    folder: Callable[[str], Path], kind: str, linears: dict[str, str], device: str
 ) -> None:
     source = open_source(folder(kind))
     windows = cut_windows(TEXT, source, sequences=5, length=33)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder(kind), dtype=torch.float32)
     expected = hooked_inputs(model.eval(), windows.windows, linears)
     found = {}
-    for layer in calibrate(source, windows, lambda name: Everything(), device="cpu"):
+    for layer in calibrate(source, windows, lambda name: Everything(), device=device):
         assert set(layer.statistics) == {f"layers.{layer.layer}.{name}" for name in linears}
         found |= layer.statistics
         for name, given in layer.linears.items():
             path = f"layers.{layer.layer}.{linears[name.rpartition('.')[2]]}"
             weight = next(m for n, m in model.named_modules() if n.endswith(path)).weight
-            assert any(torch.equal(linear.weight, weight) for linear in given)
+            assert any(torch.equal(linear.weight.cpu(), weight) for linear in given)
     assert list(found) == list(expected)
     for name, x in expected.items():
         limit = 1e-5 * np.abs(x).max()
@@ -116,7 +126,7 @@ def test_statistics_are_those_of_the_whole_model(
         np.testing.assert_allclose(statistic.maxima.result(), np.abs(x).max(0), atol=limit)
         moment = x.T @ x / len(x)
         np.testing.assert_allclose(
-            statistic.moment.mean().numpy(), moment, atol=1e-5 * np.abs(moment).max()
+            statistic.moment.mean().cpu().numpy(), moment, atol=1e-5 * np.abs(moment).max()
         )
         assert statistic.moment.tokens == len(x) == 5 * 33
         np.testing.assert_allclose(statistic.sample.result(), x[::7], atol=limit)
