@@ -227,9 +227,10 @@ class LLM:
         first: of each text, the first token that is scored (from 1 on); those before are given.
         """
         outputs = []
-        for text, begin in zip(texts, first or [1] * len(texts), strict=True):
-            ids = self._ids(text)
-            scored = self._open().score(ids, begin)
+        all_ids = [self._ids(text) for text in texts]
+        begins = list(first or [1] * len(texts))
+        scores = self._open().score(all_ids, begins)
+        for ids, begin, scored in zip(all_ids, begins, scores, strict=True):
             logprobs: list[float | None] = [*[None] * begin, *scored.logprobs]
             outputs.append(ScoreOutput(ids, logprobs, float(sum(scored.logprobs)), scored.argmax))
         return outputs

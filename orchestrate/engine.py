@@ -93,8 +93,9 @@ class EngineClient(Protocol):
     def cancel(self, request_id: int) -> None:
         """Stop one request of the running generate; later events of it may be ignored."""
 
-    def score(self, ids: Sequence[int], first: int = 1) -> Score:
-        """Of the tokens from `first` on; there is nothing before token 0."""
+    def score(self, texts: Sequence[Sequence[int]], first: Sequence[int]) -> list[Score]:
+        """Of each text's ids from its `first` on; there is nothing before token 0. Texts run side
+        by side, as many as the engine's batch and prefill_tokens allow."""
 
     def forward(self, ids: Sequence[int]) -> NDArray[np.float32]: ...
 
@@ -219,9 +220,9 @@ class LocalEngine:
         del self._running[slot]
         self._native.release(slot)
 
-    def score(self, ids: Sequence[int], first: int = 1) -> Score:
-        logprobs, argmax = self._native.score(list(ids), first)
-        return Score(np.asarray(logprobs).tolist(), np.asarray(argmax).tolist())
+    def score(self, texts: Sequence[Sequence[int]], first: Sequence[int]) -> list[Score]:
+        scores = self._native.score_batch([list(ids) for ids in texts], list(first))
+        return [Score(np.asarray(p).tolist(), np.asarray(best).tolist()) for p, best in scores]
 
     def forward(self, ids: Sequence[int]) -> NDArray[np.float32]:
         return np.asarray(self._native.forward(list(ids)), dtype=np.float32)

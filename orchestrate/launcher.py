@@ -294,9 +294,10 @@ class RemoteEngine:
     def cancel(self, request_id: int) -> None:
         self._group.send({"call": "cancel", "id": request_id})
 
-    def score(self, ids: Sequence[int], first: int = 1) -> Score:
+    def score(self, texts: Sequence[Sequence[int]], first: Sequence[int]) -> list[Score]:
         refuse_if_busy(self._is_busy)
-        return Score(**self._group.call({"call": "score", "ids": list(ids), "first": first}))
+        asked = {"call": "score", "texts": [list(ids) for ids in texts], "first": list(first)}
+        return [Score(**score) for score in self._group.call(asked)]
 
     def forward(self, ids: Sequence[int]) -> NDArray[np.float32]:
         refuse_if_busy(self._is_busy)

@@ -30,7 +30,7 @@ from flexq_ft.orchestrate.wire import Channel, ConnectionLostError, error_from_w
 ERROR_MARK = "@flexq-ft-rank-error "
 
 _FOLLOWED = (
-    "admit", "step", "release", "forward", "score", "take_step_times", "step_profile",
+    "admit", "step", "release", "forward", "score_batch", "take_step_times", "step_profile",
 )  # fmt: skip
 
 
@@ -66,8 +66,8 @@ class Leader:
     def forward(self, ids: list[int]) -> Any:
         return self._all("forward", [ids], {})
 
-    def score(self, ids: list[int], first: int) -> Any:
-        return self._all("score", [ids, first], {})
+    def score_batch(self, texts: list[list[int]], first: list[int]) -> Any:
+        return self._all("score_batch", [texts, first], {})
 
     def take_step_times(self) -> list[float]:
         return list(self._all("take_step_times", [], {}))
@@ -202,8 +202,8 @@ class Server:
             if call == "generate":
                 self._generate([Request(**request) for request in message["requests"]])
             elif call == "score":
-                score = self._engine.score(message["ids"], message["first"])
-                self._channel.send({"result": asdict(score)})
+                scores = self._engine.score(message["texts"], message["first"])
+                self._channel.send({"result": [asdict(score) for score in scores]})
             elif call == "forward":
                 logits = np.ascontiguousarray(self._engine.forward(message["ids"]))
                 self._channel.send({"result": list(logits.shape)}, logits.tobytes())

@@ -182,6 +182,28 @@ py::tuple score(Engine& engine, const Ids& ids, int64_t first) {
                         to_array(std::move(score.argmax), {count}));
 }
 
+py::list score_batch(Engine& engine, const std::vector<Ids>& texts,
+                     const std::vector<int64_t>& first) {
+  if (texts.size() != first.size()) {
+    refuse(detail::join(texts.size(), " texts and ", first.size(), " first tokens"),
+           "give one for each");
+  }
+  std::vector<Engine::ScoredText> asked;
+  for (size_t i = 0; i < texts.size(); ++i) asked.push_back({texts[i], first[i]});
+  std::vector<Engine::Score> scores;
+  {
+    py::gil_scoped_release nogil;
+    scores = engine.score(asked);
+  }
+  py::list out;
+  for (Engine::Score& score : scores) {
+    const py::ssize_t count = static_cast<py::ssize_t>(score.logprobs.size());
+    out.append(py::make_tuple(to_array(std::move(score.logprobs), {count}),
+                              to_array(std::move(score.argmax), {count})));
+  }
+  return out;
+}
+
 py::list trace(Engine& engine, const Ids& ids) {
   std::vector<LinearTrace> traces;
   {
@@ -296,6 +318,7 @@ void bind_engine(py::module_& module) {
       .def("step_profile", &profile, py::arg("batch"), py::arg("context"), py::arg("tokens") = 1)
       .def("forward", &forward, py::arg("ids"))
       .def("score", &score, py::arg("ids"), py::arg("first") = 1)
+      .def("score_batch", &score_batch, py::arg("texts"), py::arg("first"))
       .def("trace", &trace, py::arg("ids"))
       .def("run_linear", &run_linear, py::arg("name"), py::arg("x"));
   bind_admit(engine);

@@ -140,6 +140,13 @@ class Engine {
   };
   Score score(const std::vector<int64_t>& ids, int64_t first = 1);
 
+  // The same of several texts, as many side by side as slots and prefill_tokens allow.
+  struct ScoredText {
+    std::vector<int64_t> ids;
+    int64_t first = 1;
+  };
+  std::vector<Score> score(const std::vector<ScoredText>& texts);
+
   // Replay: forward with every linear's input and output recorded (this rank's columns; for
   // row-parallel ones the rank's share of the sum, before bias); one linear on given input x
   // [tokens, k], which is rounded to the compute type.

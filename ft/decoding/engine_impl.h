@@ -58,6 +58,10 @@ struct Engine::Impl {
   // Runs the ids as one sequence, on pages of its own.
   void run_alone(const std::vector<int64_t>& ids, int64_t from, int64_t to,
                  LinearObserver* observer, const StepRunner::UseLogits& use);
+  // How many texts, from this one on, go side by side.
+  size_t fitting_together(const std::vector<ScoredText>& texts, size_t begin) const;
+  // Texts of which each has `pages` yet to get, side by side.
+  void run_together(std::vector<StepRunner::Text> texts, const StepRunner::UseTextLogits& use);
 
   mutable std::mutex mutex;
   ModelFolder folder;

@@ -131,6 +131,8 @@ class GpuRunner final : public StepRunner {
   void run_alone(const std::vector<int64_t>& ids, int64_t from, int64_t to, const KvCache& cache,
                  const std::vector<int32_t>& pages, LinearObserver* observer,
                  const UseLogits& use) override;
+  void run_together(const std::vector<Text>& texts, const KvCache& cache,
+                    const UseTextLogits& use) override;
   void run_linear(const Linear& linear, float* y, const float* x, int64_t tokens) override;
   std::vector<StepNode> profile(int64_t batch, int64_t context, int64_t tokens) override;
 
@@ -262,8 +264,23 @@ class GpuRunner final : public StepRunner {
   }
 
   // Host-made inputs of one chunk of a sequence that has no slot.
-  RaggedBatch put_chunk(const std::vector<int64_t>& ids, int64_t begin, int64_t count,
-                        const std::vector<int32_t>& pages);
+  // Tokens [begin, begin + count) of a sequence whose earlier ones are cached.
+  struct Piece {
+    const std::vector<int64_t>* ids;
+    int64_t begin, count;
+    const std::vector<int32_t>* pages;
+  };
+  RaggedBatch put_pieces(const std::vector<Piece>& pieces);
+
+  // Logits that are wanted: of a text's token, which is a row of the step.
+  struct Row {
+    size_t text;
+    int64_t token;
+    int32_t row;
+  };
+  Pinned pinned_logits(int64_t rows) const;
+  void give_logits(const std::vector<Row>& rows, const Pinned& host, LinearObserver* observer,
+                   const UseTextLogits& use);
   void put_dummies(int64_t batch, int64_t context, int64_t tokens);
 
   RunnerModel model_;
@@ -277,52 +294,105 @@ class GpuRunner final : public StepRunner {
   StepTimes times_;
 };
 
-RaggedBatch GpuRunner::put_chunk(const std::vector<int64_t>& ids, int64_t begin, int64_t count,
-                                 const std::vector<int32_t>& pages) {
-  const StepInputs to = slots_.inputs(1, count, 0);
+// Always as prefill: a token's bits must not depend on how the chunks were cut.
+RaggedBatch GpuRunner::put_pieces(const std::vector<Piece>& pieces) {
+  const auto sequences = static_cast<int64_t>(pieces.size());
+  std::vector<int32_t> ids, positions, offsets{0}, context, pages;
+  int64_t longest = 0;
+  for (const Piece& piece : pieces) {
+    for (int64_t i = piece.begin; i < piece.begin + piece.count; ++i) {
+      ids.push_back(static_cast<int32_t>((*piece.ids)[static_cast<size_t>(i)]));
+      positions.push_back(static_cast<int32_t>(i));
+    }
+    offsets.push_back(static_cast<int32_t>(ids.size()));
+    context.push_back(static_cast<int32_t>(piece.begin));
+    longest = std::max(longest, piece.count);
+  }
+  const auto tokens = static_cast<int64_t>(ids.size());
+  const StepInputs to = slots_.inputs(sequences, tokens, 0);
+  const int64_t row = to.pages.dim(1);
+  for (const Piece& piece : pieces) {
+    FLEXQ_FT_CHECK_LE(static_cast<int64_t>(piece.pages->size()), row, "pages of a sequence");
+    pages.insert(pages.end(), piece.pages->begin(), piece.pages->end());
+    pages.resize(static_cast<size_t>((&piece - pieces.data() + 1) * row), 0);
+  }
   const auto put = [&](Tensor tensor, const std::vector<int32_t>& values) {
     FLEXQ_FT_CHECK_LE(values.size() * sizeof(int32_t), tensor.bytes(), "inputs of a chunk");
     cuda::copy(tensor.raw(), values.data(), values.size() * sizeof(int32_t), stream_);
   };
-  std::vector<int32_t> positions(static_cast<size_t>(count));
-  for (int64_t i = 0; i < count; ++i) {
-    positions[static_cast<size_t>(i)] = static_cast<int32_t>(begin + i);
-  }
-  put(to.ids, std::vector<int32_t>(ids.begin() + begin, ids.begin() + begin + count));
+  put(to.ids, ids);
   put(to.positions, positions);
-  put(to.offsets, {0, static_cast<int32_t>(count)});
-  put(to.context, {static_cast<int32_t>(begin)});
+  put(to.offsets, offsets);
+  put(to.context, context);
   put(to.pages, pages);
   finish("the inputs of a chunk");
-  // Always as prefill: a token's bits must not depend on how the chunks were cut.
-  return slots_.batch(1, count, 0, count);
+  return slots_.batch(sequences, tokens, 0, longest);
 }
 
 void GpuRunner::run_alone(const std::vector<int64_t>& ids, int64_t from, int64_t to,
                           const KvCache& cache, const std::vector<int32_t>& pages,
                           LinearObserver* observer, const UseLogits& use) {
   const int64_t total = static_cast<int64_t>(ids.size());
-  const int64_t most_rows = model_.decoder.limits().logit_rows;
-  const int64_t host_rows = std::max<int64_t>(1, std::min(most_rows, to - from));
-  const Pinned host(static_cast<size_t>(host_rows * model_.config.vocab_size) * sizeof(float));
+  const Pinned host = pinned_logits(to - from);
   for (int64_t begin = 0; begin < total; begin += model_.options.prefill_tokens) {
     const int64_t count = std::min(model_.options.prefill_tokens, total - begin);
-    model_.decoder.forward(put_chunk(ids, begin, count, pages), cache.layers(),
+    model_.decoder.forward(put_pieces({{&ids, begin, count, &pages}}), cache.layers(),
                            {observer, nullptr});
-    const int64_t end = std::min(begin + count, to);
-    for (int64_t first = std::max(begin, from); first < end; first += most_rows) {
-      const int64_t rows = std::min(most_rows, end - first);
-      std::vector<int32_t> picked(static_cast<size_t>(rows));
-      for (int64_t i = 0; i < rows; ++i) {
-        picked[static_cast<size_t>(i)] = static_cast<int32_t>(first - begin + i);
-      }
-      const Tensor token_rows = slots_.inputs(1, 0, rows).token_rows;
-      cuda::copy(token_rows.raw(), picked.data(), picked.size() * sizeof(int32_t), stream_);
-      const Tensor logits = slots_.logits(rows);
-      model_.decoder.logits(logits, token_rows, {observer, nullptr});
-      cuda::copy(host.as<void>(), logits.raw(), logits.bytes(), stream_);
-      finish("a forward pass");
-      use(first, ConstTensor(host.as<void>(), DataType::kFp32, logits.shape()));
+    std::vector<Row> rows;
+    for (int64_t i = std::max(begin, from); i < std::min(begin + count, to); ++i) {
+      rows.push_back({0, i, static_cast<int32_t>(i - begin)});
+    }
+    give_logits(rows, host, observer,
+                [&](size_t, int64_t first, ConstTensor logits) { use(first, logits); });
+  }
+}
+
+void GpuRunner::run_together(const std::vector<Text>& texts, const KvCache& cache,
+                             const UseTextLogits& use) {
+  std::vector<Piece> pieces;
+  std::vector<Row> rows;
+  int64_t before = 0;  // tokens of the texts in front
+  for (size_t i = 0; i < texts.size(); ++i) {
+    const auto total = static_cast<int64_t>(texts[i].ids->size());
+    pieces.push_back({texts[i].ids, 0, total, &texts[i].pages});
+    for (int64_t token = texts[i].from; token < texts[i].to; ++token) {
+      rows.push_back({i, token, static_cast<int32_t>(before + token)});
+    }
+    before += total;
+  }
+  const Pinned host = pinned_logits(static_cast<int64_t>(rows.size()));
+  model_.decoder.forward(put_pieces(pieces), cache.layers(), {});
+  give_logits(rows, host, nullptr, use);
+}
+
+Pinned GpuRunner::pinned_logits(int64_t rows) const {
+  rows = std::max<int64_t>(1, std::min(model_.decoder.limits().logit_rows, rows));
+  return Pinned(static_cast<size_t>(rows * model_.config.vocab_size) * sizeof(float));
+}
+
+// As many rows at a time as there is room for, and of those each text's together.
+void GpuRunner::give_logits(const std::vector<Row>& rows, const Pinned& host,
+                            LinearObserver* observer, const UseTextLogits& use) {
+  const auto most = static_cast<size_t>(model_.decoder.limits().logit_rows);
+  const int64_t vocab = model_.config.vocab_size;
+  for (size_t first = 0; first < rows.size(); first += most) {
+    const size_t end = std::min(first + most, rows.size());
+    std::vector<int32_t> picked;
+    for (size_t i = first; i < end; ++i) picked.push_back(rows[i].row);
+    const auto count = static_cast<int64_t>(picked.size());
+    const Tensor token_rows = slots_.inputs(1, 0, count).token_rows;
+    cuda::copy(token_rows.raw(), picked.data(), picked.size() * sizeof(int32_t), stream_);
+    const Tensor logits = slots_.logits(count);
+    model_.decoder.logits(logits, token_rows, {observer, nullptr});
+    cuda::copy(host.as<void>(), logits.raw(), logits.bytes(), stream_);
+    finish("a forward pass");
+    for (size_t i = first; i < end;) {
+      size_t next = i;
+      while (next < end && rows[next].text == rows[i].text) ++next;
+      const float* const values = host.as<float>() + static_cast<int64_t>(i - first) * vocab;
+      use(rows[i].text, rows[i].token,
+          ConstTensor(values, DataType::kFp32, {static_cast<int64_t>(next - i), vocab}));
+      i = next;
     }
   }
 }

@@ -52,24 +52,27 @@ class HostRunner final : public StepRunner {
                  const std::vector<int32_t>& pages, LinearObserver* observer,
                  const UseLogits& use) override {
     const int64_t total = static_cast<int64_t>(ids.size());
-    const int64_t most_rows = model_.decoder.limits().logit_rows;
     for (int64_t begin = 0; begin < total; begin += model_.options.prefill_tokens) {
       const int64_t count = std::min(model_.options.prefill_tokens, total - begin);
       batch_.clear();
       batch_.add(ids, begin, count, pages);
       model_.decoder.forward(batch_.view(), cache.layers(), {observer, nullptr});
-      const int64_t end = std::min(begin + count, to);
-      for (int64_t first = std::max(begin, from); first < end; first += most_rows) {
-        const int64_t rows = std::min(most_rows, end - first);
-        std::vector<int32_t> picked(static_cast<size_t>(rows));
-        for (int64_t i = 0; i < rows; ++i) {
-          picked[static_cast<size_t>(i)] = static_cast<int32_t>(first - begin + i);
-        }
-        const Tensor out = logits(rows);
-        model_.decoder.logits(out, ConstTensor(picked.data(), DataType::kInt32, {rows}),
-                              {observer, nullptr});
-        use(first, out);
-      }
+      give_logits(std::max(begin, from), std::min(begin + count, to), begin, observer, use);
+    }
+  }
+
+  void run_together(const std::vector<Text>& texts, const KvCache& cache,
+                    const UseTextLogits& use) override {
+    batch_.clear();
+    for (const Text& text : texts) {
+      batch_.add(*text.ids, 0, static_cast<int64_t>(text.ids->size()), text.pages);
+    }
+    model_.decoder.forward(batch_.view(), cache.layers(), {});
+    int64_t before = 0;  // tokens of the texts in front
+    for (size_t i = 0; i < texts.size(); ++i) {
+      give_logits(texts[i].from, texts[i].to, -before, nullptr,
+                  [&](int64_t first, ConstTensor rows) { use(i, first, rows); });
+      before += static_cast<int64_t>(texts[i].ids->size());
     }
   }
 
@@ -87,6 +90,24 @@ class HostRunner final : public StepRunner {
   }
 
  private:
+  // Of a sequence's tokens [from, to), some at a time. Its token 0 would be row -origin of the
+  // step.
+  void give_logits(int64_t from, int64_t to, int64_t origin, LinearObserver* observer,
+                   const UseLogits& use) {
+    const int64_t most_rows = model_.decoder.limits().logit_rows;
+    for (int64_t first = from; first < to; first += most_rows) {
+      const int64_t rows = std::min(most_rows, to - first);
+      std::vector<int32_t> picked(static_cast<size_t>(rows));
+      for (int64_t i = 0; i < rows; ++i) {
+        picked[static_cast<size_t>(i)] = static_cast<int32_t>(first - origin + i);
+      }
+      const Tensor out = logits(rows);
+      model_.decoder.logits(out, ConstTensor(picked.data(), DataType::kInt32, {rows}),
+                            {observer, nullptr});
+      use(first, out);
+    }
+  }
+
   Tensor logits(int64_t rows) const {
     return logits_.tensor(DataType::kFp32, {rows, model_.config.vocab_size});
   }

@@ -86,6 +86,17 @@ class StepRunner {
                          const KvCache& cache, const std::vector<int32_t>& pages,
                          LinearObserver* observer, const UseLogits& use) = 0;
 
+  // Texts side by side, each a sequence on its own pages: at most as many as slots, and together at
+  // most prefill_tokens tokens. Of each the logits of its tokens [from, to), as above.
+  struct Text {
+    const std::vector<int64_t>* ids;
+    int64_t from, to;
+    std::vector<int32_t> pages;
+  };
+  using UseTextLogits = std::function<void(size_t text, int64_t first, ConstTensor logits)>;
+  virtual void run_together(const std::vector<Text>& texts, const KvCache& cache,
+                            const UseTextLogits& use) = 0;
+
   // y [tokens, n] of one linear on x [tokens, k], which is rounded to the compute type; in host
   // memory, tokens at most the decoder's limit.
   virtual void run_linear(const Linear& linear, float* y, const float* x, int64_t tokens) = 0;

@@ -62,6 +62,20 @@ void Engine::Impl::run_alone(const std::vector<int64_t>& ids, int64_t from, int6
   runner->run_alone(ids, from, to, own_cache, own_pages.take(total), observer, use);
 }
 
+// At least one: a text that is too long for a step, or for the free pages, runs alone.
+size_t Engine::Impl::fitting_together(const std::vector<ScoredText>& texts, size_t begin) const {
+  int64_t tokens = 0, taken = 0;
+  size_t end = begin;
+  while (end < texts.size() && static_cast<int64_t>(end - begin) < options.max_batch) {
+    const int64_t total = static_cast<int64_t>(texts[end].ids.size());
+    tokens += total;
+    taken += pages_for(total);
+    if (tokens > options.prefill_tokens || (gpu && taken > pages.available())) break;
+    ++end;
+  }
+  return std::max<size_t>(end - begin, 1);
+}
+
 std::vector<float> Engine::forward(const std::vector<int64_t>& ids) {
   const Impl::Call call(*impl_);
   impl_->check_ids(ids, 0);
@@ -74,27 +88,81 @@ std::vector<float> Engine::forward(const std::vector<int64_t>& ids) {
   return all;
 }
 
-Engine::Score Engine::score(const std::vector<int64_t>& ids, int64_t first) {
-  const Impl::Call call(*impl_);
-  impl_->check_ids(ids, 0);
-  const int64_t total = static_cast<int64_t>(ids.size());
-  if (first < 1 || first > total) {
-    throw Error(ErrorKind::kConfig,
-                detail::join("tokens from ", first, " on cannot be scored of ", total),
-                "the first token has nothing before it that could predict it",
-                detail::join("first from 1 to ", total));
-  }
-  Score score;
-  score.logprobs.reserve(static_cast<size_t>(total - first));
-  score.argmax.reserve(static_cast<size_t>(total - first));
-  impl_->run_alone(ids, first - 1, total - 1, nullptr, [&](int64_t row, ConstTensor logits) {
-    const auto begin = ids.begin() + row + 1;
-    for (const TokenScore& token : score_rows(logits, {begin, begin + logits.dim(0)}, row)) {
-      score.logprobs.push_back(token.logprob);
-      score.argmax.push_back(token.argmax);
+void Engine::Impl::run_together(std::vector<StepRunner::Text> texts,
+                                const StepRunner::UseTextLogits& use) {
+  const auto take_from = [&](PagePool& pool) {
+    for (StepRunner::Text& text : texts) {
+      text.pages = pool.take(static_cast<int64_t>(text.ids->size()));
     }
-  });
-  return score;
+  };
+  if (!gpu) {
+    int64_t count = 0;
+    for (const StepRunner::Text& text : texts) {
+      count += pages_for(static_cast<int64_t>(text.ids->size()));
+    }
+    PagePool own_pages(count);
+    const KvCache own_cache = make_cache(own_pages.size());
+    take_from(own_pages);
+    return runner->run_together(texts, own_cache, use);
+  }
+  const auto give_back = [&] {
+    for (const StepRunner::Text& text : texts) pages.give_back(text.pages);
+  };
+  try {
+    take_from(pages);
+    runner->run_together(texts, cache, use);
+  } catch (...) {
+    give_back();
+    throw;
+  }
+  give_back();
+}
+
+Engine::Score Engine::score(const std::vector<int64_t>& ids, int64_t first) {
+  return std::move(score({ScoredText{ids, first}}).front());
+}
+
+std::vector<Engine::Score> Engine::score(const std::vector<ScoredText>& texts) {
+  const Impl::Call call(*impl_);
+  std::vector<Score> scores(texts.size());
+  for (size_t i = 0; i < texts.size(); ++i) {
+    impl_->check_ids(texts[i].ids, 0);
+    const int64_t total = static_cast<int64_t>(texts[i].ids.size());
+    if (const int64_t first = texts[i].first; first < 1 || first > total) {
+      throw Error(ErrorKind::kConfig,
+                  detail::join("tokens from ", first, " on cannot be scored of ", total),
+                  "the first token has nothing before it that could predict it",
+                  detail::join("first from 1 to ", total));
+    }
+    scores[i].logprobs.reserve(static_cast<size_t>(total - texts[i].first));
+    scores[i].argmax.reserve(static_cast<size_t>(total - texts[i].first));
+  }
+  const auto keep = [&](size_t text, int64_t row, ConstTensor logits) {
+    const auto begin = texts[text].ids.begin() + row + 1;
+    for (const TokenScore& token : score_rows(logits, {begin, begin + logits.dim(0)}, row)) {
+      scores[text].logprobs.push_back(token.logprob);
+      scores[text].argmax.push_back(token.argmax);
+    }
+  };
+  for (size_t begin = 0; begin < texts.size();) {
+    const size_t count = impl_->fitting_together(texts, begin);
+    std::vector<StepRunner::Text> together;
+    for (size_t i = begin; i < begin + count; ++i) {
+      const int64_t total = static_cast<int64_t>(texts[i].ids.size());
+      together.push_back({&texts[i].ids, texts[i].first - 1, total - 1, {}});
+    }
+    if (count == 1) {
+      const StepRunner::Text& text = together.front();
+      impl_->run_alone(*text.ids, text.from, text.to, nullptr,
+                       [&](int64_t row, ConstTensor logits) { keep(begin, row, logits); });
+    } else {
+      impl_->run_together(std::move(together), [&](size_t text, int64_t row, ConstTensor logits) {
+        keep(begin + text, row, logits);
+      });
+    }
+    begin += count;
+  }
+  return scores;
 }
 
 std::vector<LinearTrace> Engine::trace(const std::vector<int64_t>& ids) {

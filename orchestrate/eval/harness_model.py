@@ -20,6 +20,8 @@ from flexq_ft.orchestrate.tokenizer import Tokenizer
 
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
+_TOGETHER = 64  # requests between two steps of the progress bar
+
 Progress = Callable[[str, int], AbstractContextManager[ProgressBar]]
 # What lm-eval asks for: the texts (its cache's key, or None), ids of the context, of what follows.
 TokenRequest = tuple[Any, list[int], list[int]]
@@ -33,9 +35,9 @@ class HarnessModel(Protocol):
     @property
     def tokenizer(self) -> Tokenizer: ...
 
-    def score(
-        self, ids: Sequence[int], /, first: int = 1
-    ) -> tuple[npt.ArrayLike, npt.ArrayLike]: ...
+    def score_batch(
+        self, texts: Sequence[Sequence[int]], first: Sequence[int], /
+    ) -> Sequence[tuple[npt.ArrayLike, npt.ArrayLike]]: ...
 
     def generate(self, prompts: list[list[int]], params: SamplingParams) -> list[str]: ...
 
@@ -44,7 +46,7 @@ class Harness(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
     """Implements loglikelihood, loglikelihood_rolling and generate_until.
 
     Requests run in order of length, the longest first, so that what does not fit in memory fails at
-    once and those that decode together are alike. Longer ones than the context lose their
+    once and those that run together are alike. Longer ones than the context lose their
     beginning.
     """
 
@@ -88,26 +90,37 @@ class Harness(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
     ) -> list[tuple[float, bool]]:
         answers: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         lengths = [len(context) + len(after) for _, context, after in requests]
+        order = sorted(range(len(requests)), key=lambda i: -lengths[i])
         with self._progress("loglikelihood", len(requests)) as bar:
-            for index in sorted(range(len(requests)), key=lambda i: -lengths[i]):
-                texts, context, after = requests[index]
-                answers[index] = self._answer(context, after)
-                if texts is not None:
-                    self.cache_hook.add_partial("loglikelihood", texts, answers[index])
-                bar.advance(1)
+            for begin in range(0, len(order), _TOGETHER):
+                some = order[begin : begin + _TOGETHER]
+                found = self._answers([requests[i] for i in some])
+                for index, answer in zip(some, found, strict=True):
+                    answers[index] = answer
+                    if (texts := requests[index][0]) is not None:
+                        self.cache_hook.add_partial("loglikelihood", texts, answer)
+                bar.advance(len(some))
         return answers
 
-    def _answer(self, context: list[int], after: list[int]) -> tuple[float, bool]:
-        """Log-probability of `after`, and whether greedy decoding would give it."""
-        if len(after) > self.max_length:
-            raise ConfigError(
-                f"a continuation of {len(after):,} tokens does not fit in {self._max_len:,}.",
-                hint="a larger --max-len, if the model allows it",
+    def _answers(self, requests: Sequence[TokenRequest]) -> list[tuple[float, bool]]:
+        """Of each: log-probability of what follows, and whether greedy decoding would give it."""
+        texts, first = [], []
+        for _, context, after in requests:
+            if len(after) > self.max_length:
+                raise ConfigError(
+                    f"a continuation of {len(after):,} tokens does not fit in {self._max_len:,}.",
+                    hint="a larger --max-len, if the model allows it",
+                )
+            texts.append((context + after)[-self._max_len :])
+            first.append(len(texts[-1]) - len(after))
+        scores = self._model.score_batch(texts, first)
+        return [
+            (
+                float(np.asarray(logprobs, dtype=np.float64).sum()),
+                np.array_equal(np.asarray(best), after),
             )
-        ids = (context + after)[-self._max_len :]
-        logprobs, best = self._model.score(ids, first=len(ids) - len(after))
-        is_greedy = np.array_equal(np.asarray(best), after)
-        return float(np.asarray(logprobs, dtype=np.float64).sum()), is_greedy
+            for (_, _, after), (logprobs, best) in zip(requests, scores, strict=True)
+        ]
 
     def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
         windows: list[TokenRequest] = []

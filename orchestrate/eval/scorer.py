@@ -36,8 +36,16 @@ class RuntimeScorer:
 
     def score(self, ids: Sequence[int], /, first: int = 1) -> tuple[list[float], list[int]]:
         """Of the tokens from `first` on."""
-        (scored,) = self._llm.score([ids], first=[first])
-        return [value for value in scored.logprobs if value is not None], scored.argmax
+        return self.score_batch([ids], [first])[0]
+
+    def score_batch(
+        self, texts: Sequence[Sequence[int]], first: Sequence[int], /
+    ) -> list[tuple[list[float], list[int]]]:
+        """The same of several, side by side as the engine's batch allows."""
+        return [
+            ([value for value in scored.logprobs if value is not None], scored.argmax)
+            for scored in self._llm.score(texts, first=first)
+        ]
 
     def logits(self, ids: Sequence[int], /) -> NDArray[np.float32]:
         """[tokens, vocab]."""

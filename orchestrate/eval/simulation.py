@@ -103,6 +103,12 @@ class SimulatedModel:
             logprobs = logits.log_softmax(-1).gather(1, window[0, first:, None])[:, 0]
         return logprobs.cpu().numpy(), logits.argmax(-1).cpu().numpy()
 
+    def score_batch(
+        self, texts: Sequence[Sequence[int]], first: Sequence[int], /
+    ) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+        """One after the other."""
+        return [self.score(ids, begin) for ids, begin in zip(texts, first, strict=True)]
+
     def generate(self, prompts: list[list[int]], params: SamplingParams) -> list[str]:
         raise ConfigError(
             "--simulate scores texts and generates none.",

@@ -75,7 +75,7 @@ class EngineSession:
         )
 
     def score(self, ids: Sequence[int], /) -> tuple[list[float], list[int]]:
-        scored = self._engine.score(ids)
+        (scored,) = self._engine.score([ids], [1])
         return scored.logprobs, scored.argmax
 
     def warmed_up(self) -> None:

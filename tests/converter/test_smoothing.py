@@ -40,6 +40,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "qwen2": {"family": "qwen2", "heads": 4, "kv_heads": 2, "dtype": "bfloat16"},
     "opt": {"family": "opt", "hidden": 136, "heads": 4, "inter": 272, "tied": True},
 }
+# Of sizes that a GPU takes: multiples of 16.
+GPU_KINDS: dict[str, dict[str, Any]] = {
+    "llama-gpu": {"hidden": 256, "heads": 4, "kv_heads": 2, "head_dim": 64, "inter": 272},
+    "opt-gpu": {"family": "opt", "hidden": 128, "heads": 2, "inter": 272, "tied": True},
+}
 Folder = Callable[[str], Path]
 
 
@@ -51,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     def get(kind: str) -> Path:
         if kind not in made:
             path = tmp_path_factory.mktemp("smoothing") / kind
-            make_checkpoint(path, vocab=320, positions=64, **KINDS[kind])
+            make_checkpoint(path, vocab=320, positions=64, **(KINDS | GPU_KINDS)[kind])
             _add_outliers(path / "model.safetensors")
             made[kind] = path
         return made[kind]
@@ -235,6 +240,8 @@ def test_static_scales_are_those_of_the_calibration(
 def test_the_engine_rounds_inputs_with_static_scales(
     folder: Folder, tmp_path: Path, kind: str, device: str
 ) -> None:
+    if device == "cuda":
+        kind += "-gpu"
     convert(folder(kind), tmp_path, options(activation_scales="static", dtype="fp32"))
     made = tmp_path / "1-gpu"
     weights = layer_weights(folded_model(folder(kind), safetensors.numpy.load_file(made / FACTORS)))

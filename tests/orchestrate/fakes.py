@@ -113,6 +113,9 @@ class FakeNative:
         count = len(ids) - first
         return np.full(count, -1.0, np.float32), np.zeros(count, np.int64)
 
+    def score_batch(self, texts: list[list[int]], first: list[int]) -> list[tuple[Any, Any]]:
+        return [self.score(ids, begin) for ids, begin in zip(texts, first, strict=True)]
+
     def peak_memory_bytes(self) -> int:
         return 12345678
 

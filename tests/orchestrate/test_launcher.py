@@ -189,9 +189,9 @@ def test_an_interrupted_wait_ends_the_run(mpirun: Mpirun, monkeypatch: pytest.Mo
     engine = RemoteEngine(OPTIONS)
     monkeypatch.setattr(Channel, "receive", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        engine.score([1, 2])
+        engine.score([[1, 2]], [1])
     with pytest.raises(LaunchError, match="have ended"):
-        engine.score([1, 2])
+        engine.score([[1, 2]], [1])
 
 
 def test_an_mpirun_that_cannot_be_run_is_named(
@@ -367,7 +367,7 @@ def test_a_second_stream_beside_an_open_one_is_refused(served: Any) -> None:
     remote, _, _ = served
     steps = remote.generate([Request(0, [97], _params())])
     next(steps)
-    for call in (lambda: next(remote.generate([])), lambda: remote.score([1, 2])):
+    for call in (lambda: next(remote.generate([])), lambda: remote.score([[1, 2]], [1])):
         with pytest.raises(ConfigError, match="still open"):
             call()
     assert sum(len(step) for step in steps) == 4
@@ -396,8 +396,8 @@ def test_a_refused_request_is_an_event(served: Any) -> None:
 def test_remote_logits_and_scores(served: Any) -> None:
     remote, native, _ = served
     assert np.array_equal(remote.forward([1, 2, 3]), native.forward([1, 2, 3]))
-    assert remote.score([1, 2, 3]).logprobs == [-1.0, -1.0]
-    assert remote.score([1, 2, 3], 2).logprobs == [-1.0]
+    both = remote.score([[1, 2, 3], [1, 2, 3]], [1, 2])
+    assert [score.logprobs for score in both] == [[-1.0, -1.0], [-1.0]]
 
 
 @pytest.mark.parametrize(
