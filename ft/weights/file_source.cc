@@ -82,7 +82,9 @@ LinearWeight FileSource::linear(const std::string& name, const std::vector<Linea
     quantize_w8(parts, out);
   } else {
     load_w8(parts, out);
-    if (folder_.static_act_scales) out.act_scale = act_scale(parts);
+    if (form.scheme == Scheme::kW8A8 && folder_.static_act_scales) {
+      out.act_scale = act_scale(parts);
+    }
   }
   if (parts[0].has_bias && !parts[0].row_parallel) {
     out.bias = target_.values(DataType::kFp32, {n});

@@ -59,7 +59,7 @@ void add_weight(const ModelFolder& folder, Scheme scheme, const LinearPart& part
     case Scheme::kW8A8:
       files->push_back({part.w8_name(rank), plain_entry({part.n, part.k}, "int8", 1)});
       files->push_back({part.w8_scale_name(rank), float_entry({part.n}, DataType::kFp32)});
-      if (folder.static_act_scales) {
+      if (scheme == Scheme::kW8A8 && folder.static_act_scales) {
         files->push_back({part.act_scale_name(rank), float_entry({1}, DataType::kFp32)});
       }
       break;

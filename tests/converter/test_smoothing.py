@@ -276,6 +276,25 @@ def static_product(x: Any, w: Any, bias: Any, scale: Any) -> Any:
     return y if bias is None else y + bias
 
 
+@pytest.mark.parametrize("lm_head", ["w8", "w6"])
+def test_a_quantised_head_beside_static_scales_keeps_its_inputs(
+    folder: Folder, tmp_path: Path, lm_head: str
+) -> None:
+    records = {}
+    for head in ("fp16", lm_head):
+        chosen = options(activation_scales="static", dtype="fp32", lm_head=head)
+        convert(folder("llama"), tmp_path / head, chosen)
+        engine = _native.Engine(str(tmp_path / head / "1-gpu"))
+        records[head] = engine.trace(list(range(3, 27)))[-1]
+    x, y = records[lm_head]["x"], records[lm_head]["y"]
+    np.testing.assert_array_equal(x, records["fp16"]["x"])
+    w = read_tensors(folder("llama"))["model.embed_tokens.weight"].astype(np.float32)
+    codes, scales = oracle.weight_int8(w) if lm_head == "w8" else oracle.weight_int6(w)
+    columns = scales[:, None] if lm_head == "w8" else np.repeat(scales, oracle.GROUP, axis=1)
+    want = x.astype(np.float64) @ (codes * columns[:, : w.shape[1]].astype(np.float64)).T
+    assert np.abs(y - want).max() <= 1e-5 * np.abs(want).max()
+
+
 @pytest.mark.parametrize(
     ("value", "message"), [(0.0, "holds 0"), (np.nan, "holds -?nan"), (3.0, "gate and up have")]
 )
