@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import rich_click as click
+from click.core import ParameterSource
 
 from flexq_ft.converter.options import DTYPES, LM_HEADS, SCHEME_NAMES, scheme_of_int8_mode
 from flexq_ft.errors import ConfigError
@@ -223,6 +224,16 @@ def sampling_options(function: _F) -> _F:
         ),
     ]  # fmt: skip
     return _apply(options, function)
+
+
+def given_flags(names: Iterable[str]) -> list[str]:
+    """Those of the running command that its line or the environment gave, as flags."""
+    source = click.get_current_context().get_parameter_source
+    return [
+        f"--{name.replace('_', '-')}"
+        for name in names
+        if source(name) is not ParameterSource.DEFAULT
+    ]
 
 
 def _apply(options: Sequence[Callable[[Any], Any]], function: _F) -> _F:

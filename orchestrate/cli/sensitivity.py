@@ -12,6 +12,7 @@ import rich_click as click
 
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.cli.console import common_options, console, write_atomically
+from flexq_ft.orchestrate.cli.options import given_flags
 from flexq_ft.orchestrate.cli.progress import progress
 from flexq_ft.orchestrate.cli.sensitivity_options import WINDOW, sensitivity_options
 from flexq_ft.orchestrate.eval.earlier_sensitivity import SCHEMA, load_earlier
@@ -29,6 +30,9 @@ from flexq_ft.orchestrate.eval.sensitivity_report import (
 )
 from flexq_ft.orchestrate.eval.simulation import HfCheckpoint
 from flexq_ft.orchestrate.eval.text import load_text
+
+_ASKED = ("tokens", "window", "dtype")
+_MEASUREMENT = (*_ASKED, "only", "device", "threads")  # what --from has behind it
 
 EPILOG = """\
 Examples:
@@ -78,11 +82,11 @@ def command(
         write_atomically(policy_out, policy_yaml(judgement.found.bits, comments=head))
     if plot_file is not None:
         draw(judgement, plot_file, title=model.name)
-    names = ("calibration", "tokens", "window", "max_a8", "max_ppl", "dtype")
     config = {
         "model": str(model),
         "from": earlier and str(earlier),
-        **{name: options[name] for name in names},
+        **{name: options[name] for name in ("calibration", "max_a8", "max_ppl")},
+        **{name: options[name] if earlier is None else None for name in _ASKED},
         "only": judgement.sensitivity.only,
         "policy_out": policy_out and str(policy_out),
         "device": device,
@@ -96,6 +100,12 @@ def _check(earlier: Path | None, options: Mapping[str, Any]) -> None:
         raise ConfigError(
             "give a text to measure on, or an earlier result: one of them.",
             hint="--calibration FILE, or --from RESULT.json",
+        )
+    if earlier is not None and (given := given_flags(_MEASUREMENT)):
+        raise ConfigError(
+            f"{', '.join(given)} cannot be given with --from.",
+            cause="nothing is measured again: it is read how it was.",
+            hint="--from with a budget alone, or --calibration FILE",
         )
     if options["max_a8"] is not None and options["max_ppl"] is not None:
         raise ConfigError("--max-a8 and --max-ppl are two budgets.", hint="one of them")

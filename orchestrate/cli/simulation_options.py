@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
-from click import get_current_context
-from click.core import ParameterSource
 
 from flexq_ft.errors import ConfigError
+from flexq_ft.orchestrate.cli.options import given_flags
 from flexq_ft.orchestrate.eval.fake_quant import FakeFormat
 
 if TYPE_CHECKING:
@@ -63,13 +62,13 @@ def simulation_options(function: _F) -> _F:
 def check_simulation(options: Mapping[str, Any]) -> None:
     """Raises ConfigError for options that mean nothing with, or without, --simulate."""
     simulated = options["simulate"]
-    if simulated and options["policy"] is not None and (given := _given(_FORMAT)):
+    if simulated and options["policy"] is not None and (given := given_flags(_FORMAT)):
         raise ConfigError(
             f"{', '.join(given)} cannot be given with --simulate --policy.",
             cause="a policy is of w6ax, whose format is known: 6-bit weights, groups of 128.",
             hint="--simulate --policy NAME|FILE alone",
         )
-    if given := _given(_RUNTIME_ONLY if simulated else _FORMAT):
+    if given := given_flags(_RUNTIME_ONLY if simulated else _FORMAT):
         raise ConfigError(
             f"{', '.join(given)} cannot be given with --simulate."
             if simulated
@@ -78,16 +77,6 @@ def check_simulation(options: Mapping[str, Any]) -> None:
             "--wbits, --abits and what is beside them.",
             hint="one kind or the other",
         )
-
-
-def _given(names: Iterable[str]) -> list[str]:
-    """Those of the command line or the environment, as flags."""
-    source = get_current_context().get_parameter_source
-    return [
-        f"--{name.replace('_', '-')}"
-        for name in names
-        if source(name) is not ParameterSource.DEFAULT
-    ]
 
 
 def load_simulation(model: Path, options: Mapping[str, Any]) -> SimulatedModel:

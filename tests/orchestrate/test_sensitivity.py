@@ -328,6 +328,9 @@ def test_another_budget_costs_no_measurement(
     assert ours["policies"][-1]["kl"] is None and theirs["policies"][-1]["kl"]["value"] > 0
     assert ours["policies"][:-1] == theirs["policies"][:-1]
     assert {**ours, "policies": 0} == {**theirs, "policies": 0}
+    assert document["config"]["tokens"] is document["config"]["dtype"] is None
+    assert run_cli([*again, "--only", "8", "--tokens", "64"]) == 2
+    assert "--tokens, --only cannot be given with --from" in capsys.readouterr().out
 
     for text, named in (("{}", "cannot be read"), (first.read_text(), "is of another model")):
         first.write_text(text.replace(str(checkpoint), "elsewhere"))
