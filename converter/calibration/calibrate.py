@@ -39,13 +39,11 @@ def calibrate(
     statistic: Callable[[str], _S | None],
     *,
     device: str = "auto",
-    rerun: bool = False,
 ) -> Iterator[LayerInputs[_S]]:
     """The inputs of every linear for which `statistic` gives an accumulator, layer by layer.
 
-    The model computes in fp32. device: auto, cpu, cuda or cuda:N. rerun: a layer runs again when
-    the iteration goes on, so that the next one sees what the caller made of its weights. Memory:
-    one layer, its accumulators, and the hidden states of all windows.
+    The model computes in fp32. device: auto, cpu, cuda or cuda:N. Memory: one layer, its
+    accumulators, and the hidden states of all windows.
     Raises what LayeredModel raises.
     """
     model = LayeredModel(source, device=device)
@@ -58,11 +56,10 @@ def calibrate(
             linears[name][0].register_forward_pre_hook(_adder(accumulator))
             for name, accumulator in statistics.items()
         ]
-        outputs = model.run(layer, states)
+        states = model.run(layer, states)
         for hook in hooks:
             hook.remove()
         yield LayerInputs(layer, statistics, {name: linears[name] for name in statistics})
-        states = model.run(layer, states) if rerun else outputs
         model.free(layer)
 
 
