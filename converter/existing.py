@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flexq_ft.converter.manifest import describe_transform
 from flexq_ft.converter.planning import ConversionPlan, Target
 from flexq_ft.converter.report import Quality
 from flexq_ft.converter.verification import FACTORS_FILE, load_manifest, verify
@@ -94,37 +95,42 @@ def _difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
             if key == "source":
                 return f"its source was {found.get(key, {}).get('name')}, with other content"
             if key == "transforms":
-                return f"it has {_names(found)}, this conversion {_names(expected)}"
-            smoothing = _smoothing(found), _smoothing(expected)
-            if key == "quantization" and smoothing[0] != smoothing[1]:
-                return (
-                    f"it has {_smoothed(smoothing[0])}, this conversion {_smoothed(smoothing[1])}"
-                )
-            scales = _scales(found), _scales(expected)
-            if key == "quantization" and scales[0] != scales[1]:
-                return f"its activation scales are {scales[0]}, this conversion's {scales[1]}"
-            rounding = _rounding(found), _rounding(expected)
-            if key == "quantization" and rounding[0] != rounding[1]:
-                return f"its rounding is {rounding[0]}, this conversion's is {rounding[1]}"
+                return f"it has {_transforms(found)}, this conversion {_transforms(expected)}"
+            if key == "quantization" and (said := _quantization_difference(found, expected)):
+                return said
             if key in ("files", "model", "quantization", "tensor_parallel"):
-                return f"its {key} differ"
+                return f"its {key} {'differ' if key == 'files' else 'differs'}"
             return f"its {key} is {found.get(key)}, this conversion's is {expected.get(key)}"
     return ""
 
 
-def _names(manifest: dict[str, Any]) -> str:
-    """The transforms of a manifest."""
-    return " and ".join(_name(entry) for entry in manifest.get("transforms", [])) or "no transform"
+def _quantization_difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
+    """Of what was chosen; empty if that is the same."""
+    choices = {
+        "smoothing": _smoothed,
+        "activation scales": _scales,
+        "rounding": _rounding,
+        "lm_head": _head,
+    }
+    for name, shown in choices.items():
+        theirs, ours = shown(found), shown(expected)
+        if theirs != ours:
+            return f"its {name}: {theirs}, this conversion's: {ours}"
+    return ""
+
+
+def _transforms(manifest: Mapping[str, Any]) -> str:
+    return " and ".join(map(describe_transform, manifest.get("transforms", []))) or "no transform"
+
+
+def _smoothed(manifest: Mapping[str, Any]) -> str:
+    smoothing = _smoothing(manifest)
+    keys = ("alpha", "sequences", "length", "text_sha256")
+    return ", ".join(f"{key} {smoothing.get(key)}" for key in keys) if smoothing else "none"
 
 
 def _scales(manifest: Mapping[str, Any]) -> str:
     return str((manifest["quantization"] or {}).get("activation_scales", "dynamic"))
-
-
-def _smoothed(smoothing: Mapping[str, Any]) -> str:
-    keys = ("alpha", "sequences", "length", "text_sha256")
-    rest = ", ".join(f"{key} {smoothing.get(key)}" for key in keys)
-    return f"smoothing ({rest})" if smoothing else "no smoothing"
 
 
 def _rounding(manifest: Mapping[str, Any]) -> str:
@@ -136,9 +142,8 @@ def _rounding(manifest: Mapping[str, Any]) -> str:
     return f"{rounding.get('method')} ({rest or 'no calibration'})"
 
 
-def _name(entry: dict[str, Any]) -> str:
-    rest = ", ".join(f"{key} {value}" for key, value in sorted(entry.items()) if key != "name")
-    return f"{entry.get('name')} ({rest})" if rest else str(entry.get("name"))
+def _head(manifest: Mapping[str, Any]) -> str:
+    return str((manifest["quantization"] or {}).get("lm_head", manifest["dtype"]))
 
 
 def _quality_rows(folder: Path) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from flexq_ft.converter.model_config import ModelConfig
 from flexq_ft.converter.schemes import FileSpec, Scheme
 from flexq_ft.converter.shards import ShardPlan
 
-__all__ = ["MANIFEST_SCHEMA", "Header", "dump_json"]
+__all__ = ["MANIFEST_SCHEMA", "Header", "describe_transform", "dump_json"]
 
 MANIFEST_SCHEMA = "flexq-ft/manifest/1"
 
@@ -85,3 +85,9 @@ class Header:
 def dump_json(content: Any) -> bytes:
     """JSON with sorted keys and one line end, so that the same content is the same bytes."""
     return (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def describe_transform(entry: Mapping[str, Any]) -> str:
+    """Of an entry of `transforms`: rotation (heads hadamard, residual hadamard, seed 0)."""
+    rest = ", ".join(f"{key} {value}" for key, value in sorted(entry.items()) if key != "name")
+    return f"{entry.get('name')} ({rest})" if rest else str(entry.get("name"))

@@ -149,13 +149,15 @@ def _show_ft_folder(folder: Path) -> None:
 
 
 def _precision(summary: FolderSummary) -> dict[str, Any]:
+    from flexq_ft.converter.manifest import describe_transform
+
     manifest = summary.manifest
     policy = manifest["policy"]
     return {
         "scheme": manifest["scheme"],
         "float files": manifest["dtype"],
         "policy": policy["name"] if policy else "-",
-        "transforms": "; ".join(map(_transform, manifest.get("transforms", []))) or "-",
+        "transforms": "; ".join(map(describe_transform, manifest.get("transforms", []))) or "-",
         "smoothing": _smoothing(manifest),
         "activation scales": (manifest["quantization"] or {}).get("activation_scales", "dynamic")
         if manifest["scheme"] in ("w8a8", "w6ax")
@@ -169,12 +171,6 @@ def _precision(summary: FolderSummary) -> dict[str, Any]:
         "linears": f"{summary.linear_weights:,} weights, {summary.bits_per_weight:.3f} bits each",
         "source": f"{manifest['source']['name']} ({manifest['source']['kind']})",
     }
-
-
-def _transform(entry: Mapping[str, Any]) -> str:
-    """rotation (heads hadamard, residual hadamard, seed 0)"""
-    rest = ", ".join(f"{key} {value}" for key, value in sorted(entry.items()) if key != "name")
-    return f"{entry['name']} ({rest})"
 
 
 def _smoothing(manifest: Mapping[str, Any]) -> str:

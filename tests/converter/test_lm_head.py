@@ -110,8 +110,9 @@ def test_another_head_is_another_conversion(checkpoint: Checkpoint, tmp_path: Pa
     report = convert(source, tmp_path, ConvertOptions(scheme="w8a8", lm_head="w8"))
     assert report.folders[0].action == "verified"
     assert [row.linear for row in report.quality].count("lm_head") == 1
-    with pytest.raises(ConfigError, match="came from another source or other options"):
+    with pytest.raises(ConfigError, match="came from another source or other options") as error:
         convert(source, tmp_path, ConvertOptions(scheme="w8a8"))
+    assert error.value.cause == "its lm_head: w8, this conversion's: fp16"
     head = tmp_path / "1-gpu" / "model.lm_head.weight.w8.0.bin"
     data = head.read_bytes()
     head.write_bytes(b"\0" * len(data))

@@ -344,8 +344,8 @@ def test_the_manifest_says_how(source: Path, tmp_path: Path, calibrated: bool) -
     _native.open_model_folder(str(tmp_path / "1-gpu"))
     with pytest.raises(ConfigError, match="other options") as caught:
         convert(source, tmp_path, options("nearest"))
-    assert "its rounding is scale-search" in caught.value.cause
-    assert "this conversion's is nearest" in caught.value.cause
+    assert "its rounding: scale-search" in caught.value.cause
+    assert "this conversion's: nearest" in caught.value.cause
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -485,12 +485,12 @@ def test_lost_factors_are_a_fault_and_everything_is_made_again(
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"smooth_alpha": 0.6}, r"has smoothing \(alpha 0.5, .* this conversion smoothing \(alpha"),
-        ({"smooth_alpha": "search"}, r"this conversion smoothing \(alpha search, sequences 6"),
-        ({"calibration": None}, "this conversion no smoothing"),
+        ({"smooth_alpha": 0.6}, "its smoothing: alpha 0.5, .*, this conversion's: alpha 0.6"),
+        ({"smooth_alpha": "search"}, "this conversion's: alpha search, sequences 6"),
+        ({"calibration": None}, "this conversion's: none"),
         (
             {"activation_scales": "static"},
-            "its activation scales are dynamic, this conversion's static",
+            "its activation scales: dynamic, this conversion's: static",
         ),
     ],
 )
