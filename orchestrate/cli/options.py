@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import rich_click as click
+from click import get_current_context
 from click.core import ParameterSource
 
 from flexq_ft.converter.options import DTYPES, LM_HEADS, SCHEME_NAMES, scheme_of_int8_mode
@@ -228,7 +229,7 @@ def sampling_options(function: _F) -> _F:
 
 def given_flags(names: Iterable[str]) -> list[str]:
     """Those of the running command that its line or the environment gave, as flags."""
-    source = click.get_current_context().get_parameter_source
+    source = get_current_context().get_parameter_source
     return [
         f"--{name.replace('_', '-')}"
         for name in names
