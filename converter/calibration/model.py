@@ -6,7 +6,6 @@ are rewritten as they are read (rotated, smoothed) run as well.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 from flexq_ft.converter.architectures import ARCHITECTURES
 from flexq_ft.converter.dtypes import as_float32
 from flexq_ft.converter.source.base import Source
-from flexq_ft.errors import ConfigError, DeviceError, WeightError
+from flexq_ft.converter.torch_packages import import_torch, torch_device
+from flexq_ft.errors import WeightError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,7 @@ class LayeredModel:
     def __init__(self, source: Source, *, device: str) -> None:
         """Raises ConfigError without torch and transformers, DeviceError for a GPU that torch does
         not see, WeightError for a checkpoint that does not fit its architecture."""
-        torch, transformers = _packages()
+        torch, transformers = import_torch("--calibration")
         self._torch = torch
         self._source = source
         self.device = check_device(device)
@@ -135,28 +135,8 @@ def _linears(source: Source) -> dict[str, list[str]]:
     return found
 
 
-def _packages() -> tuple[Any, Any]:
-    try:
-        return import_module("torch"), import_module("transformers")
-    except ImportError as error:
-        raise ConfigError(
-            "--calibration runs the model in torch and needs torch and transformers",
-            cause=str(error),
-            hint="pip install torch transformers",
-        ) from error
-
-
 def check_device(device: str) -> str:
     """What `auto` stands for. Raises ConfigError without torch and transformers, DeviceError for a
     GPU that torch does not see."""
-    torch, _ = _packages()
-    there = torch.cuda.is_available()
-    if device == "auto":
-        return "cuda" if there else "cpu"
-    if device != "cpu" and not there:
-        raise DeviceError(
-            f"--device {device}: torch sees no GPU",
-            cause=f"torch {torch.__version__}, CUDA {torch.version.cuda or 'not built'}",
-            hint="--device cpu",
-        )
-    return device
+    torch, _ = import_torch("--calibration")
+    return torch_device(torch, device, flag="--calibration-device")

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flexq_ft.errors import ConfigError, DeviceError
+from flexq_ft.converter.torch_packages import import_torch, torch_device
+from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.eval.fake_quant import FakeFormat, quantize_model
 from flexq_ft.orchestrate.sampling import SamplingParams
 from flexq_ft.orchestrate.tokenizer import Tokenizer
@@ -39,7 +40,7 @@ class HfCheckpoint:
     ) -> None:
         """wanted_by: of the errors. Raises ConfigError without torch or for what is no Hugging Face
         folder, DeviceError for a GPU that torch does not see."""
-        torch, transformers = _packages(wanted_by)
+        torch, transformers = import_torch(wanted_by)
         if not (folder / "config.json").is_file():
             raise ConfigError(
                 f"{wanted_by} needs a Hugging Face folder, and {folder} holds no config.json.",
@@ -53,7 +54,7 @@ class HfCheckpoint:
             )
         if threads is not None:
             torch.set_num_threads(threads)
-        self.device = _device(torch, device)
+        self.device = torch_device(torch, device, flag="--device")
         transformers.utils.logging.disable_progress_bar()
         model = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, _DTYPES[dtype]), local_files_only=True
@@ -114,27 +115,3 @@ class SimulatedModel:
             "--simulate scores texts and generates none.",
             hint="tasks of multiple choice, or the runtime's own schemes without --simulate",
         )
-
-
-def _packages(wanted_by: str) -> tuple[Any, Any]:
-    try:
-        return import_module("torch"), import_module("transformers")
-    except ImportError as error:
-        raise ConfigError(
-            f"{wanted_by} runs the Hugging Face model and needs torch and transformers.",
-            cause=str(error),
-            hint="pip install torch transformers",
-        ) from error
-
-
-def _device(torch: Any, device: str) -> str:
-    there = torch.cuda.is_available()
-    if device == "auto":
-        return "cuda" if there else "cpu"
-    if device != "cpu" and not there:
-        raise DeviceError(
-            f"--device {device}: torch sees no GPU.",
-            cause=f"torch {torch.__version__}, CUDA {torch.version.cuda or 'not built'}.",
-            hint="--device cpu",
-        )
-    return device
