@@ -46,12 +46,12 @@ def calibrated_rounders(
 
     layers: Iterator[LayerInputs[_Inputs]] = calibrate(source, windows, wanted, device=device)
     for layer in layers:
-        yield {linear: _rounder(inputs) for linear, inputs in layer.statistics.items()}
+        yield {linear: _rounder(linear, inputs) for linear, inputs in layer.statistics.items()}
         if layer.layer == last:
             return
 
 
-def _rounder(inputs: _Inputs) -> Rounder:
+def _rounder(linear: str, inputs: _Inputs) -> Rounder:
     if isinstance(inputs, SecondMoment):
-        return Gptq(inputs.mean())
+        return Gptq(inputs.mean(), linear=linear)
     return ScaleSearch(inputs.result())

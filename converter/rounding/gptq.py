@@ -18,6 +18,7 @@ import numpy as np
 from flexq_ft.converter.dtypes import Array, FloatArray
 from flexq_ft.converter.rounding.rounder import CODES, SCALE_FACTORS, SMALLEST_SCALE, Rounder
 from flexq_ft.converter.shards import Range
+from flexq_ft.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,10 +29,12 @@ DAMPING = 0.01  # of the mean second moment, added to each
 
 
 class Gptq(Rounder):
-    """hessian [K, K]: XᵀX over the calibration, times anything. Rounding runs on its device."""
+    """hessian [K, K]: XᵀX over the calibration, times anything. Rounding runs on its device, and
+    raises ConfigError if that of this linear has no Cholesky factor."""
 
-    def __init__(self, hessian: Tensor) -> None:
+    def __init__(self, hessian: Tensor, *, linear: str) -> None:
         self._hessian = hessian
+        self._linear = linear
         self._lock = threading.Lock()
         self._factors: dict[tuple[Range, ...], tuple[Tensor, Tensor]] = {}
 
@@ -78,8 +81,16 @@ class Gptq(Rounder):
         damped = self._hessian.double()[order][:, order]
         mean = float(damped.diagonal().mean())
         damped.diagonal().add_(DAMPING * mean if mean > 0 else 1.0)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-        return order, torch.linalg.cholesky(inverse, upper=True)
+        try:
+            inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+            return order, torch.linalg.cholesky(inverse, upper=True)
+        except torch.linalg.LinAlgError as error:
+            raise ConfigError(
+                f"GPTQ cannot round {self._linear}: the second moments of its inputs are not"
+                " positive definite on this calibration text",
+                cause=str(error),
+                hint="a longer --calibration text, or --rounding scale-search",
+            ) from error
 
 
 def _scales(group: Tensor, moments: Tensor) -> Tensor:

@@ -191,7 +191,7 @@ def _smoothing(manifest: Mapping[str, Any]) -> str:
 
 
 def _rounding(manifest: Mapping[str, Any]) -> str:
-    """gptq, calibrated on 128 x 512 tokens (text sha256 0123456789ab)"""
+    """gptq, calibrated on up to 128 x 512 tokens (text sha256 0123456789ab)"""
     if manifest["quantization"] is None:
         return "-"
     rounding = manifest["quantization"].get("rounding") or {"method": "nearest"}
@@ -199,7 +199,7 @@ def _rounding(manifest: Mapping[str, Any]) -> str:
     if not found:
         return str(rounding["method"])
     return (
-        f"{rounding['method']}, calibrated on {found['sequences']} x {found['length']} tokens"
+        f"{rounding['method']}, calibrated on up to {found['sequences']} x {found['length']} tokens"
         f" (text sha256 {found['text_sha256'][:12]})"
     )
 

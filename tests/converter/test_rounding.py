@@ -136,7 +136,7 @@ def gptq_oracle(
 def test_gptq_is_what_its_definition_says(
     weights: NDArray[np.float32], moments: Array, groups: list[tuple[int, int]]
 ) -> None:
-    codes, scales = Gptq(torch.from_numpy(moments)).round(weights, groups)
+    codes, scales = Gptq(torch.from_numpy(moments), linear="layers.0.qkv").round(weights, groups)
     expected, expected_scales = gptq_oracle(weights.astype(float), moments, groups)
     # A scale whose error is a tie in fp32 takes its row with it, and so does a code at a tie.
     rows = np.all(scales == expected_scales.astype(np.float16), axis=1)
@@ -147,20 +147,30 @@ def test_gptq_is_what_its_definition_says(
 def test_gptq_loses_less_of_the_output(weights: NDArray[np.float32], moments: Array) -> None:
     plain = output_error(weights, values(*weight_int6(weights), GROUPS), moments)
     search = ScaleSearch(moments.diagonal().astype(np.float32)).round(weights, GROUPS)
-    gptq = Gptq(torch.from_numpy(moments)).round(weights, GROUPS)
+    gptq = Gptq(torch.from_numpy(moments), linear="layers.0.qkv").round(weights, GROUPS)
     assert output_error(weights, values(*search, GROUPS), moments) < 0.97 * plain
     assert output_error(weights, values(*gptq, GROUPS), moments) < 0.5 * plain
 
 
 def test_rows_do_not_depend_on_the_block(weights: NDArray[np.float32], moments: Array) -> None:
-    whole = Gptq(torch.from_numpy(moments)).round(weights, GROUPS)
-    rounder = Gptq(torch.from_numpy(moments))
+    whole = Gptq(torch.from_numpy(moments), linear="layers.0.qkv").round(weights, GROUPS)
+    rounder = Gptq(torch.from_numpy(moments), linear="layers.0.qkv")
     parts = [rounder.round(weights[b : b + 16], GROUPS) for b in range(0, 40, 16)]
     for index in (0, 1):
         np.testing.assert_array_equal(np.concatenate([p[index] for p in parts]), whole[index])
 
 
-@pytest.mark.parametrize("rounder", [ScaleSearch(), Gptq(torch.zeros(300, 300))])
+def test_moments_without_a_cholesky_factor_are_named() -> None:
+    rounder = Gptq(torch.tensor([[1.0, 1.5], [1.5, 1.0]]), linear="layers.3.down")
+    with pytest.raises(
+        ConfigError, match=r"cannot round layers\.3\.down: .* not positive definite"
+    ):
+        rounder.round(np.ones((1, 2), np.float32), [(0, 2)])
+
+
+@pytest.mark.parametrize(
+    "rounder", [ScaleSearch(), Gptq(torch.zeros(300, 300), linear="layers.0.qkv")]
+)
 def test_zeros_and_inputs_that_are_never_used(rounder: Rounder) -> None:
     weights = np.zeros((3, 300), np.float32)
     weights[1, :128] = np.float32(3e-6)
@@ -253,7 +263,7 @@ def test_a_folder_holds_what_gptq_gives_on_the_models_own_inputs(
         assert len(found) == len(weights)
         for wanted, made, nearest in zip(weights, found, plain, strict=True):
             groups = [(b, min(b + 128, wanted.shape[1])) for b in range(0, wanted.shape[1], 128)]
-            codes, _ = Gptq(torch.from_numpy(moments)).round(wanted, groups)
+            codes, _ = Gptq(torch.from_numpy(moments), linear="layers.0.qkv").round(wanted, groups)
             assert np.mean(codes == made.codes) > 0.98  # the moments there are sums in fp32
             errors = [output_error(wanted, w.values, moments) for w in (made, nearest)]
             assert errors[0] < 0.7 * errors[1]
@@ -384,4 +394,4 @@ def test_the_commands_say_what_was_done(
     assert run_cli(["inspect", str(tmp_path)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "rotation (heads hadamard, residual hadamard, seed 0)" in shown
-    assert "gptq, calibrated on 4 x 32 tokens" in shown
+    assert "gptq, calibrated on up to 4 x 32 tokens" in shown
