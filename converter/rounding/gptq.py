@@ -81,16 +81,15 @@ class Gptq(Rounder):
         damped = self._hessian.double()[order][:, order]
         mean = float(damped.diagonal().mean())
         damped.diagonal().add_(DAMPING * mean if mean > 0 else 1.0)
-        try:
-            inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-            return order, torch.linalg.cholesky(inverse, upper=True)
-        except torch.linalg.LinAlgError as error:
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        factor, failed_again = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+        if failed or failed_again:
             raise ConfigError(
                 f"GPTQ cannot round {self._linear}: the second moments of its inputs are not"
                 " positive definite on this calibration text",
-                cause=str(error),
                 hint="a longer --calibration text, or --rounding scale-search",
-            ) from error
+            )
+        return order, factor
 
 
 def _scales(group: Tensor, moments: Tensor) -> Tensor:
