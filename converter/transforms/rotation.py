@@ -114,7 +114,7 @@ class RotatedSource(TransformedSource):
         return (
             *self._source.notes,
             f"the rotated embedding and head differ by the final norm's weights, so this tied model"
-            f" is stored with a head of its own: {elements:,} more weights",
+            f" is stored with a head of its own, of {elements:,} weights",
         )
 
     @cached_property

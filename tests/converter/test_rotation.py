@@ -108,7 +108,7 @@ def test_the_weights_are_rotated(checkpoint: Checkpoint) -> None:
 
 def test_a_tied_model_gets_a_head_of_its_own(checkpoint: Checkpoint, tmp_path: Path) -> None:
     planned = plan(checkpoint("llama-one-kv"), ROTATED)
-    assert any("40,960 more weights" in text for text in planned.warnings)
+    assert any("a head of its own, of 40,960 weights" in text for text in planned.warnings)
     convert(checkpoint("llama-one-kv"), tmp_path, ROTATED)
     manifest = json.loads((tmp_path / "1-gpu/manifest.json").read_text(encoding="utf-8"))
     assert manifest["model"]["tie_word_embeddings"] is False
