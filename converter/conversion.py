@@ -14,7 +14,7 @@ from typing import Any
 
 from flexq_ft import _native
 from flexq_ft.converter.architectures import Unit
-from flexq_ft.converter.calibration import CalibrationWindows, check_device, cut_windows
+from flexq_ft.converter.calibrator import Calibrator
 from flexq_ft.converter.existing import examine
 from flexq_ft.converter.ini import render_ini
 from flexq_ft.converter.jobs import Job, UnitOutputs
@@ -23,9 +23,8 @@ from flexq_ft.converter.options import ConvertOptions
 from flexq_ft.converter.planning import ConversionPlan, make_plan
 from flexq_ft.converter.progress import ProgressSink, SilentProgress
 from flexq_ft.converter.report import Quality, quality_report
-from flexq_ft.converter.rounding import Rounder, ScaleSearch, calibrated_rounders
+from flexq_ft.converter.rounding import Rounder, ScaleSearch
 from flexq_ft.converter.schemes.int6_codec import Int6Codec
-from flexq_ft.converter.smoothing import Rounding, compute_smoothing
 from flexq_ft.converter.source import Source, hash_files, open_source
 from flexq_ft.converter.transforms import SmoothedSource, Smoothing, apply_transforms
 from flexq_ft.converter.writer import FolderWriter, UnitRecord
@@ -109,7 +108,7 @@ class _Conversion:
         self._progress = progress
         self._lock = threading.Lock()
         self._sha256 = ""
-        self.calibrated = ""
+        self._calibrator: Calibrator | None = None
         identity = self._identity()
         self._jobs = [
             Job(
@@ -129,13 +128,15 @@ class _Conversion:
             self._examine()
         open_jobs = [job for job in self._jobs if job.action != "verified"]
         self._check_space(open_jobs)
-        windows = self._calibration_windows() if open_jobs else None
+        calibration = self._options.calibration
+        if open_jobs and calibration is not None:
+            self._calibrator = Calibrator(self.plan, self._source, calibration)
         created = not self._out.exists()
         try:
             self._begin(open_jobs)
-            if windows is not None and self.plan.header.smoothing is not None:
-                self._smooth(open_jobs, windows)
-            self._write(open_jobs, windows)
+            if self._calibrator is not None and self.plan.header.smoothing is not None:
+                self._smooth(open_jobs, self._calibrator)
+            self._write(open_jobs)
         except WeightError:
             for job in open_jobs:
                 job.writer.discard()
@@ -147,6 +148,11 @@ class _Conversion:
             for job in open_jobs:
                 job.writer.close()
         return tuple(self._folder_report(job) for job in self._jobs)
+
+    @property
+    def calibrated(self) -> str:
+        """What was calibrated on."""
+        return "" if self._calibrator is None else self._calibrator.used
 
     def quality(self) -> tuple[Quality, ...]:
         """Rows of the first folder, in the model's order."""
@@ -213,56 +219,18 @@ class _Conversion:
             if job.writer.done and job.action == "written":
                 job.action = "resumed"
 
-    def _calibration_windows(self) -> CalibrationWindows | None:
-        """Before anything is written, what a calibration lacks is an error."""
-        asked, calibration = self.plan.header.calibration, self._options.calibration
-        if asked is None or calibration is None:
-            return None
-        check_device(calibration.device)
-        return cut_windows(
-            calibration.read(),
-            self._source,
-            sequences=asked["sequences"],
-            length=asked["length"],
-        )
-
-    def _smooth(self, jobs: Sequence[Job], windows: CalibrationWindows) -> None:
+    def _smooth(self, jobs: Sequence[Job], calibrator: Calibrator) -> None:
         """From here on tensors are read smoothed. Factors that a folder holds already serve all:
         other ones would not fit its finished units."""
         held = [path for job in self._jobs if (path := job.factors) is not None]
-        if held:
-            smoothing = Smoothing.load(held[0])
-        else:
-            smoothing = self._calibrate(windows)
-            self.calibrated = windows.describe()
+        smoothing = (
+            Smoothing.load(held[0]) if held else calibrator.smoothing(self._source, self._progress)
+        )
         for job in jobs:
             job.hold(smoothing)
         self._source = SmoothedSource(self._source, smoothing)
 
-    def _calibrate(self, windows: CalibrationWindows) -> Smoothing:
-        header = self.plan.header
-        assert header.smoothing is not None and self._options.calibration is not None
-        layers: list[int] = [0] * header.config.num_layers  # bytes
-        for unit in self.plan.units:
-            if unit.linear:
-                layers[int(unit.linear.split(".")[1])] += self._bytes_of(unit)
-        self._progress.start(total_bytes=sum(layers), total_tensors=len(layers))
-        alpha = header.smoothing["alpha"]
-        try:
-            return compute_smoothing(
-                self._source,
-                windows,
-                alpha=None if alpha == "search" else alpha,
-                rounding=Rounding(group=header.scheme.group_size, policy=header.policy),
-                device=self._options.calibration.device,
-                on_layer=lambda layer: self._progress.advance(
-                    tensor=f"calibration, layer {layer}", source_bytes=layers[layer]
-                ),
-            )
-        finally:
-            self._progress.finish()
-
-    def _write(self, jobs: Sequence[Job], windows: CalibrationWindows | None) -> None:
+    def _write(self, jobs: Sequence[Job]) -> None:
         work: list[_Work] = []
         for unit in self.plan.units:
             lacking = [job for job in jobs if unit.stem not in job.writer.done]
@@ -276,9 +244,10 @@ class _Conversion:
                 # The source's hash needs a pass over its files; it runs beside the conversion.
                 hashing = None if self._sha256 else pool.submit(self._hash_source)
                 rounding = self.plan.header.rounding
-                if rounding is not None and windows is not None:
+                if rounding is not None and self._calibrator is not None:
                     self._encode_all(pool, [(*item, None) for item in work if not item[0].linear])
-                    self._encode_calibrated(pool, [w for w in work if w[0].linear], windows)
+                    linears = [item for item in work if item[0].linear]
+                    self._encode_calibrated(pool, linears, self._calibrator)
                 else:
                     rounder = None if rounding is None else ScaleSearch()
                     self._encode_all(pool, [(u, j, rounder if u.linear else None) for u, j in work])
@@ -291,19 +260,9 @@ class _Conversion:
             job.writer.finish(self._small_files(job, job.writer.done))
 
     def _encode_calibrated(
-        self, pool: ThreadPoolExecutor, work: Sequence[_Work], windows: CalibrationWindows
+        self, pool: ThreadPoolExecutor, work: Sequence[_Work], calibrator: Calibrator
     ) -> None:
-        """Layer by layer, as the calibration reaches them."""
-        assert self.plan.header.rounding is not None and self._options.calibration is not None
-        if work:
-            self.calibrated = windows.describe()
-        for rounders in calibrated_rounders(
-            self._source,
-            windows,
-            method=self.plan.header.rounding["method"],
-            linears={unit.linear for unit, _ in work},
-            device=self._options.calibration.device,
-        ):
+        for rounders in calibrator.rounders(self._source, {unit.linear for unit, _ in work}):
             of_layer = [(unit, jobs, rounders.get(unit.linear)) for unit, jobs in work]
             self._encode_all(pool, [item for item in of_layer if item[2] is not None])
 

@@ -409,7 +409,7 @@ def no_calibration(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         def calibrated(*args: Any, **kwargs: Any) -> None:
             pytest.fail("the factors were computed again")
 
-        monkeypatch.setattr("flexq_ft.converter.conversion.compute_smoothing", calibrated)
+        monkeypatch.setattr("flexq_ft.converter.calibrator.compute_smoothing", calibrated)
 
     return refuse
 
