@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import safetensors.numpy
 
 from flexq_ft import _native
-from flexq_ft.converter import CalibrationOptions, ConvertOptions, convert, plan, verify
+from flexq_ft.converter import CalibrationOptions, convert, plan, verify
 from flexq_ft.converter.calibration import SampledRows, calibrate, cut_windows
 from flexq_ft.converter.dtypes import as_float32
 from flexq_ft.converter.smoothing import smoothing_factors
@@ -24,81 +25,30 @@ from flexq_ft.errors import ConfigError, WeightError
 from flexq_ft.orchestrate.cli.main import run_cli
 from tests.converter.conftest import folder_bytes
 from tests.converter.layout_oracle import Oracle, read_tensors
+from tests.converter.smoothing_models import (
+    FACTORS,
+    KINDS,
+    TEXT,
+    Folder,
+    fold,
+    groups,
+    model_with_outliers,
+    options,
+)
 from tests.reference import quantization as oracle
 from tests.tools.checkpoints import make_checkpoint
-from tests.tools.gpus import two_devices
-from tests.tools.linears import layer_weights
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-TEXT = Path(__file__).parents[2] / "configs" / "texts" / "river-lock.txt"
 SCHEMA = json.loads((TEXT.parents[1] / "schemas" / "manifest.json").read_text())
-FACTORS = "smoothing.safetensors"
-KINDS: dict[str, dict[str, Any]] = {
-    "llama": {"hidden": 160, "heads": 4, "kv_heads": 2, "head_dim": 40, "inter": 264, "tied": True},
-    "qwen2": {"family": "qwen2", "heads": 4, "kv_heads": 2, "dtype": "bfloat16"},
-    "opt": {"family": "opt", "hidden": 136, "heads": 4, "inter": 272, "tied": True},
-}
-# Of sizes that a GPU takes: multiples of 16.
-GPU_KINDS: dict[str, dict[str, Any]] = {
-    "llama-gpu": {"hidden": 256, "heads": 4, "kv_heads": 2, "head_dim": 64, "inter": 272},
-    "opt-gpu": {"family": "opt", "hidden": 128, "heads": 2, "inter": 272, "tied": True},
-}
-Folder = Callable[[str], Path]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     """Small models whose norms have outlier channels."""
-    made: dict[str, Path] = {}
-
-    def get(kind: str) -> Path:
-        if kind not in made:
-            path = tmp_path_factory.mktemp("smoothing") / kind
-            make_checkpoint(path, vocab=320, positions=64, **(KINDS | GPU_KINDS)[kind])
-            _add_outliers(path / "model.safetensors")
-            made[kind] = path
-        return made[kind]
-
-    return get
-
-
-def _add_outliers(path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    tensors = load_file(path)
-    for name, values in tensors.items():
-        if ".layers." in name and "norm" in name and name.endswith("weight"):
-            values[5] *= 30
-            values[17] = 0
-    save_file(tensors, path, metadata={"format": "pt"})
-
-
-def options(scheme: str = "w8a8", *, tp: tuple[int, ...] = (1,), **more: Any) -> ConvertOptions:
-    text = CalibrationOptions(text=TEXT, sequences=6, length=40, device="cpu")
-    smooth = None if scheme == "w8a8" else True
-    return ConvertOptions(
-        **{"scheme": scheme, "calibration": text, "smooth": smooth, "tp": tp, **more}
-    )
-
-
-def groups(tensors: dict[str, Any]) -> Iterator[tuple[str, list[str], list[str]]]:
-    """(runtime name, tensors of the norm, weights of the linears behind it), layer by layer."""
-    is_opt = any(".fc1." in name for name in tensors)
-    root = "model.decoder.layers" if is_opt else "model.layers"
-    parts = [("qkv", "self_attn_layer_norm" if is_opt else "input_layernorm", "self_attn.{}_proj")]
-    if is_opt:
-        parts.append(("fc1", "final_layer_norm", "fc1"))
-    else:
-        parts.append(("gate_up", "post_attention_layernorm", "mlp.{}_proj"))
-    for layer in range(2):
-        at = f"{root}.{layer}"
-        for linear, norm, form in parts:
-            names = {"qkv": "qkv", "gate_up": ("gate", "up"), "fc1": ("",)}[linear]
-            weights = [f"{at}.{form.format(name)}.weight" for name in names]
-            norms = [f"{at}.{norm}.{kind}" for kind in ("weight", "bias")]
-            yield f"layers.{layer}.{linear}", [n for n in norms if n in tensors], weights
+    root = tmp_path_factory.mktemp("smoothing")
+    return cache(lambda kind: model_with_outliers(root / kind, kind))
 
 
 def oracle_factors(path: Path, windows: Any, alpha: float) -> dict[str, Any]:
@@ -126,14 +76,6 @@ def oracle_factors(path: Path, windows: Any, alpha: float) -> dict[str, Any]:
         f = np.clip(maxima[name] ** alpha / w ** (1 - alpha), 2.0**-10, 2.0**10)
         factors[name] = np.where((maxima[name] == 0) | (w == 0), 1.0, f)
     return factors
-
-
-def fold(tensors: dict[str, Any], factors: dict[str, Any]) -> dict[str, Any]:
-    folded = dict(tensors)
-    for name, norms, weights in groups(tensors):
-        folded |= {n: tensors[n] / factors[name] for n in norms}
-        folded |= {n: tensors[n] * factors[name] for n in weights}
-    return folded
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -164,149 +106,6 @@ def test_every_byte_is_that_of_the_folded_tensors(
         assert (smoothing["alpha"], smoothing["alphas"]) == (alpha, None)
         assert (smoothing["tokens"], smoothing["text_sha256"]) == (240, windows.text_sha256)
         assert _native.open_model_folder(str(made)).scheme == scheme
-
-
-# Module whose input a linear reads, and the stems of the files that hold it.
-STEMS = {
-    "qkv": ("self_attn.q_proj", ["attention.query_key_value"]),
-    "o": ("self_attn.o_proj", ["attention.dense"]),
-    "gate_up": ("mlp.gate_proj", ["mlp.gate_proj", "mlp.up_proj"]),
-    "down": ("mlp.down_proj", ["mlp.down_proj"]),
-    "fc1": ("fc1", ["mlp.dense_h_to_4h"]),
-    "fc2": ("fc2", ["mlp.dense_4h_to_h"]),
-}
-
-
-def folded_model(path: Path, factors: dict[str, Any]) -> Any:
-    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-    state = {name: torch.from_numpy(v) for name, v in fold(read_tensors(path), factors).items()}
-    model.load_state_dict(state, strict=False)
-    return model
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_static_scales_are_those_of_the_calibration(
-    folder: Folder, tmp_path: Path, kind: str
-) -> None:
-    source = folder(kind)
-    convert(source, tmp_path, options(tp=(1, 2), activation_scales="static"))
-    made = tmp_path / "1-gpu"
-    factors = safetensors.numpy.load_file(made / FACTORS)
-    model = folded_model(source, factors)
-    decoder = getattr(model.model, "decoder", model.model)
-    seen: dict[str, float] = {}
-    for index, layer in enumerate(decoder.layers):
-        for linear, (path, _) in STEMS.items():
-            path = path.replace("o_proj", "out_proj") if kind == "opt" else path
-            if path not in dict(layer.named_modules()):
-                continue
-
-            def see(module: Any, args: Any, name: str = f"layers.{index}.{linear}") -> None:
-                seen[name] = max(seen.get(name, 0.0), float(args[0].abs().max()))
-
-            layer.get_submodule(path).register_forward_pre_hook(see)
-    windows = cut_windows(TEXT.read_bytes(), open_source(source), sequences=6, length=40)
-    with torch.no_grad():
-        for window in windows.windows:
-            model(torch.tensor(window[None]), use_cache=False)
-    maxima: dict[str, float] = {}
-    for name, expected in seen.items():
-        _, layer, linear = name.split(".")
-        for stem in STEMS[linear][1]:
-            file = made / f"model.layers.{layer}.{stem}.weight.w8.act_scale.0.bin"
-            scale = np.frombuffer(file.read_bytes(), np.float32)
-            assert scale.shape == (1,)
-            np.testing.assert_allclose(scale * 127, expected, rtol=1e-4)
-            maxima[f"model.layers.{layer}.{stem}.weight"] = Smoothing.load(made / FACTORS).maxima[
-                name
-            ]
-    assert len(seen) == 8
-    folded, config = (
-        fold(read_tensors(source), factors),
-        json.loads((source / "config.json").read_text()),
-    )
-    for tp in (1, 2):
-        files = Oracle(folded, config, scheme="w8a8", dtype="fp16", tp=tp, maxima=maxima).files
-        out = tmp_path / f"{tp}-gpu"
-        assert {p.name: p.read_bytes() for p in out.glob("*.bin")} == files
-        assert verify(out) == []
-    manifest = json.loads((made / "manifest.json").read_text())
-    jsonschema.validate(manifest, SCHEMA)
-    assert manifest["quantization"]["activation_scales"] == "static"
-
-
-@pytest.mark.parametrize("device", two_devices())
-@pytest.mark.parametrize("kind", ["llama", "opt"])
-def test_the_engine_rounds_inputs_with_static_scales(
-    folder: Folder, tmp_path: Path, kind: str, device: str
-) -> None:
-    if device == "cuda":
-        kind += "-gpu"
-    convert(folder(kind), tmp_path, options(activation_scales="static", dtype="fp32"))
-    made = tmp_path / "1-gpu"
-    weights = layer_weights(folded_model(folder(kind), safetensors.numpy.load_file(made / FACTORS)))
-    maxima = Smoothing.load(made / FACTORS).maxima
-    dtype, factors = ("fp32", (1, 50, 1e9)) if device == "cpu" else ("fp16", (1, 50))
-    engine = _native.Engine(str(made), device=device, dtype=dtype)
-    if device == "cuda":
-        assert "op by op" in engine.step_note
-    records = [r for r in engine.trace(list(range(3, 27))) if r["name"] != "lm_head"]
-    assert {r["name"] for r in records} == set(weights) == set(maxima)
-    for record in records:
-        w, bias = weights[record["name"]]
-        scale = np.float32(maxima[record["name"]]) / np.float32(127)
-        # What is far outside of the calibrated range ends at the last code; NaN stays NaN.
-        for x in (record["x"] * record["x"].dtype.type(factor) for factor in factors):
-            y = static_product(x, w, bias, scale)
-            got = engine.run_linear(record["name"], x)
-            assert np.abs(got - y).max() <= 1e-5 * np.abs(y).max(), record["name"]
-        y = static_product(record["x"], w, bias, scale)
-        assert np.abs(record["y"] - y).max() <= 1e-5 * np.abs(y).max(), record["name"]
-        x = record["x"].copy()
-        x[1, 2] = np.nan
-        nan = np.isnan(engine.run_linear(record["name"], x))
-        assert nan[1].all() and not nan[0].any() and not nan[2:].any()
-
-
-def static_product(x: Any, w: Any, bias: Any, scale: Any) -> Any:
-    k = x.shape[1]
-    a, _ = oracle.activations(x, act_bits=8, group=k, static_scale=float(scale))
-    codes, scales = oracle.weight_int8(w)
-    y = a.astype(np.float64) @ codes.T.astype(np.float64) * scales * float(scale)
-    return y if bias is None else y + bias
-
-
-@pytest.mark.parametrize("lm_head", ["w8", "w6"])
-def test_a_quantised_head_beside_static_scales_keeps_its_inputs(
-    folder: Folder, tmp_path: Path, lm_head: str
-) -> None:
-    records = {}
-    for head in ("fp16", lm_head):
-        chosen = options(activation_scales="static", dtype="fp32", lm_head=head)
-        convert(folder("llama"), tmp_path / head, chosen)
-        engine = _native.Engine(str(tmp_path / head / "1-gpu"))
-        records[head] = engine.trace(list(range(3, 27)))[-1]
-    x, y = records[lm_head]["x"], records[lm_head]["y"]
-    np.testing.assert_array_equal(x, records["fp16"]["x"])
-    w = read_tensors(folder("llama"))["model.embed_tokens.weight"].astype(np.float32)
-    codes, scales = oracle.weight_int8(w) if lm_head == "w8" else oracle.weight_int6(w)
-    columns = scales[:, None] if lm_head == "w8" else np.repeat(scales, oracle.GROUP, axis=1)
-    want = x.astype(np.float64) @ (codes * columns[:, : w.shape[1]].astype(np.float64)).T
-    assert np.abs(y - want).max() <= 1e-5 * np.abs(want).max()
-
-
-@pytest.mark.parametrize(
-    ("value", "message"), [(0.0, "holds 0"), (np.nan, "holds -?nan"), (3.0, "gate and up have")]
-)
-def test_a_faulty_static_scale_is_refused_by_name(
-    folder: Folder, tmp_path: Path, value: float, message: str
-) -> None:
-    convert(folder("llama"), tmp_path, options(activation_scales="static"))
-    file = tmp_path / "1-gpu/model.layers.1.mlp.up_proj.weight.w8.act_scale.0.bin"
-    file.write_bytes(np.float32(value).tobytes())
-    with pytest.raises(WeightError, match=r"up_proj\.weight\.w8\.act_scale") as caught:
-        _native.Engine(str(tmp_path / "1-gpu"))
-    assert re.search(message, f"{caught.value.message} {caught.value.cause}")
 
 
 def test_factors_are_clamped_and_one_where_nothing_passes() -> None:
