@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flexq_ft.converter.architectures import ARCHITECTURES, Architecture, Unit
+from flexq_ft.converter.calibration import check_length
 from flexq_ft.converter.manifest import Header
 from flexq_ft.converter.model_config import ModelConfig
 from flexq_ft.converter.options import ConvertOptions
@@ -233,10 +234,12 @@ def _calibration(config: ModelConfig, options: ConvertOptions) -> dict[str, Any]
     calibration = options.calibration
     if calibration is None:
         return None
+    length = calibration.length or min(_WINDOW, config.max_positions)
+    check_length(config, length)
     return {
         "text_sha256": hashlib.sha256(calibration.read()).hexdigest(),
         "sequences": calibration.sequences,
-        "length": calibration.length or min(_WINDOW, config.max_positions),
+        "length": length,
     }
 
 

@@ -18,7 +18,7 @@ from flexq_ft.converter.calibration.statistics import (
     SecondMoment,
     Statistic,
 )
-from flexq_ft.converter.calibration.windows import CalibrationWindows, cut_windows
+from flexq_ft.converter.calibration.windows import CalibrationWindows, check_length, cut_windows
 
 __all__ = [
     "CalibrationWindows",
@@ -30,5 +30,6 @@ __all__ = [
     "Statistic",
     "calibrate",
     "check_device",
+    "check_length",
     "cut_windows",
 ]

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from flexq_ft.converter.model_config import ModelConfig
 from flexq_ft.converter.source.base import Source
 from flexq_ft.errors import ConfigError, WeightError
 
-__all__ = ["CalibrationWindows", "cut_windows"]
+__all__ = ["CalibrationWindows", "check_length", "cut_windows"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +46,7 @@ def cut_windows(text: bytes, source: Source, *, sequences: int, length: int) -> 
     longer than the model's positions, a text that is not UTF-8 or empty, and a source without
     tokenizer.
     """
-    positions = source.config.max_positions
-    if not 1 <= length <= positions:
-        raise ConfigError(
-            f"calibration windows of {length} tokens do not fit {source.name}, which has"
-            f" {positions} positions",
-            hint=f"--calibration-length {min(512, positions)}",
-        )
+    check_length(source.config, length)
     ids = np.asarray(_tokenizer(source).encode(_decode(text)).ids, np.int64)
     if ids.size == 0:
         raise ConfigError("the calibration text holds no token", hint="a longer text")
@@ -71,6 +66,17 @@ def cut_windows(text: bytes, source: Source, *, sequences: int, length: int) -> 
         text_tokens=int(ids.size),
         text_sha256=hashlib.sha256(text).hexdigest(),
     )
+
+
+def check_length(config: ModelConfig, length: int) -> None:
+    """Raises ConfigError for windows longer than the model's positions."""
+    positions = config.max_positions
+    if not 1 <= length <= positions:
+        raise ConfigError(
+            f"calibration windows of {length} tokens do not fit {config.name}, which has"
+            f" {positions} positions",
+            hint=f"--calibration-length {min(512, positions)}",
+        )
 
 
 def _decode(text: bytes) -> str:

@@ -328,7 +328,7 @@ def test_faults_are_found_before_anything_is_written(folder: Folder, tmp_path: P
         plan(folder("llama"), options(calibration=text))
     long = CalibrationOptions(text=TEXT, length=65)
     with pytest.raises(ConfigError, match="65 tokens do not fit"):
-        convert(folder("llama"), tmp_path / "out", options(calibration=long))
+        plan(folder("llama"), options(calibration=long))
     with pytest.raises(ConfigError, match="must be at least 1, not 0"):
         CalibrationOptions(text=TEXT, sequences=0)
     assert not (tmp_path / "out").exists()
