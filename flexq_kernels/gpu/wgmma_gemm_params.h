@@ -40,8 +40,8 @@ struct WgmmaParams {
   int slices = 0;   // where config.sliced; then nothing below is used
   TileOrder tiles;  // of `cluster` blocks of config.rows x config.tokens
   WgmmaSchedule schedule;
-  // Of blocks that hand over the sums of a cut tile: the sums [block][tokens / 8][2 x rows
-  // threads][4], and whether they are there [block][warp].
+  // Of blocks that hand over the sums of a cut tile: the sums [block][tokens / 8 of each row tile
+  // of a warp][multiplying threads][4], and whether they are there [block][warp].
   float* handed = nullptr;
   int32_t* handed_flags = nullptr;
 };

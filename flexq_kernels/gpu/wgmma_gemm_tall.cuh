@@ -16,7 +16,7 @@ template <typename Tile, bool kDump>
 struct TallMultiplier : WgmmaWarp<Tile, kDump> {
   using Warp = WgmmaWarp<Tile, kDump>;
   using typename Warp::Place;
-  using Warp::at, Warp::p;
+  using Warp::at;
   static_assert(Tile::kRowTiles == 2 && Tile::kTokens == 128);
 
   // Waits for the product of a row tile, adds it up and starts the next one's.

@@ -79,8 +79,8 @@ class FinishOp {
     }
   }
 
-  // Every packet of the stream was seen by this block already: by the norm that began the layer's
-  // half.
+  // Every packet of the stream was seen already, by the norm that began the layer's half: in this
+  // block or its peer, or, where neither had work in that, in others. Hardly ever is there a wait.
   __device__ __forceinline__ uint32_t residual(int token, int row) const {
     const bool of_input = kind_ == kO;
     const Packet* const from = (of_input ? args_.stream_in : args_.stream_mid) +

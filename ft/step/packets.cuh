@@ -7,19 +7,18 @@
 // flight. Readers load again until every epoch is the one they expect.
 //
 // Each buffer exists once and is written again in the next layer. That is safe:
-//   - A block that reads packets of an op does so to compute values that it publishes itself before
-//     it goes on; a block without work in an op reads nothing for it.
-//     (Some warps of the attention read what they do not use; their loads have returned before a
-//     barrier of the block that comes before its publication.)
-//   - The ops of a step form a chain: every reader of op i waits for all packets of op i - 1 of its
-//     rows' inputs, that is for a value from each block that took part in it.
-//   - So whoever overwrites a buffer has, over the chain, waited for a value from each block that
-//     read the buffer's old packets, and that value was computed from them. Could such a read
-//     return the new packet instead, the new packet would depend on itself; the model's
-//     no-thin-air axiom forbids that cycle of dependencies.
-//   - Threads of one block that read a packet which another of them has seen already (the residual
-//     in an epilogue) are behind a barrier, and reads of one word do not go backwards. They check
-//     the epoch all the same.
+//   - A block that reads packets for an op publishes, in that op, values computed from them; or its
+//     peer does, to which it sends what it made of them (pair.cuh). A block reads nothing for an op
+//     in which neither has work.
+//   - The ops of a step form a chain: a value of a token in op i is computed from all packets of
+//     that token that op i - 1 has made, whichever block of a pair read them. (In the attention
+//     from those of its head; the op behind it needs all heads.)
+//   - So whoever overwrites a token's packet has, over the chain, waited for values computed from
+//     what every reader of the old packet read. Could such a read return the new packet instead,
+//     the new packet would depend on itself; the model's no-thin-air axiom forbids that cycle of
+//     dependencies.
+//   - The residual in an epilogue was seen already, but perhaps by the peer alone, and by another
+//     thread. Who reads it there waits for its epoch like everyone.
 // Between steps the kernel's end orders everything. Epochs count modulo 2^32.
 #pragma once
 

@@ -82,22 +82,25 @@ TEST(parts_of_shared_memory_do_not_meet) {
       const SharedMap map = make_shared_map(sizes);
       EXPECT(map.stages >= 6);
       EXPECT_EQ(map.stages % kTeams, 0);
-      EXPECT(map.units_together >= 1);
+      const int operand = std::max(tokens * map.token_pitch, sizes.attention_floats * 4);
+      EXPECT(map.units_together >= 1 && map.units_together <= sizes.attention_units);
+      EXPECT(map.units_together * map.unit_floats * 4 <= operand);
       EXPECT(map.bytes <= sizes.block_bytes);
       struct Part {
         int begin, bytes;
       };
-      std::vector<Part> parts = {
-          {0, map.stages * kStageBytes},
-          {map.tokens, std::max(tokens * map.token_pitch, sizes.attention_floats * 4)},
-          {map.scales, 22 * map.scale_tokens * 4},
-          {map.sums, 2 * tokens * map.group_limit * 4},
-          {map.maxima, kMaxTokens * 4},
-          {map.partial, 4 * kWarps * tokens * kStageRows * 4},
-          {map.ops, 2 * static_cast<int>(sizeof(Op))},
-          {map.plan, sizes.ops * 4},
-          {map.units, 16 + sizes.attention_units * 32},
-          {map.barriers, map.stages * 16}};
+      std::vector<Part> parts = {{0, map.stages * kStageBytes},
+                                 {map.tokens, operand},
+                                 {map.scales, 22 * map.scale_tokens * 4},
+                                 {map.sums, 2 * tokens * map.group_limit * 4},
+                                 {map.maxima, kMaxTokens * 4},
+                                 {map.partial, 4 * kWarps * tokens * kStageRows * 4},
+                                 {map.ops, 2 * static_cast<int>(sizeof(Op))},
+                                 {map.plan, sizes.ops * 4},
+                                 {map.units, 16 + sizes.attention_units * 32},
+                                 {map.handover, 4 * 8},
+                                 {map.pair, 2 * 8},
+                                 {map.barriers, map.stages * 16}};
       std::sort(parts.begin(), parts.end(),
                 [](const Part& a, const Part& b) { return a.begin < b.begin; });
       for (size_t i = 0; i < parts.size(); ++i) {
