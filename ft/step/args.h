@@ -78,7 +78,7 @@ struct Args {
   const uint32_t* plan;  // [ops][blocks]: first unit << 16 | units (work_plan.h)
   int layers;
   int tokens;   // rows of the batch: 1 … kMaxTokens
-  bool paired;  // blocks 2 i and 2 i + 1 are a cluster
+  bool paired;  // blocks 2 i and 2 i + 1 are a cluster; before the launch: if they can be
 
   int hidden, heads, kv_heads, head_dim, inter, vocab;
   bool gated, layer_norm;

@@ -34,9 +34,9 @@ class Pair {
   }
 
   // At the beginning of a product op.
-  __device__ __forceinline__ void ready() const {
+  __device__ __forceinline__ void ready(int op) const {
     if (!exists()) return;
-    disturb(args_, full());
+    disturb(args_, full() + static_cast<uint32_t>(op));
     __syncwarp();
     if (threadIdx.x % 32 != 0) return;
     asm volatile(

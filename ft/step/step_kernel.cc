@@ -349,6 +349,7 @@ void StepKernel::run(Tensor logits, const RaggedBatch& batch, Stream stream) {
   args.in_flight = step::odd(std::min(flow_.in_flight, (args.map.stages + 1) / 2));
   args.in_flight_filled = step::odd(std::min(flow_.in_flight_filled, args.in_flight));
   args.filled = std::min(flow_.filled, args.map.stages - 1);
+  args.paired = pairs_;
   args.patience_ns = static_cast<unsigned long long>(patience_ms_ * 1e6);
   args.fault = fault_;
   args.trace = trace_;

@@ -111,7 +111,7 @@ __device__ __forceinline__ void compute(const Place& start, const RingPlace& rin
       store_shared_word(place.at(args.map.maxima + place.lane * 4), 0);
     }
     const bool works = kind == kAttention || has_work(place.planned(index));
-    if (works && kind != kAttention) pair.ready();
+    if (works && kind != kAttention) pair.ready(index);
     if (works && place.thread() == 0) await_op(place, index, kind);
     __syncwarp();
     compute_barrier();
@@ -223,7 +223,8 @@ void launch_step_as(Args args, int blocks, Stream stream) {
   attributes[1].val.clusterDim = {2, 1, 1};
   config.attrs = attributes;
   config.numAttrs = 1;
-  if (kTokens > 1 && blocks % 2 == 0) {
+  args.paired = args.paired && kTokens > 1 && blocks % 2 == 0;
+  if (args.paired) {
     config.numAttrs = 2;
     int clusters = 0;  // at the same time
     FLEXQ_FT_CUDA(cudaOccupancyMaxActiveClusters(&clusters, kernel, &config));

@@ -184,6 +184,20 @@ TEST(a_sequence_has_the_same_bits_in_every_batch) {
   }
 }
 
+TEST(pairs_of_blocks_change_nothing) {
+  if (skip()) return;
+  for (const Scheme scheme : schemes()) {
+    const auto model = make_case(models()[0].config, scheme, DataType::kFp16);
+    StepKernel kernel(model->model(), device(), model->stream());
+    for (const int64_t count : {2, 3, 5, 8}) {
+      kernel.set_pairs(true);
+      const auto paired = run_step(*model, kernel, 0, count);
+      kernel.set_pairs(false);
+      EXPECT(run_step(*model, kernel, 0, count) == paired);
+    }
+  }
+}
+
 TEST(a_step_repeated_has_the_same_bits) {
   if (skip()) return;
   const int times = has_option("--small") ? 3 : 1000;
@@ -202,7 +216,7 @@ TEST(a_step_repeated_has_the_same_bits) {
 TEST(delays_and_poisoned_buffers_change_nothing) {
   if (skip()) return;
   for (const Scheme scheme : schemes()) {
-    for (const int64_t count : {1, 3}) {
+    for (const int64_t count : {1, 2, 3, 8}) {
       const auto model = make_case(models()[2].config, scheme, DataType::kBf16);
       StepKernel kernel(model->model(), device(), model->stream());
       const auto expected = run_step(*model, kernel, 0, count);
