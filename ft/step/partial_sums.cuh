@@ -31,7 +31,7 @@ class PartialSums {
 
   // ---- of a computing warp, in this order ----
   __device__ __forceinline__ void await_free(int op) const {
-    bounded_wait(empty(buffer_), parity_ ^ 1, args_, op);
+    bounded_wait(empty(buffer()), parity() ^ 1, args_, op);
   }
   // first: the stage of the rows that the warp's team began with.
   template <typename Tile>
@@ -51,23 +51,23 @@ class PartialSums {
   }
   __device__ __forceinline__ void hand_over() {
     __syncwarp();
-    if (threadIdx.x % 32 == 0) mbarrier_arrive(full(buffer_));
-    advance();
+    if (threadIdx.x % 32 == 0) mbarrier_arrive(full(buffer()));
+    ++unit_;
   }
 
   // ---- of the finishing warp ----
   __device__ __forceinline__ void await_full(int op) const {
-    bounded_wait(full(buffer_), parity_, args_, op);
+    bounded_wait(full(buffer()), parity(), args_, op);
   }
   // [tokens][16] of one warp, of the unit at hand.
   __device__ __forceinline__ uint32_t of_warp(int half, int warp) const {
-    const int at = ((static_cast<int>(buffer_) * 2 + half) * kWarps + warp) * args_.tokens;
+    const int at = ((static_cast<int>(buffer()) * 2 + half) * kWarps + warp) * args_.tokens;
     return sums_ + static_cast<uint32_t>(at * kStageRows * 4);
   }
   __device__ __forceinline__ void hand_back() {
     __syncwarp();
-    if (threadIdx.x % 32 == 0) mbarrier_arrive(empty(buffer_));
-    advance();
+    if (threadIdx.x % 32 == 0) mbarrier_arrive(empty(buffer()));
+    ++unit_;
   }
 
  private:
@@ -75,14 +75,13 @@ class PartialSums {
   __device__ __forceinline__ uint32_t empty(uint32_t buffer) const {
     return barriers_ + 16 + buffer * 8;
   }
-  __device__ __forceinline__ void advance() {
-    buffer_ ^= 1;
-    if (buffer_ == 0) parity_ ^= 1;
-  }
+  // Of the unit at hand. One number for both: registers are scarce.
+  __device__ __forceinline__ uint32_t buffer() const { return unit_ % 2; }
+  __device__ __forceinline__ uint32_t parity() const { return unit_ / 2 % 2; }
 
   const Args& args_;
   uint32_t sums_, barriers_;
-  uint32_t buffer_ = 0, parity_ = 0;
+  uint32_t unit_ = 0;  // of the step
 };
 
 }  // namespace flexq_ft::step
