@@ -48,13 +48,6 @@ __device__ __forceinline__ void load_cluster_floats(float (&v)[4], uint32_t from
                : "r"(from)
                : "memory");
 }
-
-// Of all threads of the cluster; what each wrote before is seen by all after.
-__device__ __forceinline__ void cluster_sync_release_acquire() {
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
 #endif
 
 }  // namespace flexq_kernels::gpu

@@ -14,6 +14,7 @@
 //
 // Before the kernel in front has ended (pdl_wait) the weights of the first stages are on their way.
 #include "flexq_kernels/gpu/dependent_launch.cuh"
+#include "flexq_kernels/gpu/hopper.cuh"
 #include "flexq_kernels/gpu/stream_gemm_copy.cuh"
 #include "flexq_kernels/gpu/stream_gemm_finish.cuh"
 
@@ -197,12 +198,12 @@ class WideBlock {
   // Each block of a cluster stores some tokens.
   __device__ __forceinline__ void finish() const {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    if (args_.split == 2) cluster_sync_release_acquire();
+    if (args_.split == 2) cluster_sync();
 #endif
 #pragma unroll 1
     for (int c = rank_; c < kTokenTiles && warp_ < tiles_.count; c += args_.split) store(c);
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    if (args_.split == 2) cluster_sync_release_acquire();  // the other has read this one's
+    if (args_.split == 2) cluster_sync();  // the other has read this one's
 #endif
   }
 

@@ -260,7 +260,7 @@ __global__ void __launch_bounds__(kSlicedThreads, 2)
     if (threadIdx.x == kSlicedWarps * 32) copy_slice<kTokens>(p, slice, shared);
     __syncwarp();
     if constexpr (!kDump) {
-      cluster_sync_relaxed();
+      cluster_sync();
       cluster_sync_relaxed();
     }
     return;
@@ -271,7 +271,7 @@ __global__ void __launch_bounds__(kSlicedThreads, 2)
                                   shared, warp,  static_cast<int>(threadIdx.x) % 32}
       .run();
   if constexpr (kDump) return;
-  cluster_sync_relaxed();  // no block needs a stage
+  cluster_sync();  // no block needs a stage: others may write there
   if (threadIdx.x == 0) send_sums<kTokens>(p, slice, shared);
   mbarrier_wait(shared + Shared::kSentAt, 0);
   if (p.type == FloatType::kFp32) {

@@ -9,11 +9,11 @@ namespace flexq_ft {
 namespace {
 
 // Of kAuto: the largest batch that was measured to take less time as one kernel than op by op: one
-// sequence in every scheme and model, two in six bits (in one model of five by 1 % more; see
-// docs/results/h200/step-kernel.md).
-int64_t measured_faster(const RunnerModel& model) {
+// sequence in every scheme and model, two in six bits with blocks in pairs (in one model of five
+// they take 1 % more; see docs/results/h200/step-kernel.md).
+int64_t measured_faster(const RunnerModel& model, const StepKernel& kernel) {
   const Scheme scheme = model.decoder.weights().layers.front().qkv.format.scheme;
-  return scheme == Scheme::kW6Ax ? 2 : 1;
+  return scheme == Scheme::kW6Ax && kernel.pairs() ? 2 : 1;
 }
 
 std::string refusal(const RunnerModel& model, const StepModel& step,
@@ -46,7 +46,7 @@ StepPath::StepPath(const RunnerModel& model, Stream stream) {
     }
   }
   if (options.step_kernel == StepKernelChoice::kAuto) {
-    most_ = std::min(most_, measured_faster(model));
+    if (kernel_) most_ = std::min(most_, measured_faster(model, *kernel_));
   } else if (!off_because_.empty()) {
     throw Error(ErrorKind::kConfig,
                 detail::join("step_kernel is on, and decode steps of this model cannot run as one "
@@ -65,8 +65,11 @@ std::string StepPath::note() const {
   if (!kernel_) return "decode steps run op by op: " + off_because_;
   const std::string sequences =
       most_ == 1 ? "one sequence" : detail::join("up to ", most_, " sequences");
-  return detail::join("decode steps of ", sequences, " run as one kernel",
-                      are_larger_ ? ", larger ones op by op" : "");
+  const bool unpaired = most_ > 1 && !kernel_->pairs();
+  return detail::join(
+      "decode steps of ", sequences, " run as one kernel",
+      are_larger_ ? ", larger ones op by op" : "",
+      unpaired ? "; the GPU does not take its blocks in pairs, which is slower" : "");
 }
 
 void StepPath::throw_fault() const {

@@ -99,6 +99,12 @@ struct Exchange {
   int64_t packets() const { return 2 * stream + qkv + attended + raised + parts; }
 };
 
+const step::StepLaunch& launch_of(Format format) {
+  const step::StepLaunch* const launches[] = {&step::kFloatStep, &step::kW8A16Step,
+                                              &step::kW8A8Step, &step::kW6Step};
+  return *launches[static_cast<size_t>(format)];
+}
+
 int part_length(const StepModel& model, int max_parts) {
   const int64_t stage = 4096 / model.config.head_dim;
   const int64_t even = (model.max_len + max_parts - 1) / max_parts;
@@ -198,6 +204,9 @@ StepKernel::StepKernel(const StepModel& model, const cuda::DeviceInfo& device, S
     if (step::make_shared_map(shared_sizes(tokens)).stages == 0) break;
     most_tokens_ = tokens;
   }
+  pairs_ = most_tokens_ > 1 &&
+           launch_of(format_).takes_pairs(model.dtype, static_cast<int>(device.shared_bytes),
+                                          device.multiprocessors);
   const ModelConfig& config = model.config;
   std::vector<step::PlannedOp> planned;
   const auto plan = [&](const LinearWeight& w, int64_t units) {
@@ -354,10 +363,7 @@ void StepKernel::run(Tensor logits, const RaggedBatch& batch, Stream stream) {
   args.fault = fault_;
   args.trace = trace_;
   args.disturbance = disturbance_;
-  using Launch = void (*)(DataType, const step::Args&, int, Stream);
-  constexpr Launch kLaunches[] = {&step::launch_float_step, &step::launch_w8a16_step,
-                                  &step::launch_w8a8_step, &step::launch_w6_step};
-  kLaunches[static_cast<size_t>(format_)](model_.dtype, args, device_.multiprocessors, stream);
+  launch_of(format_).launch(model_.dtype, args, device_.multiprocessors, stream);
 }
 
 void StepKernel::throw_fault() const {

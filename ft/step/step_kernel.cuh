@@ -206,48 +206,73 @@ __global__ void __launch_bounds__(kStepThreads, 1) step_kernel(const __grid_cons
 #endif
 }
 
+// How a kernel is launched. The attributes are its own: it is not copied.
+struct StepConfig {
+  cudaLaunchConfig_t config = {};
+  cudaLaunchAttribute attributes[2];
+
+  StepConfig(int blocks, int shared_bytes, bool paired, Stream stream) {
+    config.gridDim = dim3(static_cast<unsigned>(blocks));
+    config.blockDim = dim3(kStepThreads);
+    config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+    config.stream = static_cast<cudaStream_t>(stream.handle);
+    attributes[0].id = cudaLaunchAttributeCooperative;
+    attributes[0].val.cooperative = 1;
+    attributes[1].id = cudaLaunchAttributeClusterDimension;
+    attributes[1].val.clusterDim = {2, 1, 1};
+    config.attrs = attributes;
+    config.numAttrs = paired ? 2 : 1;
+  }
+  StepConfig(const StepConfig&) = delete;
+  StepConfig& operator=(const StepConfig&) = delete;
+};
+
 template <typename T, Format kFormat, int kTokens>
-void launch_step_as(Args args, int blocks, Stream stream) {
+void launch_step_as(const Args& args, int blocks, Stream stream) {
   auto* const kernel = &step_kernel<T, kFormat, kTokens>;
   // As much for every batch: captured launches of one must not lower what another needs.
   gpu::allow_shared_memory(kernel, static_cast<size_t>(args.map.block_bytes));
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(kStepThreads);
-  config.dynamicSmemBytes = static_cast<size_t>(args.map.bytes);
-  config.stream = static_cast<cudaStream_t>(stream.handle);
-  cudaLaunchAttribute attributes[2];
-  attributes[0].id = cudaLaunchAttributeCooperative;
-  attributes[0].val.cooperative = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {2, 1, 1};
-  config.attrs = attributes;
-  config.numAttrs = 1;
-  args.paired = args.paired && kTokens > 1 && blocks % 2 == 0;
-  if (args.paired) {
-    config.numAttrs = 2;
-    int clusters = 0;  // at the same time
-    FLEXQ_FT_CUDA(cudaOccupancyMaxActiveClusters(&clusters, kernel, &config));
-    args.paired = 2 * clusters >= blocks;
-    if (!args.paired) config.numAttrs = 1;
-  }
-  FLEXQ_FT_CUDA(cudaLaunchKernelEx(&config, kernel, args));
+  const StepConfig made(blocks, args.map.bytes, kTokens > 1 && args.paired, stream);
+  FLEXQ_FT_CUDA(cudaLaunchKernelEx(&made.config, kernel, args));
   gpu::foreign_work(stream);  // what follows waits for all of it
+}
+
+template <typename T, Format kFormat>
+bool takes_pairs_as(int shared_bytes, int blocks) {
+  auto* const kernel = &step_kernel<T, kFormat, kMaxTokens>;
+  if (blocks % 2 != 0) return false;
+  gpu::allow_shared_memory(kernel, static_cast<size_t>(shared_bytes));
+  const StepConfig made(blocks, shared_bytes, true, Stream{});
+  int clusters = 0;  // at the same time
+  FLEXQ_FT_CUDA(cudaOccupancyMaxActiveClusters(&clusters, kernel, &made.config));
+  return 2 * clusters >= blocks;
+}
+
+// run, with a value of the compute type.
+template <typename Run>
+auto with_step_type(DataType dtype, const Run& run) {
+  if (dtype == DataType::kFp16) return run(__half{});
+  FLEXQ_FT_CHECK_EQ(dtype, DataType::kBf16, "compute type of a step");
+  return run(__nv_bfloat16{});
 }
 
 template <Format kFormat>
 void launch_step_of(DataType dtype, const Args& args, int blocks, Stream stream) {
-  const auto run = [&](auto tag) {
+  with_step_type(dtype, [&](auto tag) {
     using T = decltype(tag);
     if (args.tokens == 1) {
       launch_step_as<T, kFormat, 1>(args, blocks, stream);
     } else {
       launch_step_as<T, kFormat, kMaxTokens>(args, blocks, stream);
     }
-  };
-  if (dtype == DataType::kFp16) return run(__half{});
-  FLEXQ_FT_CHECK_EQ(dtype, DataType::kBf16, "compute type of a step");
-  run(__nv_bfloat16{});
+  });
+}
+
+template <Format kFormat>
+bool takes_pairs_of(DataType dtype, int shared_bytes, int blocks) {
+  return with_step_type(dtype, [&](auto tag) {
+    return takes_pairs_as<decltype(tag), kFormat>(shared_bytes, blocks);
+  });
 }
 
 }  // namespace flexq_ft::step

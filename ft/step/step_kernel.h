@@ -58,7 +58,9 @@ class StepKernel {
   void throw_fault() const;
 
   void set_flow(const StepFlow& flow) { flow_ = flow; }
-  // Blocks in pairs where the GPU takes them so, or never: results are the same (step/pair.cuh).
+  // Blocks in pairs (step/pair.cuh) for several sequences: where the GPU takes them so, unless set
+  // otherwise. Results are the same.
+  bool pairs() const { return pairs_; }
   void set_pairs(bool pairs) { pairs_ = pairs; }
   void set_patience_ms(double ms) { patience_ms_ = ms; }
   void set_disturbance(const step::Disturbance& disturbance) { disturbance_ = disturbance; }
@@ -81,7 +83,7 @@ class StepKernel {
   int max_parts_ = 1;
   int64_t most_tokens_ = 0;
   StepFlow flow_;
-  bool pairs_ = true;
+  bool pairs_ = false;
   double patience_ms_ = 5000.0;
   step::Disturbance disturbance_;
   Buffer ops_, maps_, plan_, exchange_, counters_;

@@ -2,8 +2,6 @@
 
 namespace flexq_ft::step {
 
-void launch_float_step(DataType dtype, const Args& args, int blocks, Stream stream) {
-  launch_step_of<Format::kFloat>(dtype, args, blocks, stream);
-}
+const StepLaunch kFloatStep = {&launch_step_of<Format::kFloat>, &takes_pairs_of<Format::kFloat>};
 
 }  // namespace flexq_ft::step

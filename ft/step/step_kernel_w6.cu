@@ -2,8 +2,6 @@
 
 namespace flexq_ft::step {
 
-void launch_w6_step(DataType dtype, const Args& args, int blocks, Stream stream) {
-  launch_step_of<Format::kW6>(dtype, args, blocks, stream);
-}
+const StepLaunch kW6Step = {&launch_step_of<Format::kW6>, &takes_pairs_of<Format::kW6>};
 
 }  // namespace flexq_ft::step

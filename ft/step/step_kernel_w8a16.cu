@@ -2,8 +2,6 @@
 
 namespace flexq_ft::step {
 
-void launch_w8a16_step(DataType dtype, const Args& args, int blocks, Stream stream) {
-  launch_step_of<Format::kW8A16>(dtype, args, blocks, stream);
-}
+const StepLaunch kW8A16Step = {&launch_step_of<Format::kW8A16>, &takes_pairs_of<Format::kW8A16>};
 
 }  // namespace flexq_ft::step

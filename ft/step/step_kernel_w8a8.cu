@@ -2,8 +2,6 @@
 
 namespace flexq_ft::step {
 
-void launch_w8a8_step(DataType dtype, const Args& args, int blocks, Stream stream) {
-  launch_step_of<Format::kW8A8>(dtype, args, blocks, stream);
-}
+const StepLaunch kW8A8Step = {&launch_step_of<Format::kW8A8>, &takes_pairs_of<Format::kW8A8>};
 
 }  // namespace flexq_ft::step

@@ -14,9 +14,14 @@ namespace {
 }  // namespace
 
 int make_row_map(RowMap*, const void*, int64_t, int64_t) { refuse(); }
-void launch_float_step(DataType, const Args&, int, Stream) { refuse(); }
-void launch_w8a16_step(DataType, const Args&, int, Stream) { refuse(); }
-void launch_w8a8_step(DataType, const Args&, int, Stream) { refuse(); }
-void launch_w6_step(DataType, const Args&, int, Stream) { refuse(); }
+
+namespace {
+
+constexpr StepLaunch kAbsent = {[](DataType, const Args&, int, Stream) { refuse(); },
+                                [](DataType, int, int) -> bool { refuse(); }};
+
+}  // namespace
+
+const StepLaunch kFloatStep = kAbsent, kW8A16Step = kAbsent, kW8A8Step = kAbsent, kW6Step = kAbsent;
 
 }  // namespace flexq_ft::step

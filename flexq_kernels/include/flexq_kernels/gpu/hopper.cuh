@@ -33,6 +33,13 @@ __device__ __forceinline__ void cluster_sync_relaxed() {
   asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
 }
 
+// Of all threads of the cluster: what they read and wrote before is ordered before what the others
+// do behind it.
+__device__ __forceinline__ void cluster_sync() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
 // ---- mbarriers ("Parallel Synchronization … mbarrier") ----
 // A phase ends when all its arrivals and all its announced bytes have come. Parity p waits for the
 // end of phase p, p + 2, …; the first phase is 0, so that waiting for parity 1 of a fresh barrier
