@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from flexq_ft.converter.shards import GROUP_SIZE
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.eval.fake_quant import FLOAT_BITS, round_activation, round_weight
 from flexq_ft.orchestrate.eval.linear_input import LinearInput, input_of
@@ -17,7 +18,6 @@ from flexq_ft.orchestrate.eval.linear_input import LinearInput, input_of
 if TYPE_CHECKING:
     import torch
 
-GROUP = 128
 
 Bits = Mapping[LinearInput, int]
 
@@ -70,7 +70,7 @@ class ResumedModel:
         with torch.no_grad():
             for linear in self._linears:
                 weight = linear.weight
-                weight.copy_(round_weight(weight, bits=6, group=GROUP, symmetric=True))
+                weight.copy_(round_weight(weight, bits=6, group=GROUP_SIZE, symmetric=True))
 
     def start(self, ids: list[int], bits: Bits) -> torch.Tensor:
         """Log-probabilities [tokens, vocab] of a window, in fp32. bits: of inputs that are rounded;
@@ -104,7 +104,7 @@ class ResumedModel:
         def round_input(module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
             x, *rest = inputs
             bits = self._bits.get(read, FLOAT_BITS)
-            return (round_activation(x, bits=bits, group=GROUP, symmetric=True), *rest)
+            return (round_activation(x, bits=bits, group=GROUP_SIZE, symmetric=True), *rest)
 
         return round_input
 
