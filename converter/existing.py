@@ -125,8 +125,9 @@ def _transforms(manifest: Mapping[str, Any]) -> str:
 
 def _smoothed(manifest: Mapping[str, Any]) -> str:
     smoothing = _smoothing(manifest)
-    keys = ("alpha", "sequences", "length", "text_sha256")
-    return ", ".join(f"{key} {smoothing.get(key)}" for key in keys) if smoothing else "none"
+    if not smoothing:
+        return "none"
+    return f"alpha {smoothing.get('alpha')}, {_calibration(smoothing)}"
 
 
 def _scales(manifest: Mapping[str, Any]) -> str:
@@ -137,9 +138,13 @@ def _rounding(manifest: Mapping[str, Any]) -> str:
     rounding = (manifest["quantization"] or {}).get("rounding")
     if not rounding:
         return "nearest"
-    calibration = rounding.get("calibration") or {}
-    rest = ", ".join(f"{key} {value}" for key, value in sorted(calibration.items()))
-    return f"{rounding.get('method')} ({rest or 'no calibration'})"
+    return f"{rounding.get('method')} ({_calibration(rounding)})"
+
+
+def _calibration(calibrated: Mapping[str, Any]) -> str:
+    found = calibrated.get("calibration")
+    keys = ("sequences", "length", "text_sha256")
+    return ", ".join(f"{key} {found.get(key)}" for key in keys) if found else "no calibration"
 
 
 def _head(manifest: Mapping[str, Any]) -> str:

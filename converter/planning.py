@@ -221,7 +221,11 @@ def _smoothing(
 ) -> dict[str, Any] | None:
     if options.resolved_alpha is None or calibration is None:
         return None
-    return {"method": "smoothquant", "alpha": options.resolved_alpha, **calibration}
+    return {
+        "method": "smoothquant",
+        "alpha": options.resolved_alpha,
+        "calibration": calibration,
+    }
 
 
 def _rounding(calibration: dict[str, Any] | None, options: ConvertOptions) -> dict[str, Any] | None:

@@ -66,6 +66,14 @@ HeadFormat read_float_quantization(JsonFields* root) {
   return head;
 }
 
+void read_calibration(JsonFields calibration) {
+  calibration.text("text_sha256");
+  for (const char* count : {"sequences", "length"}) {
+    calibration.integer(count, 1, int64_t{1} << 40);
+  }
+  calibration.finish();
+}
+
 // How the weights were smoothed. They run like any others, so nothing is kept.
 void read_smoothing(const JsonDocument& document, JsonFields smoothing) {
   smoothing.expect("method", "smoothquant");
@@ -77,10 +85,8 @@ void read_smoothing(const JsonDocument& document, JsonFields smoothing) {
   }
   const JsonValue& alphas = smoothing.value("alphas");
   if (!alphas.is_null()) JsonFields(document, alphas, smoothing.name("alphas"));  // an object
-  smoothing.text("text_sha256");
-  for (const char* count : {"sequences", "length", "tokens"}) {
-    smoothing.integer(count, 1, int64_t{1} << 40);
-  }
+  read_calibration(smoothing.object("calibration"));
+  smoothing.integer("tokens", 1, int64_t{1} << 40);
   JsonFields factors = smoothing.object("factors");
   factors.integer("bytes", 1, kMaxFileBytes);
   factors.text("xxh3_128");
@@ -91,14 +97,7 @@ void read_smoothing(const JsonDocument& document, JsonFields smoothing) {
 // Which codes were chosen. Any of them are read alike.
 void read_rounding(JsonFields rounding) {
   rounding.choice("method", {"scale-search", "gptq"});
-  if (!rounding.value("calibration").is_null()) {
-    JsonFields calibration = rounding.object("calibration");
-    calibration.text("text_sha256");
-    for (const char* count : {"sequences", "length"}) {
-      calibration.integer(count, 1, int64_t{1} << 40);
-    }
-    calibration.finish();
-  }
+  if (!rounding.value("calibration").is_null()) read_calibration(rounding.object("calibration"));
   rounding.finish();
 }
 

@@ -186,7 +186,7 @@ def _smoothing(manifest: Mapping[str, Any]) -> str:
         alpha = f"searched, {spread} ({len(found) - len(used)} of {len(found)} not smoothed)"
     return (
         f"{smoothing['method']}, alpha {alpha}, calibrated on {smoothing['tokens']:,} tokens"
-        f" (text sha256 {smoothing['text_sha256'][:12]})"
+        f" (text sha256 {smoothing['calibration']['text_sha256'][:12]})"
     )
 
 

@@ -104,7 +104,9 @@ def test_every_byte_is_that_of_the_folded_tensors(
         jsonschema.validate(manifest, SCHEMA)
         smoothing = manifest["quantization"]["smoothing"]
         assert (smoothing["alpha"], smoothing["alphas"]) == (alpha, None)
-        assert (smoothing["tokens"], smoothing["text_sha256"]) == (240, windows.text_sha256)
+        text = windows.text_sha256
+        assert smoothing["calibration"] == {"text_sha256": text, "sequences": 6, "length": 40}
+        assert smoothing["tokens"] == 240
         assert _native.open_model_folder(str(made)).scheme == scheme
 
 

@@ -200,7 +200,8 @@ TEST(smoothing_is_read_and_refused_where_it_is_wrong) {
   const std::string plain = "\"smoothing\": null";
   const std::string smoothed =
       "\"smoothing\": {\"method\": \"smoothquant\", \"alpha\": 0.5, \"alphas\": null, "
-      "\"text_sha256\": \"00\", \"sequences\": 128, \"length\": 512, \"tokens\": 9, "
+      "\"calibration\": {\"text_sha256\": \"00\", \"sequences\": 128, \"length\": 512}, "
+      "\"tokens\": 9, "
       "\"factors\": {\"bytes\": 96, \"xxh3_128\": \"00\"}}";
   const char* cases[][3] = {
       {"0.5", "1", nullptr},
@@ -211,6 +212,7 @@ TEST(smoothing_is_read_and_refused_where_it_is_wrong) {
       {"0.5", "\"find\"", "quantization.smoothing.alpha is 'find'"},
       {"\"alphas\": null", "\"alphas\": []", "quantization.smoothing.alphas must be an object"},
       {"\"tokens\": 9", "\"tokens\": 0", "quantization.smoothing.tokens is 0"},
+      {"\"length\": 512", "\"length\": 0", "quantization.smoothing.calibration.length is 0"},
       {"\"bytes\": 96, ", "", "quantization.smoothing.factors.bytes is missing"},
       {"\"tokens\"", "\"token\": 1, \"tokens\"", "quantization.smoothing.token is an unknown"},
   };
