@@ -69,7 +69,9 @@ def test_a_model_of_1_1_billion_weights(tmp_path: Path, measured: Callable[[str]
     for _ in range(3):
         moment = random.uniform(0.2, 0.8) * seconds
         if is_killed_after(moment, source, tmp_path / "again"):
-            assert not (tmp_path / "again/1-gpu").exists(), moment
+            # What looks complete is: the kill may come when only the report was missing.
+            made = tmp_path / "again/1-gpu"
+            assert not made.exists() or verify(made) == [], moment
     convert_apart(source, tmp_path / "again", "w6ax")
     names = sorted(path.name for path in (tmp_path / "out/1-gpu").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "again/1-gpu").iterdir())
