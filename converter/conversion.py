@@ -1,34 +1,30 @@
-"""The conversion: plan, compare with what is there, stream unit by unit, put in place."""
+"""The conversion: plan, compare with what is there, have the units encoded, put in place."""
 
 from __future__ import annotations
 
 import shutil
-import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flexq_ft import _native
-from flexq_ft.converter.architectures import Unit
 from flexq_ft.converter.calibrator import Calibrator
+from flexq_ft.converter.encoder import Encoder
 from flexq_ft.converter.existing import examine
 from flexq_ft.converter.ini import render_ini
-from flexq_ft.converter.jobs import Job, UnitOutputs
+from flexq_ft.converter.jobs import Job
 from flexq_ft.converter.manifest import dump_json
 from flexq_ft.converter.options import ConvertOptions
 from flexq_ft.converter.planning import ConversionPlan, make_plan
 from flexq_ft.converter.progress import ProgressSink, SilentProgress
 from flexq_ft.converter.report import Quality, quality_report
-from flexq_ft.converter.rounding import Rounder, ScaleSearch
-from flexq_ft.converter.schemes.int6_codec import Int6Codec
 from flexq_ft.converter.source import Source, hash_files, open_source
 from flexq_ft.converter.transforms import SmoothedSource, Smoothing, apply_transforms
 from flexq_ft.converter.writer import FolderWriter, UnitRecord
-from flexq_ft.errors import ConfigError, InternalError, WeightError
+from flexq_ft.errors import ConfigError, WeightError
 
 __all__ = ["ConvertReport", "FolderReport", "convert", "plan"]
 
@@ -93,10 +89,6 @@ def convert(
     )
 
 
-# A unit, and the folders that lack it.
-_Work = tuple[Unit, list[Job]]
-
-
 class _Conversion:
     def __init__(
         self, source: Source, out: Path, options: ConvertOptions, progress: ProgressSink
@@ -106,7 +98,6 @@ class _Conversion:
         self._out = out
         self._options = options
         self._progress = progress
-        self._lock = threading.Lock()
         self._sha256 = ""
         self._calibrator: Calibrator | None = None
         identity = self._identity()
@@ -231,73 +222,14 @@ class _Conversion:
         self._source = SmoothedSource(self._source, smoothing)
 
     def _write(self, jobs: Sequence[Job]) -> None:
-        work: list[_Work] = []
-        for unit in self.plan.units:
-            lacking = [job for job in jobs if unit.stem not in job.writer.done]
-            if lacking:
-                work.append((unit, lacking))
-        self._progress.start(
-            total_bytes=sum(self._bytes_of(unit) for unit, _ in work), total_tensors=len(work)
-        )
-        with ThreadPoolExecutor(self._options.jobs + 1) as pool:
-            try:
-                # The source's hash needs a pass over its files; it runs beside the conversion.
-                hashing = None if self._sha256 else pool.submit(self._hash_source)
-                rounding = self.plan.header.rounding
-                if rounding is not None and self._calibrator is not None:
-                    self._encode_all(pool, [(*item, None) for item in work if not item[0].linear])
-                    linears = [item for item in work if item[0].linear]
-                    self._encode_calibrated(pool, linears, self._calibrator)
-                else:
-                    rounder = None if rounding is None else ScaleSearch()
-                    self._encode_all(pool, [(u, j, rounder if u.linear else None) for u, j in work])
-                if hashing:
-                    hashing.result()
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
-                self._progress.finish()
+        encoder = Encoder(self.plan, self._source, self._progress)
+        # The source's hash needs a pass over its files; it runs beside the conversion.
+        encoder.run(jobs, self._calibrator, beside=None if self._sha256 else self._hash_source)
         for job in jobs:
             job.writer.finish(self._small_files(job, job.writer.done))
 
-    def _encode_calibrated(
-        self, pool: ThreadPoolExecutor, work: Sequence[_Work], calibrator: Calibrator
-    ) -> None:
-        for rounders in calibrator.rounders(self._source, {unit.linear for unit, _ in work}):
-            of_layer = [(unit, jobs, rounders.get(unit.linear)) for unit, jobs in work]
-            self._encode_all(pool, [item for item in of_layer if item[2] is not None])
-
-    def _encode_all(
-        self, pool: ThreadPoolExecutor, work: Sequence[tuple[Unit, list[Job], Rounder | None]]
-    ) -> None:
-        futures: list[Future[None]] = [pool.submit(self._encode, *item) for item in work]
-        finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
-        for future in finished:
-            future.result()
-
     def _hash_source(self) -> None:
         self._sha256 = hash_files(self._source.source_files())
-
-    def _encode(self, unit: Unit, jobs: Sequence[Job], rounder: Rounder | None) -> None:
-        outputs = UnitOutputs(jobs)
-        codec = self.plan.codec(unit) if rounder is None else Int6Codec(rounder)
-        try:
-            quality = codec.encode(unit, self._source, outputs)
-        finally:
-            written = outputs.close()
-        for job in jobs:
-            files = written[job.target.shards.size]
-            expected = codec.files(unit, job.target.shards)
-            sizes = {name: size for name, (size, _) in files.items()}
-            if sizes != {name: spec.nbytes for name, spec in expected.items()}:
-                raise InternalError(f"{unit.stem}: wrote {sizes}, planned {dict(expected)}")
-            record = UnitRecord(files, quality.to_json() if quality else None)
-            with self._lock:
-                job.writer.commit(unit.stem, record)
-        with self._lock:
-            self._progress.advance(tensor=unit.stem, source_bytes=self._bytes_of(unit))
-
-    def _bytes_of(self, unit: Unit) -> int:
-        return sum(self._source.tensors[part.name].source_bytes for part in unit.parts)
 
     def _small_files(self, job: Job, records: dict[str, UnitRecord]) -> dict[str, bytes]:
         header = self.plan.header

@@ -7,23 +7,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
-from rich.table import Table
 
 from flexq_ft.converter.options import DTYPES, LM_HEADS, SCHEME_NAMES
 from flexq_ft.orchestrate.cli.calibration_options import calibration_choices, calibration_options
 from flexq_ft.orchestrate.cli.console import common_options, console
-from flexq_ft.orchestrate.cli.options import (
-    INT_LIST,
-    SCHEME_TABLE,
-    chosen_scheme,
+from flexq_ft.orchestrate.cli.conversion_tables import (
+    plan_table,
+    quality_table,
+    report_table,
+    tensor_table,
 )
+from flexq_ft.orchestrate.cli.options import INT_LIST, SCHEME_TABLE, chosen_scheme
 from flexq_ft.orchestrate.cli.progress import ConversionProgress
 
 if TYPE_CHECKING:
-    from flexq_ft.converter.conversion import ConvertReport, FolderReport
+    from flexq_ft.converter.conversion import ConvertReport
     from flexq_ft.converter.options import ConvertOptions
     from flexq_ft.converter.planning import ConversionPlan
-    from flexq_ft.converter.report import Quality
 
 SCHEMA = "flexq-ft/convert/1"
 _WORST = 10  # tensors of the quality report that are shown
@@ -199,49 +199,14 @@ def _show_plan(plan: ConversionPlan, source: Path, out: Path, options: ConvertOp
         "tensors": tensors,
     }
     if not console.json_mode:
-        console.show(_tensor_table(plan, tensors))
-        console.show(_folder_table(targets))
+        console.show(tensor_table(plan, tensors))
+        console.show(plan_table(targets))
         config = plan.header.config
         console.out(
             f"{config.name}: {config.num_layers} layers, {plan.total_elements:,} weights;"
             f" about {plan.peak_bytes / 1e6:,.0f} MB of memory at most. Nothing was written."
         )
     console.emit(SCHEMA, config=_config(source, out, options), results=results)
-
-
-def _tensor_table(plan: ConversionPlan, tensors: list[dict[str, Any]]) -> Table:
-    """Layer 0 stands for all layers: they are alike."""
-    table = Table(title="Tensors (each of the layers like layer 0)")
-    table.add_column("tensor")
-    table.add_column("shape", justify="right")
-    table.add_column("stored as")
-    table.add_column("split")
-    table.add_column("MB", justify="right")
-    for row in tensors:
-        parts = row["tensor"].split(".")
-        if parts[1] == "layers" and parts[2] != "0":
-            continue
-        shape = " x ".join(str(n) for n in row["shape"])
-        megabytes = f"{row['bytes'] / 1e6:,.2f}"
-        table.add_row(row["tensor"], shape, row["scheme"], row["split"], megabytes)
-    return table
-
-
-def _folder_table(targets: list[dict[str, Any]]) -> Table:
-    table = Table(title="Folders")
-    table.add_column("folder")
-    for name in ("files", "MB", "MB per rank", "bits per weight"):
-        table.add_column(name, justify="right")
-    for row in targets:
-        ranks = ", ".join(f"{size / 1e6:,.1f}" for size in row["rank_bytes"])
-        table.add_row(
-            row["path"],
-            str(row["files"]),
-            f"{row['total_bytes'] / 1e6:,.1f}",
-            ranks,
-            f"{row['bits_per_weight']:.3f}",
-        )
-    return table
 
 
 def _show_report(report: ConvertReport, source: Path, out: Path, options: ConvertOptions) -> None:
@@ -256,9 +221,9 @@ def _show_report(report: ConvertReport, source: Path, out: Path, options: Conver
     if options.resolved_scheme == "w8a8" and options.resolved_alpha is None:
         console.info("the weights are not smoothed; --calibration FILE smooths them (SmoothQuant)")
     if not console.json_mode:
-        console.show(_report_table(report.folders))
+        console.show(report_table(report.folders))
         if worst:
-            console.show(_quality_table(worst, len(report.quality)))
+            console.show(quality_table(worst, len(report.quality)))
         console.info(f"done in {report.seconds:.1f} s")
     results = {
         "dry_run": False,
@@ -279,35 +244,3 @@ def _show_report(report: ConvertReport, source: Path, out: Path, options: Conver
         "duration_ms": round(1000 * report.seconds, 1),
     }
     console.emit(SCHEMA, config=_config(source, out, options), results=results)
-
-
-def _report_table(folders: Sequence[FolderReport]) -> Table:
-    table = Table()
-    table.add_column("folder")
-    table.add_column("was")
-    for name in ("files", "MB", "bits per weight"):
-        table.add_column(name, justify="right")
-    for folder in folders:
-        table.add_row(
-            str(folder.path),
-            folder.action,
-            str(folder.files),
-            f"{folder.total_bytes / 1e6:,.1f}",
-            f"{folder.bits_per_weight:.3f}",
-        )
-    return table
-
-
-def _quality_table(worst: Sequence[Quality], total: int) -> Table:
-    table = Table(title=f"Lowest signal to noise, of {total} tensors")
-    table.add_column("tensor")
-    for name in ("SQNR dB", "largest error", "saturated %"):
-        table.add_column(name, justify="right")
-    for row in worst:
-        table.add_row(
-            row.tensor,
-            f"{row.sqnr_db:.2f}",
-            f"{row.max_abs_error:.3g}",
-            f"{100 * row.saturated_share:.2f}",
-        )
-    return table
