@@ -132,6 +132,9 @@ def _from_cache(
         if not folder.is_dir():  # another process may have made it meanwhile
             head = "" if options.lm_head == "fp16" else f" with an lm_head in {options.lm_head}"
             notify(f"converting {model} to {options.scheme}{head} into {out} (kept for later runs)")
+            if options.resolved_scheme == "w8a8":
+                smoothing = f"flexq-ft convert {model} OUT --scheme w8a8 --calibration FILE"
+                notify(f"the weights are not smoothed; {smoothing} smooths them (SmoothQuant)")
             convert(model, out, stored, progress=progress)
     return folder
 

@@ -27,6 +27,7 @@ from tests.tools.mpi import needs_mpi, run_ranks
 pytest.importorskip("transformers")
 
 Capture = pytest.CaptureFixture[str]
+TEXT = Path(__file__).parents[2] / "configs" / "texts" / "river-lock.txt"
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,28 @@ def test_a_checkpoint_is_converted_once_and_said_so(
     assert "converting" not in second.err and second.out == first.out
     (folder,) = [path for path in cache.iterdir() if path.is_dir()]
     assert folder.name.startswith("tiny-") and (folder / "1-gpu" / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["run", "{}", "A weight", "--max-tokens", "1"],
+        ["eval", "ppl", "{}", "--text", str(TEXT), "--max-windows", "1"],
+        ["bench", "latency", "{}", "--prompt-tokens", "4", "--output-tokens", "2", "--repeat", "1"],
+    ],
+    ids=["run", "eval", "bench"],
+)
+def test_weights_converted_on_the_fly_without_smoothing_are_said_so(
+    checkpoint: Path, cache: Path, capsys: Capture, verb: list[str]
+) -> None:
+    arguments = [word.format(checkpoint) for word in verb]
+    assert run_cli([*arguments, "--scheme", "w8a8"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    way_out = f"flexq-ft convert {checkpoint} OUT --scheme w8a8 --calibration FILE"
+    assert f"the weights are not smoothed; {way_out} smooths them (SmoothQuant)" in said
+    if verb[0] == "run":
+        assert run_cli([*arguments, "--scheme", "w8a16"]) == 0
+        assert "smooth" not in capsys.readouterr().err
 
 
 def test_other_choices_and_changed_sources_are_other_entries(checkpoint: Path, cache: Path) -> None:
