@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from flexq_ft import _native
+from flexq_ft.converter import convert
+from tests.converter.smoothing_models import model_with_outliers, options
 from tests.e2e.conftest import Model, hf_logits, hf_logprobs
 from tests.e2e.test_quantized_models import act_bits, quantized, replay
 from tests.reference import fake_quant
@@ -174,6 +176,38 @@ def test_shards_replay_as_numpy_on_their_part_of_the_whole(
                     continue
                 limit = 1e-5 * max(float(np.abs(y).max()), 1e-6)
                 assert float(np.abs(arrays[f"y.{name}"] - y).max()) <= limit, (name, tp, r)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "opt"])
+def test_static_scales_round_a_share_of_an_input_as_the_whole(
+    kind: str, tmp_path: Path, measured: Callable[[str], None]
+) -> None:
+    source = model_with_outliers(tmp_path / "hf", kind)
+    chosen = options(activation_scales="static", dtype="fp32", tp=(1, 2))
+    convert(source, tmp_path / "out", chosen)
+    one, folder = _native.Engine(str(tmp_path / "out/1-gpu")), tmp_path / "out/2-gpu"
+    opened = _native.open_model_folder(str(folder))
+    windows = [list(range(first, first + 24)) for first in (3, 40, 99, 280)]
+    ranks = run_ranks(folder, 2, windows, tmp_path, trace=True)
+    records = [r for r in one.trace(windows[0]) if r["name"] != "lm_head"]
+    assert len(records) == 8
+    for record in records:
+        name = record["name"]
+        x, y = ([arrays[f"{part}.{name}"] for arrays in ranks] for part in ("x", "y"))
+        rows = [shard(name.split(".")[-1], opened, r, opened.config.head_dim)[0] for r in (0, 1)]
+        if rows[0] is None:
+            whole = one.run_linear(name, np.concatenate(x, axis=1))
+            assert float(np.abs(y[0] + y[1] - whole).max()) <= 1e-5 * np.abs(whole).max(), name
+            continue
+        np.testing.assert_array_equal(x[0], x[1])
+        whole = one.run_linear(name, x[0])
+        for part, own in zip(y, rows, strict=True):
+            assert float(np.abs(part - whole[:, own]).max()) <= 1e-5 * np.abs(whole).max(), name
+    divergence = Divergence()
+    for i, ids in enumerate(windows):
+        divergence.add(ids, ranks[0][f"logits.{i}"], one.forward(ids))
+    measured(f"{kind} w8a8 static tp 2: {divergence}")
+    TINY_LOOSE.check(divergence)
 
 
 def stored(bias: Any, dtype: str) -> Any:
