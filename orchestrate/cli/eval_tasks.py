@@ -79,7 +79,7 @@ ARC-Easy, ARC-Challenge, boolq, hellaswag, winogrande_xl; else lm-eval's names.
     default=8,
     metavar="N",
     panel="Parallel",
-    help="Texts that are generated together.",
+    help="Texts that are scored or generated together.",
 )
 @simulation_options
 @scored_model_options
