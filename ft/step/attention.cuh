@@ -27,12 +27,12 @@ class AttentionOp {
   static constexpr int kPairs = kDim / 2;
   static constexpr int kPartPackets = kDim + 2;
 
-  __device__ __forceinline__ AttentionOp(const Place& place, int index, const Epochs& epochs)
+  __device__ __forceinline__ AttentionOp(const Place& place, int index)
       : place_(place),
         args_(place.args),
         units_(place.args),
         index_(index),
-        epoch_(epochs.of_layer(index / kLayerOps)),
+        epoch_(place.epoch(index / kLayerOps)),
         sharing_(args_.heads / args_.kv_heads),
         // Warps of one query head, in each team: 8, 4, 2 or 1.
         crew_(sharing_ == 1   ? 8

@@ -115,6 +115,13 @@ struct Place {
   __device__ __forceinline__ uint32_t planned(int index) const {
     return load_shared_word(at(args.map.plan + index * 4));
   }
+  // Epochs of this step: of its input, and of a layer's results.
+  __device__ __forceinline__ uint32_t input_epoch() const {
+    return load_shared_word(at(args.map.epoch));
+  }
+  __device__ __forceinline__ uint32_t epoch(int layer) const {
+    return input_epoch() + static_cast<uint32_t>(layer) + 1;
+  }
 
  private:
   __device__ __forceinline__ const void* pointer(int offset) const {
@@ -128,13 +135,5 @@ __device__ __forceinline__ void mark(const Place& place, int index, Mark point) 
   place.args.trace[(static_cast<int64_t>(index) * gridDim.x + blockIdx.x) * kMarks + point] =
       nanoseconds();
 }
-
-// Epochs of one step: of its input, and of a layer's results.
-struct Epochs {
-  uint32_t input;
-  __device__ __forceinline__ uint32_t of_layer(int layer) const {
-    return input + static_cast<uint32_t>(layer) + 1;
-  }
-};
 
 }  // namespace flexq_ft::step

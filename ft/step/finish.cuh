@@ -20,12 +20,12 @@ struct PairExtras {
 template <typename T, Format kFormat, int kTokens>
 class FinishOp {
  public:
-  using Sum = typename RowTile<T, kFormat>::Sum;
+  using Sum = typename RowTile<T, kFormat, kTokens>::Sum;
   // Row pairs of a unit, 8 for each token, dealt to the lanes.
   static constexpr int kPairs = kTokens == 1 ? 1 : 2;
   static constexpr bool kScaledRows = kFormat == Format::kW8A16 || kFormat == Format::kW8A8;
 
-  __device__ __forceinline__ FinishOp(const Place& place, int index, int kind, const Epochs& epochs)
+  __device__ __forceinline__ FinishOp(const Place& place, int index, int kind)
       : place_(place),
         args_(place.args),
         op_(args_.ops[index]),
@@ -33,7 +33,7 @@ class FinishOp {
         kind_(kind),
         halves_(halves_of(args_, kind)),
         rows_(op_.n / halves_),
-        epoch_(epochs.of_layer(index / kLayerOps)) {}
+        epoch_(place.epoch(index / kLayerOps)) {}
 
   __device__ __forceinline__ void run(PartialSums& sums) const {
     const uint32_t planned = place_.planned(index_);

@@ -30,24 +30,34 @@ class PartialSums {
   }
 
   // ---- of a computing warp, in this order ----
+  // Asked early, so that nobody waits for the answer; if not, await_free().
+  __device__ __forceinline__ bool is_free() const {
+    return mbarrier_passed(empty(buffer()), parity() ^ 1);
+  }
   __device__ __forceinline__ void await_free(int op) const {
     bounded_wait(empty(buffer()), parity() ^ 1, args_, op);
   }
-  // first: the stage of the rows that the warp's team began with.
-  template <typename Tile>
-  __device__ __forceinline__ void put(const Place& place, const Tile& tile, int half,
-                                      int first) const {
-    const int g = place.lane / 4, t = place.lane % 4;
-    const uint32_t to = of_warp(half, first * kTeamWarps + place.member());
+  // first: the stage of the rows that the warp's team began with; lane: of_lane().
+  template <int kTokens, typename Tile>
+  __device__ __forceinline__ void put(const Tile& tile, uint32_t lane, int half, int first) const {
+    const int part = (static_cast<int>(buffer()) * 2 + half) * kTeams + first;
+    const uint32_t to = lane + static_cast<uint32_t>(part * kTeamWarps * warp_bytes());
+    const int token = static_cast<int>(threadIdx.x % 4) * 2;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int token = 2 * t + i % 2, row = Tile::row_of(g) + i / 2 * 8;
-      if (token >= args_.tokens) continue;
+      if ((kTokens == 1 && i % 2 != 0) || token + i % 2 >= args_.tokens) continue;
       const auto sum = tile.at(i);
       uint32_t word;
       memcpy(&word, &sum, 4);
-      store_shared_word(to + static_cast<uint32_t>((token * kStageRows + row) * 4), word);
+      store_shared_word(to + (i % 2 * kStageRows + i / 2 * 8) * 4, word);
     }
+  }
+  // Where a lane's sums of the first unit and half go, of the team that begins.
+  template <typename Tile>
+  __device__ __forceinline__ uint32_t of_lane(const Place& place) const {
+    const int token = place.lane % 4 * 2;
+    return sums_ + static_cast<uint32_t>(place.member() * warp_bytes() +
+                                         (token * kStageRows + Tile::row_of(place.lane / 4)) * 4);
   }
   __device__ __forceinline__ void hand_over() {
     __syncwarp();
@@ -61,8 +71,8 @@ class PartialSums {
   }
   // [tokens][16] of one warp, of the unit at hand.
   __device__ __forceinline__ uint32_t of_warp(int half, int warp) const {
-    const int at = ((static_cast<int>(buffer()) * 2 + half) * kWarps + warp) * args_.tokens;
-    return sums_ + static_cast<uint32_t>(at * kStageRows * 4);
+    const int at = (static_cast<int>(buffer()) * 2 + half) * kWarps + warp;
+    return sums_ + static_cast<uint32_t>(at * warp_bytes());
   }
   __device__ __forceinline__ void hand_back() {
     __syncwarp();
@@ -71,6 +81,8 @@ class PartialSums {
   }
 
  private:
+  // Of one warp's sums.
+  __device__ __forceinline__ int warp_bytes() const { return args_.tokens * kStageRows * 4; }
   __device__ __forceinline__ uint32_t full(uint32_t buffer) const { return barriers_ + buffer * 8; }
   __device__ __forceinline__ uint32_t empty(uint32_t buffer) const {
     return barriers_ + 16 + buffer * 8;

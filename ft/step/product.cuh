@@ -14,41 +14,38 @@ namespace flexq_ft::step {
 template <typename T, Format kFormat, int kTokens>
 class ProductOp {
  public:
-  using Tile = RowTile<T, kFormat>;
+  using Tile = RowTile<T, kFormat, kTokens>;
 
-  __device__ __forceinline__ ProductOp(const Place& place, int index, int kind,
-                                       const Epochs& epochs)
+  __device__ __forceinline__ ProductOp(const Place& place, int index, int kind)
       : place_(place),
         args_(place.args),
         op_(place.op(index)),
         index_(index),
         kind_(kind),
-        epoch_(epochs.of_layer(index / kLayerOps)) {}
+        epoch_(place.epoch(index / kLayerOps)) {}
 
   __device__ __forceinline__ void run(RingReader& ring, PartialSums& partial, Pair<kTokens>& pair) {
     const uint32_t planned = place_.planned(index_);
     if (!has_work(planned)) return;
     read_operand(ring, pair);
     mark(place_, index_, kGathered);
-    Tile tile(place_, op_.k);
+    Tile tile(place_, op_.k, ring, index_);
     const int halves = halves_of(args_, kind_);
+    const uint32_t sums_at = partial.of_lane<Tile>(place_);
 #pragma unroll 1
     for (int u = unit_count(planned); u > 0; --u) {
-      partial.await_free(index_);
+      const bool free = partial.is_free();
 #pragma unroll 1
       for (int half = 0; half < halves; ++half) {
-        const int first = ring.ahead();
-        tile.begin(first);
-#pragma unroll 1
-        for (int i = first; i < tile.stages; i += kTeams) {
-          tile.add(ring.wait(index_));
-          ring.release();
-        }
-        ring.pass(tile.stages);
-        partial.put(place_, tile, half, first);
+        tile.begin(ring.ahead());
+        tile.add();
+        if (half == 0 && !free) partial.await_free(index_);
+        partial.put<kTokens>(tile, sums_at, half, ring.ahead());
+        ring.pass(tile.stages());
       }
       partial.hand_over();
     }
+    tile.end();
   }
 
  private:

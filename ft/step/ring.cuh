@@ -19,7 +19,7 @@ using flexq_kernels::gpu::mbarrier_passed;
 using flexq_kernels::gpu::mbarrier_try_wait;
 using flexq_kernels::gpu::shared_address;
 
-// Barriers of a slot: full, and `stages` further on, empty.
+// Barriers of a slot, side by side: full and empty.
 struct RingPlace {
   const Args& args;
   uint32_t base;  // of the shared memory
@@ -28,16 +28,20 @@ struct RingPlace {
   __device__ __forceinline__ uint32_t barriers() const {
     return base + static_cast<uint32_t>(args.map.barriers);
   }
+  __device__ __forceinline__ uint32_t barriers_end() const {
+    return barriers() + static_cast<uint32_t>(args.map.barrier_bytes);
+  }
   __device__ __forceinline__ uint32_t stage(int slot) const {
     return base + static_cast<uint32_t>(slot * kStageBytes);
   }
   __device__ __forceinline__ uint32_t full(int slot) const {
-    return barriers() + static_cast<uint32_t>(slot * 8);
+    return barriers() + static_cast<uint32_t>(slot * kSlotBarriers);
   }
-  __device__ __forceinline__ uint32_t empty(int slot) const {
-    return barriers() + static_cast<uint32_t>((stages() + slot) * 8);
-  }
+  __device__ __forceinline__ uint32_t empty(int slot) const { return full(slot) + 8; }
 };
+
+// In a register from here on, and not computed again.
+__device__ __forceinline__ void keep(uint32_t& value) { asm volatile("" : "+r"(value)); }
 
 // Out of line: what is always there must be short.
 static __device__ __noinline__ void wait_on(uint32_t barrier, uint32_t parity, const Args& args,
@@ -65,11 +69,13 @@ __device__ __forceinline__ void make_ring(const RingPlace& ring) {
 // one pass unseen could not tell the next from the one before: see the writer.)
 class RingReader {
  public:
+  // A stage of the team's: its slot's full barrier, and the parity that ends its phase.
+  struct Turn {
+    uint32_t full, parity;
+  };
+
   __device__ __forceinline__ RingReader(const RingPlace& ring, int team)
-      : ring_(ring),
-        stage_(ring.stage(team)),
-        full_(ring.full(team)),
-        ahead_(static_cast<uint32_t>(team)) {}
+      : ring_(ring), turn_{ring.full(team), 0}, ahead_(static_cast<uint32_t>(team)) {}
 
   // How many stages are taken by the other team before this team's next one: 0 or 1.
   __device__ __forceinline__ int ahead() const { return static_cast<int>(ahead_); }
@@ -78,13 +84,13 @@ class RingReader {
 
   // The team's next stage.
   __device__ __forceinline__ uint32_t wait(int op) const {
-    bounded_wait(full_, parity_, ring_.args, op);
-    return stage_;
+    await(turn_, op);
+    return stage(turn_);
   }
   __device__ __forceinline__ void release() {
-    disturb(ring_.args, full_);
+    disturb(ring_.args, turn_.full);
     __syncwarp();
-    if (threadIdx.x % 32 == 0) mbarrier_arrive(full_ + static_cast<uint32_t>(ring_.stages() * 8));
+    if (threadIdx.x % 32 == 0) free(turn_);
     advance();
   }
 
@@ -93,25 +99,95 @@ class RingReader {
   __device__ __forceinline__ uint32_t peek(int i) const {
     const auto size = static_cast<uint32_t>(ring_.stages() * kStageBytes);
     const uint32_t at =
-        stage_ - ring_.base + size + (static_cast<uint32_t>(i) - ahead_) * kStageBytes;
+        stage(turn_) - ring_.base + size + (static_cast<uint32_t>(i) - ahead_) * kStageBytes;
     return ring_.base + at % size;
   }
   // To the team's stage behind, without freeing this one.
-  __device__ __forceinline__ void advance() {
-    stage_ += kTeams * kStageBytes;
-    full_ += kTeams * 8;
-    if (full_ >= ring_.barriers() + static_cast<uint32_t>(ring_.stages() * 8)) {
-      stage_ -= static_cast<uint32_t>(ring_.stages() * kStageBytes);
-      full_ -= static_cast<uint32_t>(ring_.stages() * 8);
-      parity_ ^= 1;
-    }
-  }
+  __device__ __forceinline__ void advance() { turn_ = behind(turn_, ring_.barriers_end()); }
 
  private:
+  friend class StagePairs;
+
+  __device__ __forceinline__ Turn behind(Turn turn, uint32_t end_of_barriers) const {
+    turn.full += kTeams * kSlotBarriers;
+    if (turn.full >= end_of_barriers) {
+      turn.full -= static_cast<uint32_t>(ring_.args.map.barrier_bytes);
+      turn.parity ^= 1;
+    }
+    return turn;
+  }
+  __device__ __forceinline__ uint32_t stage(const Turn& turn) const {
+    return ring_.base + (turn.full - ring_.barriers()) * (kStageBytes / kSlotBarriers);
+  }
+  __device__ __forceinline__ void await(const Turn& turn, int op) const {
+    bounded_wait(turn.full, turn.parity, ring_.args, op);
+  }
+  // By one lane.
+  __device__ __forceinline__ void free(const Turn& turn) const { mbarrier_arrive(turn.full + 8); }
+
   RingPlace ring_;
-  uint32_t stage_, full_;  // the team's next one's, and its barrier
+  Turn turn_;  // the team's next one
   uint32_t ahead_;
-  uint32_t parity_ = 0;
+};
+
+// Two of a team's stages at a time: so a warp has twice as much to load and to multiply between two
+// waits. Whether the next two have arrived is asked as soon as these two are loaded; what is
+// multiplied meanwhile hides the delay of the answer.
+class StagePairs {
+ public:
+  __device__ __forceinline__ StagePairs(RingReader& ring, int op)
+      : ring_(ring), first_(ring.turn_), end_(ring.ring_.barriers_end()), op_(op) {
+    keep(end_);
+    look();
+  }
+
+  // A stage is where its full barrier's address, times kScale, plus this is.
+  static constexpr uint32_t kScale = kStageBytes / kSlotBarriers;
+  __device__ __forceinline__ uint32_t origin() const {
+    return ring_.ring_.base - ring_.ring_.barriers() * kScale;
+  }
+  __device__ __forceinline__ uint32_t first() const { return first_.full * kScale; }
+  __device__ __forceinline__ uint32_t second() const { return second_.full * kScale; }
+
+  __device__ __forceinline__ const Args& args() const { return ring_.ring_.args; }
+
+  // kCount: 2, or 1 where a row has no more.
+  template <int kCount>
+  __device__ __forceinline__ void wait() const {
+    if (there_) return;
+    disturb(ring_.ring_.args, first_.full);
+    ring_.await(first_, op_);
+    if (kCount == 2) ring_.await(second_, op_);
+  }
+  template <int kCount>
+  __device__ __forceinline__ void release() {
+    __syncwarp();
+    const bool frees = threadIdx.x % 32 == 0;
+    if (frees) ring_.free(first_);
+    if (kCount == 2 && frees) ring_.free(second_);
+    first_ = kCount == 2 ? behind(second_) : second_;
+    look();
+  }
+  // The reader goes on behind the last stage released.
+  __device__ __forceinline__ void end() { ring_.turn_ = first_; }
+
+ private:
+  __device__ __forceinline__ RingReader::Turn behind(RingReader::Turn turn) const {
+    return ring_.behind(turn, end_);
+  }
+  // In a test with delays nothing is ever there at once.
+  __device__ __forceinline__ void look() {
+    second_ = behind(first_);
+    const bool first = mbarrier_passed(first_.full, first_.parity);
+    there_ = mbarrier_passed(second_.full, second_.parity) && first &&
+             ring_.ring_.args.disturbance.delay_ns == 0;
+  }
+
+  RingReader& ring_;
+  RingReader::Turn first_, second_;
+  uint32_t end_;  // of the barriers
+  int op_;
+  bool there_;
 };
 
 // A streaming warp's view; the warps take stages in turn, since what one does for a stage takes

@@ -13,7 +13,7 @@
 
 namespace flexq_ft::step {
 
-template <typename T, Format kFormat>
+template <typename T, Format kFormat, int kTokens>
 class RowTile;
 
 // Rows as they lie in memory, 768 bytes of each in a stage: boxes of 128 bytes x 16 rows, in which
@@ -37,7 +37,8 @@ class StoredRows {
   // The row of the tile that lanes 4g … 4g + 3 hold; the other one is eight further on.
   static __device__ __forceinline__ int row_of(int g) { return g / 2 + g % 2 * 4; }
 
-  __device__ __forceinline__ StoredRows(const Place& place, int k) {
+  __device__ __forceinline__ StoredRows(const Place& place, int k, RingReader& ring, int op)
+      : ring_(ring), op_(op) {
     const int g = place.lane / 4, t = place.lane % 4;
     const int row = row_of(g);
     const int unit = place.member() % 2 * 4 + t;
@@ -46,12 +47,14 @@ class StoredRows {
     const Args& args = place.args;
     first_x_ = place.at(args.map.tokens + min(g, args.tokens - 1) * args.map.token_pitch +
                         (place.member() * kPiece + t * 16) * kXPieces);
-    row_bytes_ = k * kElement - place.member() * kPiece;
+    member_ = place.member() * kPiece;
+    row_bytes_ = k * kElement - member_;
     has_further_ = kFurther + place.member() * kPiece < kRowBytes;
-    stages = (k * kElement + kRowBytes - 1) / kRowBytes;
+    stages_ = (k * kElement + kRowBytes - 1) / kRowBytes;
   }
 
-  int stages;  // of 16 rows
+  // Of 16 rows.
+  __device__ __forceinline__ int stages() const { return stages_; }
 
   __device__ __forceinline__ Sum at(int i) const { return sum_[0][0][i]; }
 
@@ -63,8 +66,17 @@ class StoredRows {
     left_ = row_bytes_ - stage * kRowBytes;
   }
 
-  // The team's next stage.
-  __device__ __forceinline__ void add(uint32_t stage) { multiply(load(stage)); }
+  // The team's stages of the row, from the one that it began with on.
+  __device__ __forceinline__ void add() {
+#pragma unroll 1
+    while (left_ > -member_) {
+      multiply(load(ring_.wait(op_)));
+      ring_.release();
+    }
+  }
+
+  // Behind the last rows of an op.
+  __device__ __forceinline__ void end() const {}
 
  private:
   static constexpr int kFurther = kTeamWarps * kPiece;  // to the warp's second piece
@@ -109,102 +121,146 @@ class StoredRows {
     }
   }
 
+  RingReader& ring_;
+  int op_;
   Sum sum_[1][1][4];
   uint32_t box_, first_x_, x_;
-  int row_bytes_, left_;  // from the warp's first piece on
-  bool has_further_;      // a stage has a second piece for the warp
+  int row_bytes_, left_;  // from the warp's first piece on,
+  int member_;            // which is so far into a stage's rows
+  int stages_;
+  bool has_further_;  // a stage has a second piece for the warp
 };
 
-template <typename T>
-class RowTile<T, Format::kFloat> : public StoredRows<T, Format::kFloat> {
+template <typename T, int kTokens>
+class RowTile<T, Format::kFloat, kTokens> : public StoredRows<T, Format::kFloat> {
   using StoredRows<T, Format::kFloat>::StoredRows;
 };
-template <typename T>
-class RowTile<T, Format::kW8A16> : public StoredRows<T, Format::kW8A16> {
+template <typename T, int kTokens>
+class RowTile<T, Format::kW8A16, kTokens> : public StoredRows<T, Format::kW8A16> {
   using StoredRows<T, Format::kW8A16>::StoredRows;
 };
-template <typename T>
-class RowTile<T, Format::kW8A8> : public StoredRows<T, Format::kW8A8> {
+template <typename T, int kTokens>
+class RowTile<T, Format::kW8A8, kTokens> : public StoredRows<T, Format::kW8A8> {
   using StoredRows<T, Format::kW8A8>::StoredRows;
 };
 
 // Eight tiles of 16 x 128 codes in a stage, one for each warp of a team, and their scales behind
-// them.
-template <typename T>
-class RowTile<T, Format::kW6> {
+// them; two stages at a time.
+template <typename T, int kTokens>
+class RowTile<T, Format::kW6, kTokens> {
  public:
   using Sum = float;
 
   static __device__ __forceinline__ int row_of(int g) { return g; }
 
-  __device__ __forceinline__ RowTile(const Place& place, int k) {
+  __device__ __forceinline__ RowTile(const Place& place, int k, RingReader& ring, int op)
+      : pairs_(ring, op) {
     const Args& args = place.args;
     const int g = place.lane / 4, t = place.lane % 4;
+    member_ = place.member();
     groups_ = (k + kGroup - 1) / kGroup;
-    stages = (groups_ + kStageTiles - 1) / kStageTiles;
-    groups_ -= place.member();
-    words_ = static_cast<uint32_t>(place.member() * flexq_kernels::kTileBytes);
-    scales_ = static_cast<uint32_t>(kStageTiles * flexq_kernels::kTileBytes +
-                                    place.member() * flexq_kernels::gpu::kTileScaleBytes);
-    first_codes_ = place.at(args.map.tokens + min(g, args.tokens - 1) * args.map.token_pitch +
-                            place.member() * kGroup + t * 32);
-    first_act_ = place.at(
-        args.map.scales +
-        (place.member() * args.map.scale_tokens + min(2 * t, (args.tokens - 1) / 2 * 2)) * 4);
-    act_step_ = static_cast<uint32_t>(kStageTiles * args.map.scale_tokens * 4);
-    lane_ = place.lane;
+    words_ = pairs_.origin() +
+             static_cast<uint32_t>(member_ * flexq_kernels::kTileBytes + place.lane * 16);
+    scales_ = pairs_.origin() +
+              static_cast<uint32_t>(kStageTiles * flexq_kernels::kTileBytes +
+                                    member_ * flexq_kernels::gpu::kTileScaleBytes + g * 2);
+    keep(words_);
+    keep(scales_);
+    const int end = groups_ + member_;
+    end_codes_ = place.at(args.map.tokens + min(g, args.tokens - 1) * args.map.token_pitch +
+                          end * kGroup + t * 32);
+    end_acts_ = place.at(args.map.scales +
+                         (end * scale_tokens() + min(2 * t, (args.tokens - 1) / 2 * 2)) * 4);
   }
 
-  int stages;
+  // Of 16 rows.
+  __device__ __forceinline__ int stages() const {
+    return (groups_ + kStageTiles - 1) / kStageTiles;
+  }
 
-  __device__ __forceinline__ float at(int i) const { return sum_[0][i]; }
+  // Of one token all columns are alike, and one is kept.
+  __device__ __forceinline__ float at(int i) const { return sum_[i / 2][i % kColumns]; }
 
   // Sixteen other rows, from this stage on.
   __device__ __forceinline__ void begin(int stage) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) sum_[0][i] = 0.0f;
-    codes_ = first_codes_ + static_cast<uint32_t>(stage * kStageTiles * kGroup);
-    act_ = first_act_ + static_cast<uint32_t>(stage) * act_step_;
+    for (int c = 0; c < kColumns; ++c) sum_[0][c] = sum_[1][c] = 0.0f;
     left_ = groups_ - stage * kStageTiles;
   }
 
-  // The team's next stage.
-  __device__ __forceinline__ void add(uint32_t stage) { multiply(load(stage)); }
+  // The team's stages of the row, from the one that it began with on.
+  __device__ __forceinline__ void add() {
+#pragma unroll 1
+    while (left_ > kTeams * kStageTiles) add_stages<2>();
+    if (left_ > 0) add_stages<1>();
+  }
+
+  // Behind the last rows of an op.
+  __device__ __forceinline__ void end() { pairs_.end(); }
 
  private:
-  struct Operands {
+  static constexpr int kColumns = kTokens == 1 ? 1 : 2;
+
+  __device__ __forceinline__ int scale_tokens() const {
+    return kTokens == 1 ? 2 : pairs_.args().map.scale_tokens;
+  }
+
+  struct Weights {
     flexq_kernels::gpu::TileWords words;
     flexq_kernels::gpu::TileScales scales;
-    flexq_kernels::gpu::TokenFragment<1> tokens;
   };
 
-  __device__ __forceinline__ Operands load(uint32_t stage) {
-    namespace fg = flexq_kernels::gpu;
-    Operands out;
-    out.words = fg::load_tile(stage + words_, lane_);
-    out.tokens.codes[0][0] = fg::load_shared_words(codes_);
-    out.tokens.codes[0][1] = fg::load_shared_words(codes_ + 16);
-    out.tokens.scales[0] = fg::load_shared_pair(act_);
-    out.scales = fg::load_tile_scales(stage + scales_, lane_);
-    if (left_ <= 0) {  // past the last group: whatever was there counts nothing
-      out.tokens.scales[0] = make_float2(0.0f, 0.0f);
-      out.scales.low = out.scales.high = __ushort_as_half(0);
+  // Only what lies in the ring is loaded before its stages are free again.
+  template <int kCount>
+  __device__ __forceinline__ void add_stages() {
+    Weights weights[kCount];
+    pairs_.template wait<kCount>();
+    load(weights[0], pairs_.first());
+    if constexpr (kCount == 2) load(weights[1], pairs_.second());
+    pairs_.template release<kCount>();
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      multiply(weights[i], left_ - i * kTeams * kStageTiles);
     }
-    left_ -= kTeams * kStageTiles;
-    codes_ += kTeams * kStageTiles * kGroup;
-    act_ += kTeams * act_step_;
-    return out;
+    left_ -= kCount * kTeams * kStageTiles;
   }
 
-  __device__ __forceinline__ void multiply(const Operands& x) {
+  __device__ __forceinline__ void load(Weights& out, uint32_t stage) const {
+    out.words = flexq_kernels::gpu::load_tile(stage + words_, 0);
+    out.scales = flexq_kernels::gpu::load_tile_scales(stage + scales_, 0);
+  }
+
+  // left: as left_. Past the last group something was loaded, and counts nothing. A quarter, for
+  // the fourfold codes (int6.cuh), is in the tokens' scales (token_input.cuh).
+  __device__ __forceinline__ void multiply(const Weights& w, int left) {
+    namespace fg = flexq_kernels::gpu;
+    const uint32_t codes = end_codes_ - static_cast<uint32_t>(left * kGroup);
+    const uint32_t act = end_acts_ - static_cast<uint32_t>(left * scale_tokens() * 4);
+    const fg::TokenFragment<1> x{
+        {{fg::load_shared_words(codes), fg::load_shared_words(codes + 16)}}, {}};
+    const float2 of_tokens =
+        kColumns == 1 ? make_float2(load_shared_float(act), 0.0f) : fg::load_shared_pair(act);
     int32_t sums[1][4];
-    flexq_kernels::gpu::multiply_tile<1>(sums, x.words, x.tokens);
-    flexq_kernels::gpu::add_scaled<1>(sum_, sums, x.scales, x.tokens);
+    fg::multiply_tile<1>(sums, w.words, x);
+    const float scales[2] = {__half2float(w.scales.low), __half2float(w.scales.high)};
+    const float acts[2] = {of_tokens.x, of_tokens.y};
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+        const float scale = left > member_ ? __fmul_rn(scales[r], acts[c]) : 0.0f;
+        const float sum = __fadd_rn(__int_as_float(sums[0][2 * r + c]), -fg::kSumBiasValue);
+        sum_[r][c] = __fmaf_rn(sum, scale, sum_[r][c]);
+      }
+    }
   }
 
-  float sum_[1][4];
-  uint32_t words_, scales_, first_codes_, codes_, first_act_, act_, act_step_;
-  int groups_, left_, lane_;  // groups: from the warp's first one on
+  StagePairs pairs_;
+  float sum_[2][kColumns];   // of rows g and g + 8, of tokens 2t and 2t + 1
+  uint32_t words_, scales_;  // of the warp in a stage, by its barrier (StagePairs)
+  uint32_t end_codes_,
+      end_acts_;                // of the tokens, as far behind the warp's first group as there are
+  int groups_, left_, member_;  // left: from the stage on that is next
 };
 
 }  // namespace flexq_ft::step

@@ -45,23 +45,24 @@ SharedMap make_shared_map(const SharedSizes& sizes) {
   map.partial = take(2 * 2 * kWarps * sizes.tokens * kStageRows * 4);
   map.ops = take(2 * static_cast<int>(sizeof(Op)));
   map.plan = take(sizes.ops * 4);
+  map.epoch = take(4);
   map.units = take(16 + sizes.attention_units * static_cast<int>(sizeof(AttentionUnit)));
   map.handover = take(4 * 8);
   map.pair = take(2 * 8);
   const int others = at;
-  constexpr int kBarrierBytes = 2 * 8;
-  const int room = (sizes.block_bytes - others - 16) / (kStageBytes + kBarrierBytes);
+  const int room = (sizes.block_bytes - others - 16) / (kStageBytes + kSlotBarriers);
   const int stages = room / kTeams * kTeams;  // a slot is always one team's
   if (stages < kLeastStages) return map;
   map.stages = stages;
   const int ring = stages * kStageBytes;
   for (int* offset : {&map.tokens, &map.raw, &map.scales, &map.sums, &map.maxima, &map.partial,
-                      &map.ops, &map.plan, &map.units, &map.handover, &map.pair}) {
+                      &map.ops, &map.plan, &map.epoch, &map.units, &map.handover, &map.pair}) {
     *offset += ring;
   }
   map.block_bytes = sizes.block_bytes;
   map.barriers = ring + others;
-  map.bytes = map.barriers + stages * kBarrierBytes;
+  map.barrier_bytes = stages * kSlotBarriers;
+  map.bytes = map.barriers + map.barrier_bytes;
   return map;
 }
 

@@ -23,6 +23,7 @@ constexpr int kBoxBytes = 128;  // of each row, one box of a tensor copy: [rows]
 constexpr int kStageBytes = 13 * 1024;
 constexpr int kStageTiles = kTeamWarps;
 constexpr int kNormValues = 6144;  // of 16 bits, in one stage
+constexpr int kSlotBarriers = 16;  // bytes, of a stage's two mbarriers
 
 struct SharedMap {
   int stages = 0;  // of the ring, which comes first
@@ -37,10 +38,12 @@ struct SharedMap {
   int partial = 0;         // [2 units][2 halves][warps][tokens][16] fp32 or int32
   int ops = 0;             // two Ops: this one and the next
   int plan = 0;            // uint32 [ops]
+  int epoch = 0;           // uint32, of the step's input (block.cuh)
   int units = 0;           // of the attention: their number, and behind 16 bytes the units
   int units_together = 1;  // that the operand's place has room for,
   int unit_floats = 0;     // of so many floats each
-  int barriers = 0;        // two per stage
+  int barriers = 0;        // of the ring, kSlotBarriers for each stage
+  int barrier_bytes = 0;   // of all stages
   int handover = 0;        // four barriers (partial_sums.cuh)
   int pair = 0;            // two (pair.cuh)
   int bytes = 0;

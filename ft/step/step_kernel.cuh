@@ -20,9 +20,10 @@ constexpr int kStepThreads = kComputeThreads + 32 + kStreamWarps * 32;
 
 // The residual stream of the first layer: rows of the embedding, shared out over all blocks.
 template <typename T>
-__device__ __forceinline__ void embed(const Place& place, const Epochs& epochs) {
+__device__ __forceinline__ void embed(const Place& place) {
   const Args& args = place.args;
   const int quads = args.hidden / 4;
+  const uint32_t epoch = place.input_epoch();
   for (int i = static_cast<int>(blockIdx.x) * kComputeThreads + place.thread();
        i < args.tokens * quads; i += static_cast<int>(gridDim.x) * kComputeThreads) {
     const int token = i / quads, column = i % quads * 4;
@@ -44,7 +45,7 @@ __device__ __forceinline__ void embed(const Place& place, const Epochs& epochs) 
     }
     const uint2 quad = pack_quad<T>(x);
     store_packets(args.stream_in + (static_cast<int64_t>(token) * args.hidden + column) / 2, quad.x,
-                  quad.y, epochs.input);
+                  quad.y, epoch);
   }
 }
 
@@ -93,13 +94,12 @@ __device__ __forceinline__ void await_op(const Place& place, int index, int kind
 }
 
 template <typename T, Format kFormat, int kTokens>
-__device__ __forceinline__ void compute(const Place& start, const RingPlace& ring_place,
-                                        const Epochs& epochs) {
+__device__ __forceinline__ void compute(const Place& start, const RingPlace& ring_place) {
   const Args& args = start.args;
   RingReader ring(ring_place, start.team());
   PartialSums partial(args, start.base);
   Pair<kTokens> pair(args, start.base);
-  embed<T>(start, epochs);
+  embed<T>(start);
   fetch_op(start, 0);
   const int last = kLayerOps * args.layers;
   for (int index = 0; index <= last; ++index) {
@@ -119,21 +119,21 @@ __device__ __forceinline__ void compute(const Place& start, const RingPlace& rin
     mark(place, index, kAwaited);
     if (kind == kAttention) {
       if (args.head_dim == 128) {
-        AttentionOp<T, 128>(place, index, epochs).run(ring);
+        AttentionOp<T, 128>(place, index).run(ring);
       } else {
-        AttentionOp<T, 64>(place, index, epochs).run(ring);
+        AttentionOp<T, 64>(place, index).run(ring);
       }
     } else if (kFormat != Format::kFloat && kind == kHead) {
-      ProductOp<T, Format::kFloat, kTokens>(place, index, kind, epochs).run(ring, partial, pair);
+      ProductOp<T, Format::kFloat, kTokens>(place, index, kind).run(ring, partial, pair);
     } else {
-      ProductOp<T, kFormat, kTokens>(place, index, kind, epochs).run(ring, partial, pair);
+      ProductOp<T, kFormat, kTokens>(place, index, kind).run(ring, partial, pair);
     }
     mark(place, index, kDone);
   }
 }
 
 template <typename T, Format kFormat, int kTokens>
-__device__ __forceinline__ void finish(const Place& place, const Epochs& epochs) {
+__device__ __forceinline__ void finish(const Place& place) {
   PartialSums sums(place.args, place.base);
   const int last = kLayerOps * place.args.layers;
 #pragma unroll 1
@@ -141,9 +141,9 @@ __device__ __forceinline__ void finish(const Place& place, const Epochs& epochs)
     const int kind = index == last ? kHead : index % kLayerOps;
     if (kind == kAttention) continue;
     if (kFormat != Format::kFloat && kind == kHead) {
-      FinishOp<T, Format::kFloat, kTokens>(place, index, kind, epochs).run(sums);
+      FinishOp<T, Format::kFloat, kTokens>(place, index, kind).run(sums);
     } else {
-      FinishOp<T, kFormat, kTokens>(place, index, kind, epochs).run(sums);
+      FinishOp<T, kFormat, kTokens>(place, index, kind).run(sums);
     }
   }
 }
@@ -183,21 +183,24 @@ __global__ void __launch_bounds__(kStepThreads, 1) step_kernel(const __grid_cons
   }
   AttentionUnits(args).list(args);
   const uint32_t step = __ldcg(args.counters + kStep * kCounterWords);
+  if (threadIdx.x == 0) {
+    store_shared_word(base + static_cast<uint32_t>(args.map.epoch),
+                      step * static_cast<uint32_t>(args.layers + 1));
+  }
   __syncthreads();
   const bool paired = kTokens > 1 && args.paired;
   if (paired) flexq_kernels::gpu::cluster_sync_relaxed();
   constexpr int kFinishWarp = kWarps, kFirstStreamWarp = kWarps + 1;
   const Place place{args, base, static_cast<int>(threadIdx.x / 32),
                     static_cast<int>(threadIdx.x % 32)};
-  const Epochs epochs{step * static_cast<uint32_t>(args.layers + 1)};
   if (place.warp >= kFirstStreamWarp) {
     Streamer<T, kFormat>(args, ring, place.warp - kFirstStreamWarp).run(plan);
   } else if (place.warp == kFinishWarp) {
-    finish<T, kFormat, kTokens>(place, epochs);
+    finish<T, kFormat, kTokens>(place);
     last_barrier();
     if (place.lane == 0) end_step(args, step);
   } else {
-    compute<T, kFormat, kTokens>(place, ring, epochs);
+    compute<T, kFormat, kTokens>(place, ring);
     last_barrier();
   }
   __syncwarp();

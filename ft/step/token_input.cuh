@@ -3,7 +3,8 @@
 //
 //   kFloat, kW8A16   16-bit values, k ascending
 //   kW8A8            int8 codes, k ascending, one scale per token
-//   kW6              int8 codes of groups of 128 in fragment order, one scale per token and group
+//   kW6              int8 codes of groups of 128 in fragment order, a quarter of a scale per token
+//                    and group
 //
 // Each warp takes whole groups of 128 of one token, the warps of a token in turn. Sums over a token
 // are sums of its groups' sums in their order: they do not depend on how many tokens there are.
@@ -291,7 +292,9 @@ class TokenInput {
     const int limit = op_.limit;
     const float inverse = group_inverse(static_cast<int>(mine), limit);
     if (place_.lane < kBatch && first + place_.lane < units) {
-      store_scale(share_.group(first + place_.lane), group_scale(static_cast<int>(mine), limit));
+      // A quarter of it: the products are those of fourfold weights (int6.cuh).
+      store_scale(share_.group(first + place_.lane),
+                  0.25f * group_scale(static_cast<int>(mine), limit));
     }
     const int word = flexq_kernels::fragment_word(place_.lane);
 #pragma unroll
