@@ -5,9 +5,9 @@
 // stay in the instruction caches.
 #pragma once
 
+#include "ft/step/normed_input.cuh"
 #include "ft/step/partial_sums.cuh"
 #include "ft/step/row_tile.cuh"
-#include "ft/step/token_input.cuh"
 
 namespace flexq_ft::step {
 
@@ -50,13 +50,13 @@ class ProductOp {
 
  private:
   __device__ __forceinline__ void read_operand(RingReader& ring, Pair<kTokens>& pair) {
-    TokenInput<T, kFormat, kTokens> input(place_, index_, kind_, pair);
     if (op_.norm_weight != nullptr) {
       const bool first = kind_ != kUp;  // else of the layer before
-      input.gather_normed(first ? args_.stream_in : args_.stream_mid, epoch_ - (first ? 1 : 0),
-                          ring);
+      NormedInput<T, kFormat, kTokens>(place_, index_, kind_, pair, ring)
+          .gather(first ? args_.stream_in : args_.stream_mid, epoch_ - (first ? 1 : 0));
     } else {
-      input.gather(kind_ == kO ? args_.attended : args_.raised, epoch_);
+      TokenInput<T, kFormat, kTokens>(place_, index_, kind_, pair)
+          .gather(kind_ == kO ? args_.attended : args_.raised, epoch_);
     }
   }
 

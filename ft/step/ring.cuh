@@ -97,10 +97,11 @@ class RingReader {
   // Stage i of those to come, for all warps to read: its own team has waited for it, and a barrier
   // of the block is behind that.
   __device__ __forceinline__ uint32_t peek(int i) const {
-    const auto size = static_cast<uint32_t>(ring_.stages() * kStageBytes);
-    const uint32_t at =
-        stage(turn_) - ring_.base + size + (static_cast<uint32_t>(i) - ahead_) * kStageBytes;
-    return ring_.base + at % size;
+    const auto bytes = static_cast<uint32_t>(ring_.args.map.barrier_bytes);
+    uint32_t full = turn_.full + static_cast<uint32_t>((i - ahead()) * kSlotBarriers);
+    if (full < ring_.barriers()) full += bytes;
+    if (full >= ring_.barriers_end()) full -= bytes;
+    return stage(Turn{full, 0});
   }
   // To the team's stage behind, without freeing this one.
   __device__ __forceinline__ void advance() { turn_ = behind(turn_, ring_.barriers_end()); }

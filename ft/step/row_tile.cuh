@@ -49,7 +49,6 @@ class StoredRows {
                         (place.member() * kPiece + t * 16) * kXPieces);
     member_ = place.member() * kPiece;
     row_bytes_ = k * kElement - member_;
-    has_further_ = kFurther + place.member() * kPiece < kRowBytes;
     stages_ = (k * kElement + kRowBytes - 1) / kRowBytes;
   }
 
@@ -92,7 +91,7 @@ class StoredRows {
     Operands out;
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) {
-      out.any[i] = i == 0 || has_further_;
+      out.any[i] = i == 0 || member_ < kRowBytes - kFurther;  // the stage has such a piece
       if (!out.any[i]) continue;
       // Past the end of a row the weights are zeros, and the operand may be anything.
       const bool inside = left_ > i * kFurther;
@@ -128,7 +127,6 @@ class StoredRows {
   int row_bytes_, left_;  // from the warp's first piece on,
   int member_;            // which is so far into a stage's rows
   int stages_;
-  bool has_further_;  // a stage has a second piece for the warp
 };
 
 template <typename T, int kTokens>
