@@ -71,6 +71,18 @@ __device__ __forceinline__ void multiply_chunk(const uint32_t (&a)[kStepsPerGrou
   wgmma_commit();
 }
 
+// Both sets = a * the codes of 128 tokens; the last of four steps is a wgmma group of its own.
+__device__ __forceinline__ void multiply_handing_on(const uint32_t (&a)[kStepsPerGroup][4],
+                                                    uint32_t tokens) {
+  wgmma_fence();
+#pragma unroll
+  for (int s = 0; s < kStepsPerGroup; ++s) {
+    if (s + 1 == kStepsPerGroup) wgmma_commit();
+    wgmma_int8_128(a[s], swizzled_descriptor(tokens + s * kDescriptorStep), s > 0);
+  }
+  wgmma_commit();
+}
+
 // y += scale of the row * sum / 4 * scale of the token. The sums began at 0, are exact in a float,
 // and the product with a quarter of the scale is rounded once, as WeightScale does it.
 template <int kSums>

@@ -1,4 +1,4 @@
-// Multiplying warps of tiles of 128 and 192 rows. A warp unpacks its row tile once per group, into
+// Multiplying warps of tiles of 128 rows. A warp unpacks its row tile once per group, into
 // one of two sets of A registers, and multiplies 64 tokens (a chunk) at a time into one of two sets
 // of int32 sums. While the tensor core works on a chunk, the one in front is turned into floats and
 // added up (here three chunks; the sets change their roles from group to group, and tiles follow
@@ -8,10 +8,6 @@
 //   sums in set   | 0          | 1                     | 0          | 1              |
 //   warp                       | promote 0, load g + 1 | promote 1, | give stage g   |
 //                                                        unpack       back, promote 2
-//
-// In tiles of 192 rows there are registers for one set of each only: a warpgroup waits for its
-// chunk, reads the sums, starts the next chunk and then promotes; meanwhile the tensor core has
-// the chunks of the other two.
 #pragma once
 
 #include <utility>
@@ -25,7 +21,6 @@ struct ChunkMultiplier : WgmmaWarp<Tile, kDump> {
   using Warp = WgmmaWarp<Tile, kDump>;
   using typename Warp::Place;
   using Warp::at, Warp::p, Warp::kChunks;
-  static constexpr bool kAlone = Tile::kWarps > 8;
 
   // A group as it comes out of the ring.
   struct Group {
@@ -34,7 +29,7 @@ struct ChunkMultiplier : WgmmaWarp<Tile, kDump> {
     float quarter[2];  // of the scales of the lane's rows
   };
 
-  uint32_t a[kAlone ? 1 : 2][kStepsPerGroup][4];
+  uint32_t a[2][kStepsPerGroup][4];
 
   __device__ __forceinline__ void load(Group& of, TileWords& words) const {
     this->load_row_tile(words, of.at, 0);
@@ -75,39 +70,10 @@ struct ChunkMultiplier : WgmmaWarp<Tile, kDump> {
     }
   }
 
-  // The same with one set of sums and one of A registers: waits for the chunk first.
-  template <int kChunk>
-  __device__ __forceinline__ void chunk_alone(const Group& now, Group& next) {
-    constexpr bool kLast = kChunk + 1 == kChunks;
-    TileWords words;
-    if constexpr (kLast) {
-      if (at.left > 1) this->wait_full(next.at);
-      load(next, words);
-    }
-    wgmma_wait<0>();
-    if constexpr (kLast) unpack_words(a[0], words);
-    float sums[32];
-    read_sums<0>(sums);
-    if constexpr (kLast) {
-      multiply_chunk<0, kWgmmaChunk>(a[0], next.codes, p.groups < 0);
-    } else {
-      multiply_chunk<0, kWgmmaChunk>(a[0], now.codes + (kChunk + 1) * kDescriptorRows64,
-                                     p.groups < 0);
-    }
-    float2 scales[8];
-    this->template load_scales<kChunk>(scales, now.at);
-    this->template use<0, kChunk>(sums, now.quarter, scales);
-    if constexpr (kLast) this->release(now.at);
-  }
-
   template <int kParity, int... kChunk>
   __device__ __forceinline__ void chunks(const Group& now, Group& next,
                                          std::integer_sequence<int, kChunk...>) {
-    if constexpr (kAlone) {
-      (chunk_alone<kChunk>(now, next), ...);
-    } else {
-      (chunk<kParity, kChunk>(now, next), ...);
-    }
+    (chunk<kParity, kChunk>(now, next), ...);
   }
 
   // A group whose first chunk is under way. After the last of all, the first chunk of whatever lies
@@ -135,11 +101,9 @@ struct ChunkMultiplier : WgmmaWarp<Tile, kDump> {
       step<0>(now);
       this->advance();
       if (at.left == 0) break;
-      if constexpr (!kAlone) {
-        step<1>(now);
-        this->advance();
-        if (at.left == 0) break;
-      }
+      step<1>(now);
+      this->advance();
+      if (at.left == 0) break;
     }
     // Never so, but without a way on the assembler waits for each wgmma of the loop (C7514).
     if (p.groups < 0) {

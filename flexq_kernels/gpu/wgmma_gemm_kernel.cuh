@@ -13,11 +13,18 @@
 
 #include "flexq_kernels/gpu/wgmma_gemm_chunks.cuh"
 #include "flexq_kernels/gpu/wgmma_gemm_tall.cuh"
+#include "flexq_kernels/gpu/wgmma_gemm_turns.cuh"
 
 namespace flexq_kernels::gpu {
 
 template <typename Tile>
 constexpr int kWgmmaThreads = 128 + Tile::kWarps * 32;
+
+template <typename Tile, bool kDump>
+using WgmmaMultiplier =
+    std::conditional_t<Tile::kRowTiles == 2, TallMultiplier<Tile, kDump>,
+                       std::conditional_t<Tile::kWarps == 12, TurnsMultiplier<Tile, kDump>,
+                                          ChunkMultiplier<Tile, kDump>>>;
 
 template <typename Tile, bool kDump>
 __global__ void FLEXQ_CLUSTER(Tile::kCluster) __launch_bounds__(kWgmmaThreads<Tile>, 1)
@@ -46,11 +53,10 @@ __global__ void FLEXQ_CLUSTER(Tile::kCluster) __launch_bounds__(kWgmmaThreads<Ti
   } else {
     take_registers<Tile::kWarps == 8 ? 240 : 160>();
     pdl_wait();
-    using Multiplier = std::conditional_t<Tile::kRowTiles == 2, TallMultiplier<Tile, kDump>,
-                                          ChunkMultiplier<Tile, kDump>>;
-    Multiplier multiplier{{p, memory + (shared - shared_address(memory)), shared,
-                           static_cast<int>(threadIdx.x) / 32 - 4,
-                           static_cast<int>(threadIdx.x) % 32, WgmmaStep<Tile>(p)}};
+    WgmmaMultiplier<Tile, kDump> multiplier{{p, memory + (shared - shared_address(memory)), shared,
+                                             static_cast<int>(threadIdx.x) / 32 - 4,
+                                             static_cast<int>(threadIdx.x) % 32,
+                                             WgmmaStep<Tile>(p)}};
     multiplier.run();
   }
 #endif
