@@ -40,6 +40,14 @@ __device__ __forceinline__ void load_quarters(float (&quarter)[2], const unsigne
   quarter[1] = 0.25f * __half2float(halves[row + 8]);
 }
 
+// The scales themselves.
+__device__ __forceinline__ void load_row_scales(float (&rows)[2], const unsigned char* scales,
+                                                int row) {
+  const auto* const halves = reinterpret_cast<const __half*>(scales);
+  rows[0] = __half2float(halves[row]);
+  rows[1] = __half2float(halves[row + 8]);
+}
+
 // ---- Tokens ----
 
 // The scales of the lane's tokens, of a chunk whose scales begin at `scales`.
@@ -71,18 +79,6 @@ __device__ __forceinline__ void multiply_chunk(const uint32_t (&a)[kStepsPerGrou
   wgmma_commit();
 }
 
-// Both sets = a * the codes of 128 tokens; the last of four steps is a wgmma group of its own.
-__device__ __forceinline__ void multiply_handing_on(const uint32_t (&a)[kStepsPerGroup][4],
-                                                    uint32_t tokens) {
-  wgmma_fence();
-#pragma unroll
-  for (int s = 0; s < kStepsPerGroup; ++s) {
-    if (s + 1 == kStepsPerGroup) wgmma_commit();
-    wgmma_int8_128(a[s], swizzled_descriptor(tokens + s * kDescriptorStep), s > 0);
-  }
-  wgmma_commit();
-}
-
 // y += scale of the row * sum / 4 * scale of the token. The sums began at 0, are exact in a float,
 // and the product with a quarter of the scale is rounded once, as WeightScale does it.
 template <int kSums>
@@ -92,6 +88,21 @@ __device__ __forceinline__ void promote_chunk(float (&y)[kSums], const float (&s
 #pragma unroll
   for (int i = 0; i < kSums; ++i) {
     const float product = __fmul_rn(sums[i], quarter[i % 4 / 2]);
+    const float2 scale = scales[i / 4];
+    y[i] = __fmaf_rn(product, i % 2 == 0 ? scale.x : scale.y, y[i]);
+  }
+}
+
+// The same to the bit, where scales are finite, of sums with kSumBias added, which saves converting
+// them; rows whose scale is infinite are NaN.
+template <int kSums>
+__device__ __forceinline__ void promote_biased(float (&y)[kSums], const int32_t (&sums)[kSums],
+                                               const float (&rows)[2],
+                                               const float2 (&scales)[kSums / 4]) {
+  const WeightScale row_scales[2] = {WeightScale(rows[0]), WeightScale(rows[1])};
+#pragma unroll
+  for (int i = 0; i < kSums; ++i) {
+    const float product = row_scales[i % 4 / 2].apply(sums[i]);
     const float2 scale = scales[i / 4];
     y[i] = __fmaf_rn(product, i % 2 == 0 ? scale.x : scale.y, y[i]);
   }

@@ -25,15 +25,15 @@ struct ChunkMultiplier : WgmmaWarp<Tile, kDump> {
   // A group as it comes out of the ring.
   struct Group {
     Place at;
-    uint32_t codes;    // descriptor of the tokens' codes
-    float quarter[2];  // of the scales of the lane's rows
+    uint32_t codes;  // descriptor of the tokens' codes
+    float rows[2];   // scales of the lane's
   };
 
   uint32_t a[2][kStepsPerGroup][4];
 
   __device__ __forceinline__ void load(Group& of, TileWords& words) const {
     this->load_row_tile(words, of.at, 0);
-    this->load_row_scales(of.quarter, of.at, 0);
+    this->load_row_scales(of.rows, of.at, 0);
   }
 
   // Starts what comes after a chunk, the next group's first after the last; then promotes it.
@@ -61,9 +61,7 @@ struct ChunkMultiplier : WgmmaWarp<Tile, kDump> {
     if constexpr (kLoads && !kLast) {
       if (at.left > 1) this->wait_full(next.at);
     }
-    float sums[32];
-    read_sums<kSet>(sums);
-    this->template use<0, kChunk>(sums, now.quarter, scales);
+    this->template promote<0, kChunk, kSet>(now.rows, scales);
     if constexpr (kLoads && !kLast) {
       load(next, words);
       unpack_words(a[1 - kParity], words);

@@ -12,8 +12,7 @@
 #include <type_traits>
 
 #include "flexq_kernels/gpu/wgmma_gemm_chunks.cuh"
-#include "flexq_kernels/gpu/wgmma_gemm_tall.cuh"
-#include "flexq_kernels/gpu/wgmma_gemm_turns.cuh"
+#include "flexq_kernels/gpu/wgmma_gemm_wide.cuh"
 
 namespace flexq_kernels::gpu {
 
@@ -22,9 +21,7 @@ constexpr int kWgmmaThreads = 128 + Tile::kWarps * 32;
 
 template <typename Tile, bool kDump>
 using WgmmaMultiplier =
-    std::conditional_t<Tile::kRowTiles == 2, TallMultiplier<Tile, kDump>,
-                       std::conditional_t<Tile::kWarps == 12, TurnsMultiplier<Tile, kDump>,
-                                          ChunkMultiplier<Tile, kDump>>>;
+    std::conditional_t<Tile::kWide, WideMultiplier<Tile, kDump>, ChunkMultiplier<Tile, kDump>>;
 
 template <typename Tile, bool kDump>
 __global__ void FLEXQ_CLUSTER(Tile::kCluster) __launch_bounds__(kWgmmaThreads<Tile>, 1)

@@ -44,10 +44,10 @@ struct WgmmaWarp {
                fresh(lane));
   }
 
-  __device__ __forceinline__ void load_row_scales(float (&quarter)[2], const Place& of,
+  __device__ __forceinline__ void load_row_scales(float (&rows)[2], const Place& of,
                                                   int row_tile) const {
-    load_quarters(quarter, memory + Shared::kWeightScalesAt + of.stage * Shared::kWeightScales,
-                  kTileRows * (row_tile * Tile::kWarps + warp) + fresh(lane) / 4);
+    gpu::load_row_scales(rows, memory + Shared::kWeightScalesAt + of.stage * Shared::kWeightScales,
+                         kTileRows * (row_tile * Tile::kWarps + warp) + fresh(lane) / 4);
   }
 
   __device__ __forceinline__ void release(const Place& at) const {
@@ -71,16 +71,19 @@ struct WgmmaWarp {
         fresh(lane));
   }
 
-  // What becomes of the sums of a chunk.
-  template <int kRowTile, int kChunk>
-  __device__ __forceinline__ void use(const float (&sums)[32], const float (&quarter)[2],
-                                      const float2 (&scales)[8]) {
+  // Adds the sums of a chunk up, out of a set.
+  template <int kRowTile, int kChunk, int kSet>
+  __device__ __forceinline__ void promote(const float (&rows)[2], const float2 (&scales)[8]) {
     if constexpr (kDump) {
+      float sums[32];
+      read_sums<kSet>(sums);
       const auto where = at.place(p);
       dump_chunk(p, sums, where.rows + kTileRows * (kRowTile * Tile::kWarps + warp) + lane / 4,
                  where.tokens + kChunk * kWgmmaChunk + lane % 4 * 2, where.last - at.todo);
     } else {
-      promote_chunk(y[kRowTile * kChunks + kChunk], sums, quarter, scales);
+      int32_t sums[32];
+      read_sums_plus<kSet, kSumBias>(sums);
+      promote_biased(y[kRowTile * kChunks + kChunk], sums, rows, scales);
     }
   }
 

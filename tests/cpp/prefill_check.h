@@ -114,7 +114,9 @@ void check_values(const Family<Config>& family, Operands& o, const GemmProblem& 
       text << a << ", should be " << b;
       *values = text.str();
     }
-    return std::memcmp(&got[i], &rounded, sizeof(T)) == 0 || (std::isnan(a) && std::isnan(b));
+    const bool same_kind = o.kind == Values::kInfinite ? !std::isfinite(a) && !std::isfinite(b)
+                                                       : std::isnan(a) && std::isnan(b);
+    return std::memcmp(&got[i], &rounded, sizeof(T)) == 0 || same_kind;
   });
 }
 

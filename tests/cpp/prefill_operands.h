@@ -81,11 +81,12 @@ class Memory {
   Buffer buffer_;
 };
 
-enum class Values { kRandom, kExtreme, kNan };
+enum class Values { kRandom, kExtreme, kNan, kInfinite };
 
 // Operands of up to `m` tokens on both sides, and their exact group sums.
 struct Operands {
   int64_t m, n, k, groups;
+  Values kind;
   std::vector<int8_t> host_codes;
   std::vector<uint8_t> host_packed;
   std::vector<float> row_scales;    // [n][groups]
@@ -96,7 +97,7 @@ struct Operands {
   Memory codes, packed, scales, tiled, bias_memory;
 
   Operands(int64_t m, int64_t n, int64_t k, int bits, Values kind, uint32_t seed = 1)
-      : Operands(m, n, k, make(m, n, k, bits, kind, seed)) {}
+      : Operands(m, n, k, kind, make(m, n, k, bits, kind, seed)) {}
 
   gpu::Activations activations() {
     return {codes.as<int8_t>(), scales.as<float>(), gpu::scale_stride_of(m),
@@ -164,6 +165,7 @@ struct Operands {
       const int64_t row = i / groups, g = i % groups;
       float scale = static_cast<float>(uniform(100, 4000)) * 1e-6f;
       if (kind == Values::kExtreme) scale = row % 3 == 0 ? 65504.0f : row % 3 == 1 ? 1e-5f : 1.0f;
+      if (kind == Values::kInfinite && row % 5 == 2 && g == 0) scale = INFINITY;
       const Half half = flexq_ft::from_float<Half>(scale);
       made.row_scales[at(i)] = flexq_ft::to_float(half);
       std::memcpy(&made.tiled[at((row / kTileRows * groups + g) * kTileRows + row % kTileRows)],
@@ -178,6 +180,7 @@ struct Operands {
       if (kind == Values::kExtreme) scale = token % 2 ? 6e4f : 1e-38f;
       if (kind == Values::kNan && token % 7 == 3 && g == groups / 2) scale = NAN;
       if (kind == Values::kNan && token % 7 == 5) scale = 0;
+      if (kind == Values::kInfinite && token % 7 == 3 && g == groups / 2) scale = INFINITY;
       made.token_scales[at(i)] = made.stepped[at(g * stride + token)] = scale;
     }
     for (int64_t i = 0; i < n; ++i) {
@@ -190,11 +193,12 @@ struct Operands {
     return made;
   }
 
-  Operands(int64_t m_, int64_t n_, int64_t k_, Made made)
+  Operands(int64_t m_, int64_t n_, int64_t k_, Values kind_, Made made)
       : m(m_),
         n(n_),
         k(k_),
         groups(group_count(k_)),
+        kind(kind_),
         host_codes(std::move(made.a)),
         host_packed(std::move(made.packed)),
         row_scales(std::move(made.row_scales)),

@@ -146,6 +146,13 @@ TEST(nan_and_zero_scales) {
   for (int i = 0; i < 3; ++i) check_families(o, 70);
 }
 
+// Families may make an infinite scale's outputs NaN, but none finite, and no others.
+TEST(infinite_scales) {
+  if (no_gpu()) return;
+  Operands o(70, 40, 384, 6, Values::kInfinite);
+  for (int i = 0; i < 3; ++i) check_families(o, 70);
+}
+
 // The CPU twin rounds each product of two scales instead of fusing it: near, not equal.
 TEST(the_expected_sums_are_those_of_the_cpu_twin) {
   const int64_t m = 40, n = 48;

@@ -40,19 +40,6 @@ __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-// ---- Named barriers ("Parallel Synchronization … barrier") ----
-// For kThreads threads: those that wait and those that only arrive. Number 0 is __syncthreads's.
-
-template <int kThreads>
-__device__ __forceinline__ void barrier_sync(int number) {
-  asm volatile("barrier.sync.aligned %0, %1;" ::"r"(number), "n"(kThreads) : "memory");
-}
-
-template <int kThreads>
-__device__ __forceinline__ void barrier_arrive(int number) {
-  asm volatile("barrier.arrive.aligned %0, %1;" ::"r"(number), "n"(kThreads) : "memory");
-}
-
 // ---- mbarriers ("Parallel Synchronization … mbarrier") ----
 // A phase ends when all its arrivals and all its announced bytes have come. Parity p waits for the
 // end of phase p, p + 2, …; the first phase is 0, so that waiting for parity 1 of a fresh barrier

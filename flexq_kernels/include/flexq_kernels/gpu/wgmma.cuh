@@ -86,6 +86,35 @@ __device__ __forceinline__ void read_sums(float (&sums)[32]) {
       : "n"(kSet));
 }
 
+// A set's sums, kAdded added to each.
+template <int kSet, int32_t kAdded>
+__device__ __forceinline__ void read_sums_plus(int32_t (&sums)[32]) {
+  asm volatile(
+      "add.s32 %0, sums%32_0, %33;\nadd.s32 %1, sums%32_1, %33;\n"
+      "add.s32 %2, sums%32_2, %33;\nadd.s32 %3, sums%32_3, %33;\n"
+      "add.s32 %4, sums%32_4, %33;\nadd.s32 %5, sums%32_5, %33;\n"
+      "add.s32 %6, sums%32_6, %33;\nadd.s32 %7, sums%32_7, %33;\n"
+      "add.s32 %8, sums%32_8, %33;\nadd.s32 %9, sums%32_9, %33;\n"
+      "add.s32 %10, sums%32_10, %33;\nadd.s32 %11, sums%32_11, %33;\n"
+      "add.s32 %12, sums%32_12, %33;\nadd.s32 %13, sums%32_13, %33;\n"
+      "add.s32 %14, sums%32_14, %33;\nadd.s32 %15, sums%32_15, %33;\n"
+      "add.s32 %16, sums%32_16, %33;\nadd.s32 %17, sums%32_17, %33;\n"
+      "add.s32 %18, sums%32_18, %33;\nadd.s32 %19, sums%32_19, %33;\n"
+      "add.s32 %20, sums%32_20, %33;\nadd.s32 %21, sums%32_21, %33;\n"
+      "add.s32 %22, sums%32_22, %33;\nadd.s32 %23, sums%32_23, %33;\n"
+      "add.s32 %24, sums%32_24, %33;\nadd.s32 %25, sums%32_25, %33;\n"
+      "add.s32 %26, sums%32_26, %33;\nadd.s32 %27, sums%32_27, %33;\n"
+      "add.s32 %28, sums%32_28, %33;\nadd.s32 %29, sums%32_29, %33;\n"
+      "add.s32 %30, sums%32_30, %33;\nadd.s32 %31, sums%32_31, %33;\n"
+      : "=r"(sums[0]), "=r"(sums[1]), "=r"(sums[2]), "=r"(sums[3]), "=r"(sums[4]), "=r"(sums[5]),
+        "=r"(sums[6]), "=r"(sums[7]), "=r"(sums[8]), "=r"(sums[9]), "=r"(sums[10]), "=r"(sums[11]),
+        "=r"(sums[12]), "=r"(sums[13]), "=r"(sums[14]), "=r"(sums[15]), "=r"(sums[16]),
+        "=r"(sums[17]), "=r"(sums[18]), "=r"(sums[19]), "=r"(sums[20]), "=r"(sums[21]),
+        "=r"(sums[22]), "=r"(sums[23]), "=r"(sums[24]), "=r"(sums[25]), "=r"(sums[26]),
+        "=r"(sums[27]), "=r"(sums[28]), "=r"(sums[29]), "=r"(sums[30]), "=r"(sums[31])
+      : "n"(kSet), "n"(kAdded));
+}
+
 template <int kSet>
 __device__ __forceinline__ void read_sums(float (&sums)[16]) {
   asm volatile(
