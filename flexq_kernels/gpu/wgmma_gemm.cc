@@ -13,7 +13,7 @@ namespace {
 
 constexpr struct {
   int rows, tokens;
-} kTiles[] = {{256, 128}, {192, 128}, {128, 192}, {128, 128}, {128, 64}};
+} kTiles[] = {{256, 128}, {192, 128}, {128, 256}, {128, 192}, {128, 128}, {128, 64}};
 
 std::vector<WgmmaConfig> all_configs() {
   std::vector<WgmmaConfig> all;

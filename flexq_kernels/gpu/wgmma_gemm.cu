@@ -69,6 +69,7 @@ void launch(const WgmmaParams& params, const WgmmaConfig& config, const Launch& 
   };
   if (is(256, 128)) return launch<256, 128, kDump>(params, config.cluster, how);
   if (is(192, 128)) return launch<192, 128, kDump>(params, config.cluster, how);
+  if (is(128, 256)) return launch<128, 256, kDump>(params, config.cluster, how);
   if (is(128, 192)) return launch<128, 192, kDump>(params, config.cluster, how);
   if (is(128, 128)) return launch<128, 128, kDump>(params, config.cluster, how);
   if (is(128, 64)) return launch<128, 64, kDump>(params, config.cluster, how);

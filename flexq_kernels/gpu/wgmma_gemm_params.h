@@ -20,7 +20,7 @@ struct WgmmaTile {
   static constexpr int kRows = kRows_, kTokens = kTokens_, kCluster = kCluster_;
   static constexpr int kRowTiles = kRows == 256 ? 2 : 1;        // of a warp
   static constexpr int kWarps = kRows / kTileRows / kRowTiles;  // multiplying ones
-  static constexpr bool kWide = kRows > 128;                    // products of 128 tokens, or of 64
+  static constexpr bool kWide = kRows > 128 || kTokens == 256;  // products of 128 tokens, or of 64
 };
 
 constexpr int kWgmmaMostSlices = 8;  // a cluster that every Hopper GPU takes

@@ -25,7 +25,7 @@ namespace flexq_kernels::gpu {
 // each a slice of K, whose sums are added in order.
 struct WgmmaConfig {
   int rows = 128;    // 128, or 192 or 256 with 128 tokens
-  int tokens = 192;  // 64, 128 or 192; sliced: 32 or 64
+  int tokens = 192;  // 64, 128, 192 or 256; sliced: 32 or 64
   int cluster = 2;   // 1 or 2; sliced: 1 to 8
   bool split = false;
   bool sliced = false;
