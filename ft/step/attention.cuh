@@ -21,7 +21,7 @@ constexpr float kLog2E = 1.4426950408889634f;
 template <typename T, int kDim>
 class AttentionOp {
  public:
-  static constexpr int kStageTokens = 4096 / kDim;
+  static constexpr int kStageTokens = stage_tokens(kDim);
   static constexpr int kEach = kDim / 16;     // dims of a lane, in each half of a head
   static constexpr int kColumns = kDim / 32;  // of a lane that adds up values
   static constexpr int kPairs = kDim / 2;
@@ -177,8 +177,9 @@ class AttentionOp {
     for (int begin = unit.begin + first * kStageTokens; begin < end;
          begin += kTeams * kStageTokens) {
       const uint32_t stage = ring.wait(index_);
+      const int fours = (min(kStageTokens, end - begin) + 3) / 4;
 #pragma unroll 2
-      for (int i = member_; i < kStageTokens / 4; i += crew_) {
+      for (int i = member_; i < fours; i += crew_) {
         const int token = i * 4 + in_four;
         const uint32_t row = stage + static_cast<uint32_t>(token * kDim * 2 + c * kEach * 2);
         const float s = dot(qa, qb, row);

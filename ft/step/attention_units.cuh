@@ -9,11 +9,6 @@
 
 namespace flexq_ft::step {
 
-constexpr int kLeastPart = 64;
-
-// Tokens of K or of V in a stage: 8 KB.
-__device__ __host__ __forceinline__ int stage_tokens(int head_dim) { return 4096 / head_dim; }
-
 // How one sequence's context is cut.
 struct Parts {
   int cached;  // tokens in the cache: the newest one is not
@@ -22,10 +17,8 @@ struct Parts {
 
   __device__ __forceinline__ Parts(const Args& args, int sequence)
       : cached(__ldg(args.positions + sequence)) {
-    const int step = stage_tokens(args.head_dim);
     const int all = cached + 1;
-    const int even = (all + args.max_parts - 1) / args.max_parts;
-    length = max((even + step - 1) / step * step, kLeastPart);
+    length = part_length(all, args.max_parts, args.head_dim);
     count = (all + length - 1) / length;
   }
 };

@@ -15,15 +15,16 @@ constexpr int kStreamWarps = 2;
 constexpr int kComputeThreads = kWarps * 32;
 
 // A stage of the ring holds 768 bytes of each of 16 rows; or eight six-bit tiles and behind them
-// their scales; or 8 KB of K or V; or norm weights. It begins at a multiple of 1,024, as the
+// their scales; or 12 KB of K or V; or norm weights. It begins at a multiple of 1,024, as the
 // swizzle of tensor copies asks for.
 constexpr int kStageRows = 16;
 constexpr int kRowBytes = 768;
 constexpr int kBoxBytes = 128;  // of each row, one box of a tensor copy: [rows][128], swizzled
 constexpr int kStageBytes = 13 * 1024;
 constexpr int kStageTiles = kTeamWarps;
-constexpr int kNormValues = 6144;  // of 16 bits, in one stage
-constexpr int kSlotBarriers = 16;  // bytes, of a stage's two mbarriers
+constexpr int kNormValues = 6144;   // of 16 bits, in one stage
+constexpr int kCacheValues = 6144;  // of K or of V, in one stage
+constexpr int kSlotBarriers = 16;   // bytes, of a stage's two mbarriers
 
 struct SharedMap {
   int stages = 0;  // of the ring, which comes first
@@ -49,6 +50,18 @@ struct SharedMap {
   int bytes = 0;
   int block_bytes = 0;  // what a block may have
 };
+
+// Tokens of K or of V in a stage.
+constexpr int stage_tokens(int head_dim) { return kCacheValues / head_dim; }
+
+// How many tokens a part of a context of so many has, if there are as many parts as may be: whole
+// stages, and not too few.
+constexpr int part_length(int tokens, int max_parts, int head_dim) {
+  constexpr int kLeast = 96;
+  const int even = (tokens + max_parts - 1) / max_parts, stage = stage_tokens(head_dim);
+  const int length = (even + stage - 1) / stage * stage;
+  return length < kLeast ? kLeast : length;
+}
 
 // The largest odd number up to this one, at least 1.
 constexpr int odd(int number) { return number < 3 ? 1 : number - 1 + number % 2; }

@@ -105,12 +105,6 @@ const step::StepLaunch& launch_of(Format format) {
   return *launches[static_cast<size_t>(format)];
 }
 
-int part_length(const StepModel& model, int max_parts) {
-  const int64_t stage = 4096 / model.config.head_dim;
-  const int64_t even = (model.max_len + max_parts - 1) / max_parts;
-  return static_cast<int>(std::max<int64_t>((even + stage - 1) / stage * stage, 64));
-}
-
 const void* row_scales(const LinearWeight& w) {
   return w.scales.defined() ? w.scales.data() : nullptr;
 }
@@ -262,8 +256,9 @@ step::SharedSizes StepKernel::shared_sizes(int tokens) const {
   sizes.spread = format_ == Format::kFloat || format_ == Format::kW8A8 ? 64 : 16;
   sizes.ops = static_cast<int>(config.num_layers) * step::kLayerOps + 1;
   const int sharing = static_cast<int>(config.num_heads / config.num_kv_heads);
-  const int length = part_length(model_, max_parts_);
-  sizes.attention_floats = step::unit_floats(static_cast<int>(config.head_dim), sharing, length);
+  const auto head_dim = static_cast<int>(config.head_dim);
+  const int length = step::part_length(static_cast<int>(model_.max_len), max_parts_, head_dim);
+  sizes.attention_floats = step::unit_floats(head_dim, sharing, length);
   const int most = tokens * static_cast<int>(config.num_kv_heads) * max_parts_;
   sizes.attention_units = (most + device_.multiprocessors - 1) / device_.multiprocessors;
   sizes.block_bytes = static_cast<int>(device_.shared_bytes);

@@ -113,7 +113,7 @@ class Streamer {
     }
   }
 
-  // Two or four pages a stage.
+  // Three or six pages a stage.
   __device__ __forceinline__ void pages(const AttentionUnit& unit, const void* cache, int index) {
     const int tokens = stage_tokens(args_.head_dim);
     const int most = tokens / kPageTokens;
