@@ -3,12 +3,14 @@
 //
 // Two barriers in each block order that, a phase for each product op that the pair has work in:
 //   free   the peer's computing warps arrive when they begin the op, and so read what lies where
-//          their operand is no longer. Who writes there waits for it; the peer does not end the op
-//          without what it writes, so no phase is missed.
+//          their operand is no longer: what they loaded has become sums that they handed over, or
+//          lies behind a barrier of the block. Who writes there waits for it; the peer does not end
+//          the op without what it writes, so no phase is missed.
 //   full   counts the bytes that the peer writes here; all computing warps wait for it. The peer
 //          writes those of the next op when all have begun that, so no phase is missed either.
 #pragma once
 
+#include "flexq_kernels/gpu/hopper.cuh"
 #include "ft/step/block.cuh"
 
 namespace flexq_ft::step {
@@ -38,21 +40,17 @@ class Pair {
     if (!exists()) return;
     disturb(args_, full() + static_cast<uint32_t>(op));
     __syncwarp();
-    if (threadIdx.x % 32 != 0) return;
-    asm volatile(
-        "{\n"
-        ".reg .b32 remote;\n"
-        "mapa.shared::cluster.u32 remote, %0, %1;\n"
-        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n"
-        "}\n" ::"r"(free()),
-        "r"(rank() ^ 1)
-        : "memory");
+    if (threadIdx.x % 32 == 0) {
+      flexq_kernels::gpu::mbarrier_arrive_at(free(), static_cast<uint32_t>(rank() ^ 1));
+    }
   }
   // Before the first value. The peer will send so many bytes; this warp sends some or none.
   __device__ __forceinline__ void begin(int bytes, bool sends, int op) const {
     if (!exists()) return;
     if (threadIdx.x == 0) mbarrier_arrive_expecting(full(), static_cast<uint32_t>(bytes));
-    if (sends) await(free(), op);
+    if (!sends) return;
+    Patience patience(args_, op, false);
+    while (!mbarrier_try_wait(free(), parity_)) patience.wear();
   }
   // What was stored at this address here.
   __device__ __forceinline__ void send(uint32_t at, uint32_t word) const {
@@ -83,7 +81,8 @@ class Pair {
   // The peer's values are there.
   __device__ __forceinline__ void end(int op) {
     if (!exists()) return;
-    await(full(), op);
+    Patience patience(args_, op, false);
+    while (!flexq_kernels::gpu::mbarrier_try_wait_cluster(full(), parity_)) patience.wear();
     parity_ ^= 1;
   }
 
@@ -92,24 +91,6 @@ class Pair {
     return base_ + static_cast<uint32_t>(args_.map.pair);
   }
   __device__ __forceinline__ uint32_t free() const { return full() + 8; }
-
-  __device__ __forceinline__ void await(uint32_t barrier, int op) const {
-    Patience patience(args_, op, false);
-    while (!passed(barrier, parity_)) patience.wear();
-  }
-  static __device__ __forceinline__ bool passed(uint32_t barrier, uint32_t parity) {
-    uint32_t passed;
-    asm volatile(
-        "{\n"
-        ".reg .pred p;\n"
-        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
-        "selp.u32 %0, 1, 0, p;\n"
-        "}\n"
-        : "=r"(passed)
-        : "r"(barrier), "r"(parity)
-        : "memory");
-    return passed != 0;
-  }
 
   const Args& args_;
   uint32_t base_;

@@ -63,7 +63,9 @@ __device__ __forceinline__ void mbarrier_arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-// At the same place in another block of the cluster.
+// At the same place in another block of the cluster: says that what was read may be overwritten. Of
+// writes before it promises nothing: a release at the cluster's scope is a fence that waits for
+// every copy that the multiprocessor has on its way.
 __device__ __forceinline__ void mbarrier_arrive_at(uint32_t barrier, uint32_t rank) {
   asm volatile(
       "{\n"
@@ -87,35 +89,28 @@ __device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity)
       : "memory");
 }
 
-// One attempt, which may suspend the thread for a while: has the phase ended?
-__device__ __forceinline__ bool mbarrier_try_wait(uint32_t barrier, uint32_t parity) {
-  uint32_t done;
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
-      "selp.u32 %0, 1, 0, done;\n"
-      "}"
-      : "=r"(done)
-      : "r"(barrier), "r"(parity)
-      : "memory");
-  return done != 0;
-}
-
-// The same without suspending.
-__device__ __forceinline__ bool mbarrier_passed(uint32_t barrier, uint32_t parity) {
-  uint32_t done;
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
-      "selp.u32 %0, 1, 0, done;\n"
-      "}"
-      : "=r"(done)
-      : "r"(barrier), "r"(parity)
-      : "memory");
-  return done != 0;
-}
+// Has the phase ended? One attempt each.
+#define FLEXQ_MBARRIER_TEST(name, instruction)                              \
+  __device__ __forceinline__ bool name(uint32_t barrier, uint32_t parity) { \
+    uint32_t done;                                                          \
+    asm volatile(                                                           \
+        "{\n"                                                               \
+        ".reg .pred done;\n" instruction                                    \
+        " done, [%1], %2;\n"                                                \
+        "selp.u32 %0, 1, 0, done;\n"                                        \
+        "}"                                                                 \
+        : "=r"(done)                                                        \
+        : "r"(barrier), "r"(parity)                                         \
+        : "memory");                                                        \
+    return done != 0;                                                       \
+  }
+// Which may suspend the thread for a while; the same of a barrier that counts what other blocks of
+// the cluster write here; and without suspending.
+FLEXQ_MBARRIER_TEST(mbarrier_try_wait, "mbarrier.try_wait.parity.shared::cta.b64")
+FLEXQ_MBARRIER_TEST(mbarrier_try_wait_cluster,
+                    "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64")
+FLEXQ_MBARRIER_TEST(mbarrier_passed, "mbarrier.test_wait.parity.shared::cta.b64")
+#undef FLEXQ_MBARRIER_TEST
 
 // ---- Copies of bytes, global to shared memory ("cp.async.bulk") ----
 // By one thread. Both addresses and the bytes are multiples of 16; policy: of the L2
