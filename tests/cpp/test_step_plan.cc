@@ -82,6 +82,7 @@ TEST(parts_of_shared_memory_do_not_meet) {
       const SharedMap map = make_shared_map(sizes);
       EXPECT(map.stages >= 6);
       EXPECT_EQ(map.stages % kTeams, 0);
+      EXPECT_EQ(map.barrier_bytes, map.stages * 16);
       const int operand = std::max(tokens * map.token_pitch, sizes.attention_floats * 4);
       EXPECT(map.units_together >= 1 && map.units_together <= sizes.attention_units);
       EXPECT(map.units_together * map.unit_floats * 4 <= operand);
@@ -97,10 +98,11 @@ TEST(parts_of_shared_memory_do_not_meet) {
                                  {map.partial, 4 * kWarps * tokens * kStageRows * 4},
                                  {map.ops, 2 * static_cast<int>(sizeof(Op))},
                                  {map.plan, sizes.ops * 4},
+                                 {map.epoch, 4},
                                  {map.units, 16 + sizes.attention_units * 32},
                                  {map.handover, 4 * 8},
                                  {map.pair, 2 * 8},
-                                 {map.barriers, map.stages * 16}};
+                                 {map.barriers, map.barrier_bytes}};
       std::sort(parts.begin(), parts.end(),
                 [](const Part& a, const Part& b) { return a.begin < b.begin; });
       for (size_t i = 0; i < parts.size(); ++i) {
@@ -124,6 +126,20 @@ TEST(a_batch_that_leaves_no_ring_has_no_map) {
   EXPECT_EQ(make_shared_map(sizes).stages, 0);
   sizes.tokens = 4;
   EXPECT(make_shared_map(sizes).stages > 0);
+}
+
+TEST(parts_of_a_context_are_whole_stages) {
+  for (const int head_dim : {64, 128}) {
+    int before = 0;
+    for (int tokens = 1; tokens <= 9000; ++tokens) {
+      const int length = part_length(tokens, 4, head_dim);
+      EXPECT_EQ(length % stage_tokens(head_dim), 0);
+      EXPECT(4 * length >= tokens && length >= before);  // room for the longest is room for all
+      before = length;
+    }
+  }
+  EXPECT_EQ(part_length(257, 4, 128), 96);
+  EXPECT_EQ(part_length(1025, 4, 128), 288);
 }
 
 TEST(odd_numbers) {
