@@ -41,7 +41,8 @@ double ms_of(Stream stream, const std::function<void()>& step) {
   return quantile(times, 0.5);
 }
 
-// Where the time of a layer goes: means over layers and blocks, in microseconds.
+// Where the time of a layer goes, in microseconds: means over layers and blocks, and means over
+// layers of the block with the least and of the one with the most.
 void print_trace(StepCase& model, StepKernel& kernel, const RaggedBatch& batch, int blocks) {
   using step::kMarks;
   const int64_t ops = kernel.ops_of_step();
@@ -55,24 +56,39 @@ void print_trace(StepCase& model, StepKernel& kernel, const RaggedBatch& batch, 
   cuda::synchronize(model.stream());
   kernel.set_trace({});
   constexpr const char* kNames[] = {"qkv", "attention", "o", "up", "down", "lm_head"};
-  std::printf("  us          wait   gather  product   (attention: -, parts, combine)\n");
+  std::printf(
+      "  us          wait (least - most)   gather               product"
+      "              (attention: -, parts, combine)\n");
   for (int kind = 0; kind <= step::kHead; ++kind) {
-    double sums[kMarks - 1] = {};
-    int64_t count = 0;
+    double sums[kMarks - 1] = {}, least[kMarks - 1] = {}, most[kMarks - 1] = {};
+    int64_t count = 0, layers = 0;
     for (int64_t op = 0; op < ops; ++op) {
       const int64_t of = op == ops - 1 ? static_cast<int64_t>(step::kHead) : op % step::kLayerOps;
       if (of != kind) continue;
+      std::vector<double> times[kMarks - 1];  // of the blocks
       for (int b = 0; b < blocks; ++b) {
         const uint64_t* marks = &at[static_cast<size_t>((op * blocks + b) * kMarks)];
         if (marks[step::kGathered] < marks[step::kBegun]) continue;  // no part in it
         for (int i = 0; i + 1 < kMarks; ++i) {
-          sums[i] += static_cast<double>(marks[i + 1] - marks[i]) * 1e-3;
+          times[i].push_back(static_cast<double>(marks[i + 1] - marks[i]) * 1e-3);
         }
         ++count;
       }
+      for (int i = 0; i + 1 < kMarks; ++i) {
+        const auto [low, high] = std::minmax_element(times[i].begin(), times[i].end());
+        if (low == times[i].end()) continue;
+        for (const double time : times[i]) sums[i] += time;
+        least[i] += *low;
+        most[i] += *high;
+      }
+      ++layers;
     }
     std::printf("  %-10s", kNames[kind]);
-    for (const double sum : sums) std::printf(" %7.2f", sum / static_cast<double>(count));
+    for (int i = 0; i + 1 < kMarks; ++i) {
+      const auto of_layers = static_cast<double>(layers);
+      std::printf(" %6.2f (%5.2f - %5.2f)", sums[i] / static_cast<double>(count),
+                  least[i] / of_layers, most[i] / of_layers);
+    }
     std::printf("\n");
   }
 }
