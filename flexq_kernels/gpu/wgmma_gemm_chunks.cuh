@@ -1,8 +1,8 @@
-// Multiplying warps of tiles of 128 rows. A warp unpacks its row tile once per group, into
-// one of two sets of A registers, and multiplies 64 tokens (a chunk) at a time into one of two sets
-// of int32 sums. While the tensor core works on a chunk, the one in front is turned into floats and
-// added up (here three chunks; the sets change their roles from group to group, and tiles follow
-// each other like groups):
+// Multiplying warps of tiles of 128 rows x 64 to 192 tokens. A warp unpacks its row tile once per
+// group, into one of two sets of A registers, and multiplies 64 tokens (a chunk) at a time into one
+// of two sets of int32 sums. While the tensor core works on a chunk, the one in front is turned
+// into floats and added up (here three chunks; the sets change their roles from group to group, and
+// tiles follow each other like groups):
 //
 //   tensor core   | g, chunk 0 | g, chunk 1            | g, chunk 2 | g + 1, chunk 0 | …
 //   sums in set   | 0          | 1                     | 0          | 1              |
