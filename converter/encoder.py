@@ -39,8 +39,8 @@ class Encoder:
         *,
         beside: Callable[[], None] | None = None,
     ) -> None:
-        """beside: what else is to be done meanwhile. The first error of any thread is raised, when
-        all of them have ended."""
+        """beside: what else is to be done meanwhile. Where threads fail, the error of one is raised
+        when all have ended; one of encoding before one of `beside`."""
         work: list[_Work] = []
         for unit in self._plan.units:
             lacking = [job for job in jobs if unit.stem not in job.writer.done]

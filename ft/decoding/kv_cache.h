@@ -37,6 +37,7 @@ class KvCache {
           Device device = Device::kCpu);
 
   const std::vector<KvPages>& layers() const { return layers_; }
+  // Of a GPU no sequence's: what is padded writes there.
   int32_t last_page() const { return static_cast<int32_t>(layers_[0].k.dim(0) - 1); }
 
   static size_t bytes(int64_t layers, int64_t pages, int64_t kv_heads, int64_t head_dim,

@@ -1,4 +1,4 @@
-"""The GPU engine against the CPU engine on the same folders (docs/numerics.md, "Tolerances")."""
+"""The GPU engine against the CPU engine on the same folders (docs/numerics.md, section 6)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """W8A16, W8A8 and W6Ax as whole models: replay against NumPy, and the perplexity rule against a
-fake-quantised Hugging Face model (docs/numerics.md, "Tolerances")."""
+fake-quantised Hugging Face model (docs/numerics.md, section 6)."""
 
 from __future__ import annotations
 
