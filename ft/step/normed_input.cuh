@@ -1,9 +1,9 @@
 // The operand of a product behind a norm, whose weights are the next stages of the ring: the
 // residual stream, normed and rounded, becomes the operand as token_input.cuh says.
 //
-// Sums over a token are sums of its groups' sums in their order: they do not depend on how many
-// tokens there are. Between a norm's sums and its values a warp keeps its packets' values in
-// registers, or, where a row has more for it than there is room, in shared memory.
+// Sums over a token are sums of its groups' sums in a fixed order, whatever the number of tokens.
+// Between a norm's sums and its values a warp keeps its packets' values in registers, or, where a
+// row has more for it than there is room, in shared memory.
 #pragma once
 
 #include "ft/step/ring.cuh"

@@ -2,10 +2,10 @@
 // norms and quantises every second token, and writes it to both blocks' shared memory.
 //
 // Two barriers in each block order that, a phase for each product op that the pair has work in:
-//   free   the peer's computing warps arrive when they begin the op, and so read what lies where
-//          their operand is no longer: what they loaded has become sums that they handed over, or
-//          lies behind a barrier of the block. Who writes there waits for it; the peer does not end
-//          the op without what it writes, so no phase is missed.
+//   free   the peer's computing warps arrive when they begin the op: by then they read nothing any
+//          more that lies where their operand will be, since what they loaded has become sums that
+//          they handed over, or lies behind a barrier of the block. Who writes there waits for it;
+//          the peer does not end the op without what it writes, so no phase is missed.
 //   full   counts the bytes that the peer writes here; all computing warps wait for it. The peer
 //          writes those of the next op when all have begun that, so no phase is missed either.
 #pragma once

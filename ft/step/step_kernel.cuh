@@ -1,7 +1,8 @@
 // The kernel of a whole decode step: one block on every multiprocessor, all at once (a cooperative
 // launch). In each, two warps stream what the block reads through a ring in shared memory
-// (stream.cuh), sixteen compute, op by op (token_input.cuh, product.cuh, attention.cuh), and one
-// finishes sums and passes results to other blocks as packets (finish.cuh, packets.cuh).
+// (stream.cuh), sixteen compute, op by op (normed_input.cuh, token_input.cuh, product.cuh,
+// attention.cuh), and one finishes sums and passes results to other blocks as packets (finish.cuh,
+// packets.cuh).
 #pragma once
 
 #include <type_traits>

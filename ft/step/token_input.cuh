@@ -67,8 +67,9 @@ __device__ __forceinline__ uint32_t quad_codes(const float (&x)[4], float invers
   return inverse == 0.0f ? 0 : codes;  // x may be NaN
 }
 
-// W8A8: where the scales of an op's tokens are. Of the op before they may still be read, by the
-// finishing warp, when the peer writes new ones.
+// W8A8: where the scales of an op's tokens are. Those of the op before may still be read, by the
+// finishing warp, when the peer writes new ones; those of two ops before not: what the peer sends
+// depends on everything that this warp has published of them.
 __device__ __forceinline__ int scale_row(int kind) { return kind == kO || kind == kDown ? 1 : 0; }
 
 template <typename T, Format kFormat, int kTokens>
