@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -133,7 +134,8 @@ def _from_cache(
             head = "" if options.lm_head == "fp16" else f" with an lm_head in {options.lm_head}"
             notify(f"converting {model} to {options.scheme}{head} into {out} (kept for later runs)")
             if options.resolved_scheme == "w8a8":
-                smoothing = f"flexq-ft convert {model} OUT --scheme w8a8 --calibration FILE"
+                source = shlex.quote(str(model))
+                smoothing = f"flexq-ft convert {source} OUT --scheme w8a8 --calibration FILE"
                 notify(f"the weights are not smoothed; {smoothing} smooths them (SmoothQuant)")
             convert(model, out, stored, progress=progress)
     return folder
