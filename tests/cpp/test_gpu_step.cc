@@ -170,41 +170,48 @@ TEST(logits_and_cache_are_those_of_the_ops) {
   }
 }
 
-// Of a wide model a warp has more of a token's groups the more tokens there are.
-TEST(a_sequence_has_the_same_bits_in_every_batch) {
-  if (skip()) return;
+namespace {
+
+// The step kernels of every scheme, of a small model and of a wide one, of which a warp has more of
+// a token's groups the more tokens there are.
+template <typename Check>
+void with_kernels(const Check& check) {
   for (const size_t which : {0, 3}) {
     if (which == 3 && has_option("--small")) continue;
     for (const Scheme scheme : schemes()) {
       const auto model = make_case(models()[which].config, scheme, DataType::kFp16);
-      StepKernel kernel(model->model(), device(), model->stream());
       model->fill_cache();
-      const auto together = run_step(*model, kernel, 0, kernel.most_tokens());
-      const size_t row = together.size() / static_cast<size_t>(kernel.most_tokens());
-      for (int64_t s = 0; s < kernel.most_tokens(); ++s) {
-        const auto alone = run_step(*model, kernel, s, 1);
-        EXPECT(std::memcmp(alone.data(), together.data() + static_cast<size_t>(s) * row, row) == 0);
-      }
+      StepKernel kernel(model->model(), device(), model->stream());
+      check(*model, kernel);
     }
   }
 }
 
+}  // namespace
+
+TEST(a_sequence_has_the_same_bits_in_every_batch) {
+  if (skip()) return;
+  with_kernels([](StepCase& model, StepKernel& kernel) {
+    const auto together = run_step(model, kernel, 0, kernel.most_tokens());
+    const size_t row = together.size() / static_cast<size_t>(kernel.most_tokens());
+    for (int64_t s = 0; s < kernel.most_tokens(); ++s) {
+      const auto alone = run_step(model, kernel, s, 1);
+      EXPECT(std::memcmp(alone.data(), together.data() + static_cast<size_t>(s) * row, row) == 0);
+    }
+  });
+}
+
 TEST(pairs_of_blocks_change_nothing) {
   if (skip()) return;
-  for (const size_t which : {0, 3}) {
-    if (which == 3 && has_option("--small")) continue;
-    for (const Scheme scheme : schemes()) {
-      const auto model = make_case(models()[which].config, scheme, DataType::kFp16);
-      StepKernel kernel(model->model(), device(), model->stream());
-      for (const int64_t count : {2, 3, 5, 8}) {
-        if (count > kernel.most_tokens()) continue;
-        kernel.set_pairs(true);
-        const auto paired = run_step(*model, kernel, 0, count);
-        kernel.set_pairs(false);
-        EXPECT(run_step(*model, kernel, 0, count) == paired);
-      }
+  with_kernels([](StepCase& model, StepKernel& kernel) {
+    for (const int64_t count : {2, 3, 5, 8}) {
+      if (count > kernel.most_tokens()) continue;
+      kernel.set_pairs(true);
+      const auto paired = run_step(model, kernel, 0, count);
+      kernel.set_pairs(false);
+      EXPECT(run_step(model, kernel, 0, count) == paired);
     }
-  }
+  });
 }
 
 TEST(a_step_repeated_has_the_same_bits) {
