@@ -25,6 +25,23 @@ void* allocate(size_t bytes, Device device) {
   return rounded < bytes ? nullptr : std::aligned_alloc(kAlignment, rounded);
 }
 
+void* allocate(size_t bytes, MemoryKind kind, Device device) {
+  void* const data = allocate(bytes, device);
+  if (data != nullptr) return data;
+  throw Error(ErrorKind::kOutOfMemory,
+              detail::join("cannot allocate ", bytes, " bytes for ", to_string(kind), " on the ",
+                           device == Device::kCuda ? "GPU" : "host"),
+              {}, "use a smaller --max-len or --max-batch, or another scheme");
+}
+
+void give_back(void* data, Device device) {
+  if (device == Device::kCuda) {
+    cuda::release(data);
+  } else {
+    std::free(data);
+  }
+}
+
 }  // namespace
 
 const char* to_string(MemoryKind kind) {
@@ -61,14 +78,7 @@ Buffer::Buffer(size_t bytes, MemoryKind kind, Device device)
     : bytes_(bytes), kind_(kind), device_(device) {
   shape_ = {static_cast<int64_t>(bytes)};
   if (bytes == 0) return;
-  data_ = allocate(bytes, device);
-  if (data_ == nullptr) {
-    const size_t wanted = std::exchange(bytes_, 0);
-    throw Error(ErrorKind::kOutOfMemory,
-                detail::join("cannot allocate ", wanted, " bytes for ", to_string(kind), " on the ",
-                             device == Device::kCuda ? "GPU" : "host"),
-                {}, "use a smaller --max-len or --max-batch, or another scheme");
-  }
+  data_ = allocate(bytes, kind, device);
   in_use(device_, kind_) += bytes_;
 }
 
@@ -84,6 +94,7 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
   if (this != &other) {
     release();
     data_ = std::exchange(other.data_, nullptr);
+    region_ = std::move(other.region_);
     bytes_ = std::exchange(other.bytes_, 0);
     dtype_ = other.dtype_;
     shape_ = other.shape_;
@@ -97,14 +108,41 @@ Buffer::~Buffer() { release(); }
 
 void Buffer::release() {
   if (data_ == nullptr) return;
-  if (device_ == Device::kCuda) {
-    cuda::release(data_);
+  if (region_) {
+    region_.reset();
   } else {
-    std::free(data_);
+    give_back(data_, device_);
   }
   in_use(device_, kind_) -= bytes_;
   data_ = nullptr;
   bytes_ = 0;
+}
+
+MemoryRegion::MemoryRegion(size_t bytes, MemoryKind kind, Device device)
+    : bytes_(bytes), kind_(kind), device_(device) {
+  if (bytes == 0) return;
+  memory_ = {allocate(bytes, kind, device), [device](void* data) { give_back(data, device); }};
+}
+
+Buffer MemoryRegion::cut(DataType dtype, Shape shape) {
+  // As cudaMalloc aligns, and as copies by tensor maps want it.
+  constexpr size_t kBegin = 256;
+  const size_t bytes = static_cast<size_t>(shape.count()) * size_of(dtype);
+  const size_t begin = (used_ + kBegin - 1) / kBegin * kBegin;
+  if (bytes == 0 || begin > bytes_ || bytes > bytes_ - begin) {
+    return Buffer(dtype, shape, kind_, device_);
+  }
+  used_ = begin + bytes;
+  Buffer out;
+  out.data_ = static_cast<uint8_t*>(memory_.get()) + begin;
+  out.region_ = memory_;
+  out.bytes_ = bytes;
+  out.dtype_ = dtype;
+  out.shape_ = shape;
+  out.kind_ = kind_;
+  out.device_ = device_;
+  in_use(device_, kind_) += bytes;
+  return out;
 }
 
 Tensor Buffer::tensor(DataType dtype, Shape shape) const {

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 #include "ft/core/tensor.h"
 
@@ -43,14 +44,37 @@ class Buffer {
   Tensor tensor(DataType dtype, Shape shape) const;
 
  private:
+  friend class MemoryRegion;
+
   void release();
 
   void* data_ = nullptr;
+  std::shared_ptr<void> region_;  // that it was cut from; null: it has memory of its own
   size_t bytes_ = 0;
   DataType dtype_ = DataType::kUint8;
   Shape shape_;
   MemoryKind kind_ = MemoryKind::kWorkspace;
   Device device_ = Device::kCpu;
+};
+
+// One allocation that buffers are cut from, one behind the other. A GPU gives memory in pieces of
+// 2 MiB: of hundreds of weights, each by itself, every one would leave a part of a piece unused.
+// The memory lives as long as the region or any buffer of it.
+class MemoryRegion {
+ public:
+  // Throws Error{kOutOfMemory} as a Buffer does.
+  MemoryRegion(size_t bytes, MemoryKind kind, Device device);
+
+  // Of the region, where there is room; else memory of its own.
+  Buffer cut(DataType dtype, Shape shape);
+
+  size_t left() const { return bytes_ - used_; }
+
+ private:
+  std::shared_ptr<void> memory_;
+  size_t bytes_, used_ = 0;
+  MemoryKind kind_;
+  Device device_;
 };
 
 }  // namespace flexq_ft

@@ -152,6 +152,17 @@ MemoryPlan plan_memory(const ModelFolder& folder, const EngineOptions& options, 
   return plan;
 }
 
+size_t weight_region_bytes(const ModelFolder& folder, const EngineOptions& options, int rank) {
+  const RankShape shape(folder, rank);
+  const ModelConfig& config = folder.config;
+  constexpr size_t kRounding = 256, kBuffersOfLayer = 16;
+  const auto hidden = static_cast<size_t>(config.hidden_size);
+  const size_t biases = static_cast<size_t>(shape.q + 2 * shape.kv + shape.up) + 2 * hidden;
+  const size_t layer =
+      4 * biases + 4 * hidden * size_of(*options.dtype) + kBuffersOfLayer * kRounding;
+  return weight_bytes(config, options, shape) + static_cast<size_t>(config.num_layers + 1) * layer;
+}
+
 size_t available_bytes(Device device) {
   if (device == Device::kCpu) return available_memory();
   const size_t free = cuda::free_bytes();

@@ -24,6 +24,10 @@ struct MemoryPlan {
 // Of one rank, on the options' device. options must be resolved, kv_pages included.
 MemoryPlan plan_memory(const ModelFolder& folder, const EngineOptions& options, int rank);
 
+// Room for all weights of a rank in one allocation: what is planned, norms, and biases, whether
+// there are any or not; at most a thousandth too much for a large model.
+size_t weight_region_bytes(const ModelFolder& folder, const EngineOptions& options, int rank);
+
 // Of a GPU's free memory; not planned with. CUDA's modules, the products' library and graphs come
 // after the plan (about 200 MiB together), NCCL's buffers too (about 150 MiB a communicator), and
 // what blocks of the step kernel pass to each other (less than 16 MiB).

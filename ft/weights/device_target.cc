@@ -14,6 +14,14 @@ Tensor matrix_of(const LinearWeight& weight) {
 
 }  // namespace
 
+DeviceTarget::DeviceTarget(size_t region_bytes, size_t block_bytes)
+    : region_(std::make_unique<MemoryRegion>(region_bytes, MemoryKind::kWeights, Device::kCuda)),
+      block_bytes_(block_bytes) {}
+
+Buffer DeviceTarget::values(DataType dtype, Shape shape) const {
+  return region_->cut(dtype, shape);
+}
+
 Layout DeviceTarget::layout(Scheme scheme) const {
   return scheme == Scheme::kW6Ax ? Layout::kFrag16x128Tiled : Layout::kRowMajor;
 }

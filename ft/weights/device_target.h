@@ -8,12 +8,13 @@ namespace flexq_ft {
 
 class DeviceTarget : public WeightTarget {
  public:
-  explicit DeviceTarget(size_t block_bytes = DeviceUpload::kBlockBytes)
-      : block_bytes_(block_bytes) {}
+  // region_bytes: of the region that all weights are cut from; 0: each has memory of its own.
+  explicit DeviceTarget(size_t region_bytes, size_t block_bytes = DeviceUpload::kBlockBytes);
 
   Device device() const override { return Device::kCuda; }
   Layout layout(Scheme scheme) const override;
   Buffer codes(const LinearWeight& weight) const override;
+  Buffer values(DataType dtype, Shape shape) const override;
   size_t block_bytes() const override { return block_bytes_; }
   void* stage(size_t bytes) override;
   void put(const LinearWeight& weight, ConstTensor block, int64_t row, int64_t column,
@@ -29,6 +30,7 @@ class DeviceTarget : public WeightTarget {
   ConstTensor to_scratch(ConstTensor block);
   void put(Tensor matrix, ConstTensor block, int64_t row, int64_t column, BlockOrder order);
 
+  std::unique_ptr<MemoryRegion> region_;
   size_t block_bytes_;
   std::unique_ptr<DeviceUpload> upload_;  // from the first block on: random numbers need none
 };

@@ -159,7 +159,8 @@ class ModelLoader {
 
 ModelWeights load_weights(const ModelFolder& folder, const LoadOptions& options) {
   check_options(folder, options);
-  const std::unique_ptr<WeightTarget> target = make_weight_target(options.device);
+  const std::unique_ptr<WeightTarget> target =
+      make_weight_target(options.device, options.region_bytes);
   ModelWeights out;
   if (options.synthetic) {
     SyntheticSource source(folder, options, *target);

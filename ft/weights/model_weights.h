@@ -56,6 +56,7 @@ struct LoadOptions {
   HeadFormat lm_head = HeadFormat::kFloat;  // differs from the folder's only if synthetic
   int rank = 0;
   Device device = Device::kCpu;  // a GPU: the current one
+  size_t region_bytes = 0;       // a GPU: of the allocation that all are cut from; 0: of none
   bool synthetic = false;        // random weights instead of the files', of any scheme
   LoadProgress progress = {};    // of the files; may be empty
 };

@@ -52,8 +52,8 @@ Buffer WeightTarget::values(DataType dtype, Shape shape) const {
   return Buffer(dtype, shape, MemoryKind::kWeights, device());
 }
 
-std::unique_ptr<WeightTarget> make_weight_target(Device device) {
-  if (device == Device::kCuda) return std::make_unique<DeviceTarget>();
+std::unique_ptr<WeightTarget> make_weight_target(Device device, size_t region_bytes) {
+  if (device == Device::kCuda) return std::make_unique<DeviceTarget>(region_bytes);
   return std::make_unique<HostTarget>();
 }
 

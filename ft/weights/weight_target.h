@@ -21,7 +21,7 @@ class WeightTarget {
 
   // Memory for the weight's codes, in its layout.
   virtual Buffer codes(const LinearWeight& weight) const = 0;
-  Buffer values(DataType dtype, Shape shape) const;
+  virtual Buffer values(DataType dtype, Shape shape) const;
 
   // Host memory for the next block, of at most block_bytes(); the put that follows takes it.
   virtual size_t block_bytes() const = 0;
@@ -44,7 +44,8 @@ class WeightTarget {
   virtual void finish() = 0;
 };
 
-std::unique_ptr<WeightTarget> make_weight_target(Device device);
+// region_bytes: as LoadOptions has it.
+std::unique_ptr<WeightTarget> make_weight_target(Device device, size_t region_bytes);
 
 // A weight of n rows without its values: format, codes and scales. Throws Error{kConfig} if the
 // scheme cannot have so many columns.

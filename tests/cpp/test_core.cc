@@ -1,3 +1,5 @@
+#include <cstring>
+
 #include "ft/core/buffer.h"
 #include "ft/core/data_format.h"
 #include "ft/core/dtype.h"
@@ -42,6 +44,32 @@ TEST(memory_is_counted_by_kind_and_given_back) {
     EXPECT_EQ(memory_in_use()[static_cast<int>(MemoryKind::kKvCache)], before + 1000);
   }
   EXPECT_EQ(memory_in_use()[static_cast<int>(MemoryKind::kKvCache)], before);
+}
+
+TEST(buffers_of_a_region_lie_behind_each_other_and_outlive_it) {
+  const size_t before = memory_in_use()[0];
+  Buffer small, large, beyond;
+  {
+    MemoryRegion region(4096, MemoryKind::kWeights, Device::kCpu);
+    EXPECT_EQ(memory_in_use()[0], before);  // nothing is held yet
+    small = region.cut(DataType::kFp32, {3, 5});
+    large = region.cut(DataType::kInt8, {2000});
+    beyond = region.cut(DataType::kInt8, {2000});  // no room
+    const Buffer last = region.cut(DataType::kInt8, {1000});
+    EXPECT_EQ(region.left(), size_t{4096 - 256 - 2048 - 1000});
+    EXPECT_EQ(static_cast<uint8_t*>(large.data()) - static_cast<uint8_t*>(small.data()), 256);
+    EXPECT_EQ(static_cast<uint8_t*>(last.data()) - static_cast<uint8_t*>(large.data()), 2048);
+    EXPECT_EQ(memory_in_use()[0], before + 60 + 2000 + 2000 + 1000);
+  }
+  EXPECT_EQ(memory_in_use()[0], before + 60 + 2000 + 2000);
+  std::memset(small.data(), 1, small.bytes());
+  std::memset(large.data(), 2, large.bytes());
+  std::memset(beyond.data(), 3, beyond.bytes());
+  const Buffer moved = std::move(large);
+  small = Buffer();
+  EXPECT_EQ(static_cast<const uint8_t*>(moved.data())[1999], 2);
+  EXPECT_EQ(memory_in_use()[0], before + 2000 + 2000);
+  EXPECT(moved.tensor().shape() == Shape({2000}));
 }
 
 TEST(int8_modes_name_schemes_both_ways) {

@@ -206,7 +206,7 @@ TEST(files_of_many_blocks_take_turns_on_two_pinned_buffers) {
     const ModelWeights cpu = load_weights(folder, options);
     const LayerParts parts = layer_parts(folder, 1, 0);
     WeightReader reader(folder, options.progress, 0);
-    DeviceTarget target(4096);
+    DeviceTarget target(0, 4096);
     FileSource source(reader, options, target);
     const LinearForm form{scheme, Scheme::kFloat, 16};
     const LinearWeight up = source.linear("layers.1.gate_up", parts.up, form);
@@ -235,7 +235,7 @@ TEST(six_bit_files_of_many_blocks) {
     options.scheme = Scheme::kW6Ax;
     const ModelWeights cpu = load_weights(folder, options);
     WeightReader reader(folder, options.progress, 0);
-    DeviceTarget target(4096);
+    DeviceTarget target(0, 4096);
     FileSource source(reader, options, target);
     const LinearWeight up = source.linear("layers.1.gate_up", layer_parts(folder, 1, 0).up,
                                           {Scheme::kW6Ax, Scheme::kW6Ax, 6});
