@@ -8,7 +8,8 @@
 //
 // Two blocks share a multiprocessor. In each a thread of warpgroup 2 copies packed weights, tokens
 // and scales into a ring of stages, one for each group; warpgroups 0 and 1 multiply 64 rows each.
-// At the end every block sends the sums of a block's tokens to it, shared memory to shared memory.
+// At the end every block sends the sums of another block's tokens to it, shared memory to shared
+// memory.
 #pragma once
 
 #include "flexq_kernels/gpu/dependent_launch.cuh"
@@ -23,8 +24,8 @@ constexpr int kSlicedWarps = kSlicedRows / kTileRows;  // multiplying ones
 constexpr int kSlicedThreads = 32 * kSlicedWarps + 128;
 
 // Shared memory, in this order. At the end sums lie where the stages were: those of the block's
-// slice, and what it was sent, both [token][row, 4 of padding that spread the rows of eight tokens
-// over all banks].
+// slice, and what others sent it, both [token][row, 4 of padding that spread the rows of eight
+// tokens over all banks].
 template <int kTokens>
 struct SlicedShared {
   static constexpr int kCodes = kTokens * kGroupSize;
@@ -168,7 +169,7 @@ struct SliceMultiplier {
   }
 };
 
-// To every block of the cluster the sums of its tokens: [slice][its tokens].
+// To every other block of the cluster the sums of its tokens: [slice][its tokens].
 template <int kTokens>
 __device__ __forceinline__ void send_sums(const WgmmaParams& p, const Slice& slice,
                                           uint32_t shared) {
@@ -178,13 +179,14 @@ __device__ __forceinline__ void send_sums(const WgmmaParams& p, const Slice& sli
     const int token = slice.first_token(to, p.y.m);
     const int tokens = slice.first_token(to + 1, p.y.m) - token;
     if (tokens == 0) return;
+    if (to == slice.rank) continue;
     copy_to_block(to, shared + Shared::kReceivedAt + slice.rank * tokens * Shared::kTokenBytes,
                   shared + token * Shared::kTokenBytes, tokens * Shared::kTokenBytes,
                   shared + Shared::kSentAt);
   }
 }
 
-// Four rows of a token at a time.
+// Four rows of a token at a time. The block's own sums are read where they lie.
 template <typename T, int kTokens>
 __device__ __forceinline__ void store_sums(const WgmmaParams& p, const Slice& slice,
                                            const unsigned char* memory) {
@@ -197,16 +199,20 @@ __device__ __forceinline__ void store_sums(const WgmmaParams& p, const Slice& sl
   for (int i = static_cast<int>(threadIdx.x); i < slice.tokens * kVectors; i += 32 * kSlicedWarps) {
     const int token = i / kVectors, row = slice.row + i % kVectors * 4;
     if (row >= p.y.n) continue;
-    const auto* from = reinterpret_cast<const float4*>(
-        memory + Shared::kReceivedAt + token * Shared::kTokenBytes + i % kVectors * 16);
-    float4 four = *from;
+    const auto slice_sums = [&](int of) {
+      const int at = of == slice.rank
+                         ? (slice.token + token) * Shared::kTokenBytes
+                         : Shared::kReceivedAt + (of * slice.tokens + token) * Shared::kTokenBytes;
+      return *reinterpret_cast<const float4*>(memory + at + i % kVectors * 16);
+    };
+    float4 four = slice_sums(0);
 #pragma unroll 1
     for (int s = 1; s < slice.count; ++s) {
-      from += slice.tokens * Shared::kTokenBytes / 16;
-      four.x += from->x;
-      four.y += from->y;
-      four.z += from->z;
-      four.w += from->w;
+      const float4 more = slice_sums(s);
+      four.x += more.x;
+      four.y += more.y;
+      four.z += more.z;
+      four.w += more.w;
     }
     const float sums[4] = {four.x, four.y, four.z, four.w};
     const int64_t at = static_cast<int64_t>(slice.token + token) * p.y.n + row;
@@ -252,7 +258,7 @@ __global__ void __launch_bounds__(kSlicedThreads, 2)
     mbarrier_init(shared + Shared::kSentAt, 1);
     mbarrier_init_fence();
     mbarrier_arrive_expecting(shared + Shared::kSentAt,
-                              slice.count * slice.tokens * Shared::kTokenBytes);
+                              (slice.count - 1) * slice.tokens * Shared::kTokenBytes);
   }
   __syncthreads();
   if (warp >= kSlicedWarps) {
