@@ -1,5 +1,5 @@
-// How weights come from memory, and what the blocks of a cluster have of each other; one
-// instruction each (PTX ISA). Copies into shared memory: async_copy.cuh.
+// How weights come from memory; one instruction each (PTX ISA). Copies into shared memory:
+// async_copy.cuh.
 #pragma once
 
 #include <cuda_fp16.h>
@@ -31,23 +31,5 @@ __device__ __forceinline__ __half load_weight_scale(const void* from) {
   asm volatile("ld.global.nc.u16 %0, [%1];" : "=h"(v) : "l"(from));
   return __ushort_as_half(v);
 }
-
-// ---- clusters ----
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-
-// Where a block of the cluster has what this one has at an address of shared memory.
-__device__ __forceinline__ uint32_t cluster_address(uint32_t address, uint32_t rank) {
-  uint32_t remote;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
-  return remote;
-}
-
-__device__ __forceinline__ void load_cluster_floats(float (&v)[4], uint32_t from) {
-  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(v[0]), "=f"(v[1]), "=f"(v[2]), "=f"(v[3])
-               : "r"(from)
-               : "memory");
-}
-#endif
 
 }  // namespace flexq_kernels::gpu

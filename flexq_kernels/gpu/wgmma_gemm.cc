@@ -15,6 +15,8 @@ constexpr struct {
   int rows, tokens;
 } kTiles[] = {{256, 128}, {192, 128}, {128, 256}, {128, 192}, {128, 128}, {128, 64}};
 
+constexpr int kFewTokens = 64;  // of sliced tiles up to which two blocks share a multiprocessor
+
 std::vector<WgmmaConfig> all_configs() {
   std::vector<WgmmaConfig> all;
   for (const auto& tile : kTiles) {
@@ -24,9 +26,14 @@ std::vector<WgmmaConfig> all_configs() {
       }
     }
   }
-  for (const int tokens : {32, 64}) {
+  for (const int tokens : {32, kFewTokens}) {
     for (int slices = 1; slices <= kWgmmaMostSlices; ++slices) {
       all.push_back({128, tokens, slices, false, true});
+    }
+  }
+  for (const auto& tile : kTiles) {
+    for (int slices = 2; slices <= kWgmmaMostSlices && tile.tokens > kFewTokens; ++slices) {
+      all.push_back({tile.rows, tile.tokens, slices, false, true});
     }
   }
   return all;
@@ -36,22 +43,21 @@ constexpr int64_t kMostRows = int64_t{1} << 30;  // of m and n: tiles past the e
 
 int64_t blocks(int64_t extent, int64_t size) { return (extent + size - 1) / size; }
 
-// Does the config make sense for the problem?
-bool takes(const WgmmaConfig& config, const GemmProblem& problem, const Device& device) {
-  if (config.sliced) {
-    return problem.m <= config.tokens && config.cluster <= group_count(problem.k);
-  }
-  return !config.split || wgmma_schedule(problem, config, device).split > 0;
+// The clusters of `blocks` blocks, one a multiprocessor, that surely run at once: each lies in one
+// of the GPU's parts, which have 16 multiprocessors or a few more.
+int64_t clusters_at_once(int blocks, const Device& device) {
+  return std::max(1, device.multiprocessors / 16 * (16 / blocks));
 }
 
-// The same for slices: two blocks share a multiprocessor, and each takes about two groups longer
-// than its own.
+// The same for slices, each of which takes about two groups longer than its own.
 double sliced_cost(const GemmProblem& problem, const WgmmaConfig& config, const Device& device) {
-  const int64_t groups = group_count(problem.k);
-  const int64_t waves =
-      blocks(blocks(problem.n, config.rows) * config.cluster, 2 * device.multiprocessors);
+  const int64_t groups = group_count(problem.k), tiles = blocks(problem.n, config.rows);
+  const int64_t waves = config.tokens <= kFewTokens
+                            ? blocks(tiles * config.cluster, 2 * device.multiprocessors)
+                            : blocks(tiles, clusters_at_once(config.cluster, device));
   const auto steps = static_cast<double>(blocks(groups, config.cluster) + 2);
-  return static_cast<double>(waves) * steps / static_cast<double>(groups) * (config.tokens + 24);
+  return static_cast<double>(waves) * steps / static_cast<double>(groups) * config.rows / 128 *
+         (config.tokens + 24);
 }
 
 // In units of a token of a tile: how long the last block is busy. A tile costs its tokens and the
@@ -127,11 +133,31 @@ std::string wgmma_why_not(const GemmProblem& problem, const Device& device) {
   return "";
 }
 
+std::string wgmma_config_why_not(const GemmProblem& problem, const WgmmaConfig& config,
+                                 const Device& device) {
+  if (config.split && wgmma_schedule(problem, config, device).split == 0) {
+    return "no tile is to be cut";
+  }
+  if (!config.sliced) return "";
+  if (problem.m > config.tokens) {
+    return detail::join("its slices are of ", config.tokens, " tokens at most");
+  }
+  const int narrower = config.tokens > 128 ? 128 : kFewTokens;
+  if (config.tokens > kFewTokens && problem.m <= narrower) {
+    return detail::join("a tile of ", narrower, " tokens is enough");
+  }
+  const int64_t groups = group_count(problem.k);
+  if (config.cluster > groups) {
+    return detail::join("K has ", groups, " groups, fewer than slices");
+  }
+  return "";
+}
+
 std::vector<WgmmaConfig> wgmma_configs(const GemmProblem& problem, const Device& device) {
   if (!wgmma_why_not(problem, device).empty()) return {};
   std::vector<WgmmaConfig> all;
   for (const WgmmaConfig& config : all_configs()) {
-    if (takes(config, problem, device)) all.push_back(config);
+    if (wgmma_config_why_not(problem, config, device).empty()) all.push_back(config);
   }
   std::stable_sort(all.begin(), all.end(), [&](const WgmmaConfig& a, const WgmmaConfig& b) {
     return guessed_cost(problem, a, device) < guessed_cost(problem, b, device);

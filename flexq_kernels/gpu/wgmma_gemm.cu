@@ -2,6 +2,7 @@
 #include "flexq_kernels/gpu/wgmma_gemm.h"
 
 #include <algorithm>
+#include <string>
 
 #include "flexq_kernels/check.h"
 #include "flexq_kernels/gpu/checks.h"
@@ -18,6 +19,8 @@ WgmmaParams make_params(const Activations& x, const Weight& w, const GemmProblem
                         const WgmmaConfig& config) {
   FLEXQ_CHECK(x.order == CodeOrder::kNatural, "wgmma GEMM takes codes in natural order: ", problem);
   FLEXQ_CHECK(wgmma_has_config(config), "wgmma GEMM has no config ", config);
+  const std::string why = wgmma_config_why_not(problem, config, current_device());
+  FLEXQ_CHECK(why.empty(), "wgmma GEMM ", config, " does not take ", problem, ": ", why);
   check_activations(x, problem);
   check_weight(w);
   WgmmaParams params;
@@ -25,18 +28,18 @@ WgmmaParams make_params(const Activations& x, const Weight& w, const GemmProblem
   params.y.m = static_cast<int>(problem.m);
   params.y.n = static_cast<int>(problem.n);
   encode_tensor_maps(params, x, w, problem, config);
-  if (config.sliced) {
-    FLEXQ_CHECK(problem.m <= config.tokens, "wgmma GEMM: ", config, " does not take ", problem);
-    params.slices = config.cluster;
-    return params;
-  }
-  params.schedule = wgmma_schedule(problem, config, current_device());
   const auto blocks = [](int64_t extent, int64_t size) {
     return static_cast<int>((extent + size - 1) / size);
   };
-  params.tiles.row_blocks = blocks(problem.n, config.rows * config.cluster);
+  params.tiles.row_blocks =
+      blocks(problem.n, config.sliced ? config.rows : config.rows * config.cluster);
   params.tiles.token_tiles = blocks(problem.m, config.tokens);
   params.tiles.band = kBandTokens / config.tokens;
+  if (config.sliced) {
+    params.slices = config.cluster;
+  } else {
+    params.schedule = wgmma_schedule(problem, config, current_device());
+  }
   return params;
 }
 
@@ -52,21 +55,39 @@ void launch(const WgmmaParams& params, int cluster, const Launch& how) {
   launch<WgmmaTile<kRows, kTokens, 1>, kDump>(params, how);
 }
 
+// A cluster for each tile, of a block for each slice.
+Grid sliced_grid(const WgmmaParams& params) {
+  const auto slices = static_cast<unsigned>(params.slices);
+  return {dim3(static_cast<unsigned>(params.tiles.row_blocks) * slices), slices};
+}
+
 template <int kTokens, bool kDump>
 void launch_sliced(const WgmmaParams& params, const Launch& how) {
-  const auto tiles = static_cast<unsigned>((params.y.n + kSlicedRows - 1) / kSlicedRows);
-  const auto slices = static_cast<unsigned>(params.slices);
-  launch_kernel(&sm90_w6ax_wgmma_sliced<kTokens, kDump>, Grid{dim3(tiles * slices), slices},
-                dim3(kSlicedThreads), SlicedShared<kTokens>::kBytes, how, params);
+  launch_kernel(&sm90_w6ax_wgmma_sliced<kTokens, kDump>, sliced_grid(params), dim3(kSlicedThreads),
+                SlicedShared<kTokens>::kBytes, how, params);
+}
+
+template <int kRows, int kTokens, bool kDump>
+void launch_slices(const WgmmaParams& params, const Launch& how) {
+  using Tile = WgmmaSlicedTile<kRows, kTokens>;
+  launch_kernel(&sm90_w6ax_wgmma_slices<Tile, kDump>, sliced_grid(params),
+                dim3(kWgmmaThreads<Tile>), WgmmaShared<Tile>::kBytes, how, params);
 }
 
 template <bool kDump>
 void launch(const WgmmaParams& params, const WgmmaConfig& config, const Launch& how) {
-  if (config.sliced && config.tokens == 64) return launch_sliced<64, kDump>(params, how);
-  if (config.sliced) return launch_sliced<32, kDump>(params, how);
   const auto is = [&](int rows, int tokens) {
     return config.rows == rows && config.tokens == tokens;
   };
+  if (config.sliced) {
+    if (is(128, 32)) return launch_sliced<32, kDump>(params, how);
+    if (is(128, 64)) return launch_sliced<64, kDump>(params, how);
+    if (is(256, 128)) return launch_slices<256, 128, kDump>(params, how);
+    if (is(192, 128)) return launch_slices<192, 128, kDump>(params, how);
+    if (is(128, 128)) return launch_slices<128, 128, kDump>(params, how);
+    if (is(128, 192)) return launch_slices<128, 192, kDump>(params, how);
+    if (is(128, 256)) return launch_slices<128, 256, kDump>(params, how);
+  }
   if (is(256, 128)) return launch<256, 128, kDump>(params, config.cluster, how);
   if (is(192, 128)) return launch<192, 128, kDump>(params, config.cluster, how);
   if (is(128, 256)) return launch<128, 256, kDump>(params, config.cluster, how);

@@ -3,6 +3,7 @@
 
 #include "flexq_kernels/gpu/dependent_launch.cuh"
 #include "flexq_kernels/gpu/hopper.cuh"
+#include "flexq_kernels/gpu/wgmma_gemm_slice.cuh"
 #include "flexq_kernels/gpu/wgmma_gemm_store.cuh"
 
 namespace flexq_kernels::gpu {
@@ -64,10 +65,14 @@ struct WgmmaStep {
     begin(p);
   }
 
-  static __device__ __forceinline__ WgmmaSchedule::Cluster schedule(const WgmmaParams& p) {
-    int cluster = static_cast<int>(blockIdx.x) / Tile::kCluster;
-    asm volatile("" : "+r"(cluster));  // else all is computed at the start, and takes registers
-    return p.schedule.of(cluster);
+  static __device__ __forceinline__ auto schedule(const WgmmaParams& p) {
+    if constexpr (Tile::kSliced) {
+      return Slice(p);
+    } else {
+      int cluster = static_cast<int>(blockIdx.x) / Tile::kCluster;
+      asm volatile("" : "+r"(cluster));  // else all is computed at the start, and takes registers
+      return p.schedule.of(cluster);
+    }
   }
 
   __device__ __forceinline__ Place place(const WgmmaParams& p) const {

@@ -7,11 +7,15 @@
 //   warpgroup 1   rows  0 …  63 x all tokens of the tile; of 256 rows also 128 … 191
 //   warpgroup 2   rows 64 … 127;                           and 192 … 255
 //   warpgroup 3   rows 128 … 191, in tiles of 192 rows
+//
+// Or, of few tiles, a block has a slice of the groups of one, as many blocks as a cluster has
+// slices; their sums are added up at the end.
 #pragma once
 
 #include <type_traits>
 
 #include "flexq_kernels/gpu/wgmma_gemm_chunks.cuh"
+#include "flexq_kernels/gpu/wgmma_gemm_slices.cuh"
 #include "flexq_kernels/gpu/wgmma_gemm_wide.cuh"
 
 namespace flexq_kernels::gpu {
@@ -24,8 +28,7 @@ using WgmmaMultiplier =
     std::conditional_t<Tile::kWide, WideMultiplier<Tile, kDump>, ChunkMultiplier<Tile, kDump>>;
 
 template <typename Tile, bool kDump>
-__global__ void FLEXQ_CLUSTER(Tile::kCluster) __launch_bounds__(kWgmmaThreads<Tile>, 1)
-    sm90_w6ax_wgmma_gemm(const __grid_constant__ WgmmaParams p) {
+__device__ __forceinline__ void run_block(const WgmmaParams& p) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   using Shared = WgmmaShared<Tile>;
   extern __shared__ unsigned char memory[];
@@ -47,6 +50,11 @@ __global__ void FLEXQ_CLUSTER(Tile::kCluster) __launch_bounds__(kWgmmaThreads<Ti
   if (threadIdx.x < 128) {
     keep_registers<24>();
     if (threadIdx.x == 0) copy_operands<Tile>(p, shared);
+    if constexpr (Tile::kSliced && !kDump) {
+      __syncwarp();
+      cluster_sync();
+      cluster_sync();
+    }
   } else {
     take_registers<Tile::kWarps == 8 ? 240 : 160>();
     pdl_wait();
@@ -55,8 +63,22 @@ __global__ void FLEXQ_CLUSTER(Tile::kCluster) __launch_bounds__(kWgmmaThreads<Ti
                                              static_cast<int>(threadIdx.x) % 32,
                                              WgmmaStep<Tile>(p)}};
     multiplier.run();
+    if constexpr (Tile::kSliced && !kDump) SliceSums<Tile>{multiplier}.run();
   }
 #endif
+}
+
+template <typename Tile, bool kDump>
+__global__ void FLEXQ_CLUSTER(Tile::kCluster) __launch_bounds__(kWgmmaThreads<Tile>, 1)
+    sm90_w6ax_wgmma_gemm(const __grid_constant__ WgmmaParams p) {
+  run_block<Tile, kDump>(p);
+}
+
+// In clusters of p.slices blocks.
+template <typename Tile, bool kDump>
+__global__ void __launch_bounds__(kWgmmaThreads<Tile>, 1)
+    sm90_w6ax_wgmma_slices(const __grid_constant__ WgmmaParams p) {
+  run_block<Tile, kDump>(p);
 }
 
 }  // namespace flexq_kernels::gpu

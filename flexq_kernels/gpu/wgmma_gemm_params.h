@@ -21,6 +21,13 @@ struct WgmmaTile {
   static constexpr int kRowTiles = kRows == 256 ? 2 : 1;        // of a warp
   static constexpr int kWarps = kRows / kTileRows / kRowTiles;  // multiplying ones
   static constexpr bool kWide = kRows > 128 || kTokens == 256;  // products of 128 tokens, or of 64
+  static constexpr bool kSliced = false;
+};
+
+// The same by a cluster whose blocks have a slice of K each; it is of any size.
+template <int kRows, int kTokens>
+struct WgmmaSlicedTile : WgmmaTile<kRows, kTokens, 1> {
+  static constexpr bool kSliced = true;
 };
 
 constexpr int kWgmmaMostSlices = 8;  // a cluster that every Hopper GPU takes
@@ -38,7 +45,7 @@ struct WgmmaParams {
   FloatType type = FloatType::kFp32;
   int32_t* sums = nullptr;  // [m, n, groups] instead of y
   int groups = 0;
-  int slices = 0;   // where config.sliced; then nothing below is used
+  int slices = 0;   // where config.sliced; then nothing below `tiles` is used
   TileOrder tiles;  // of `cluster` blocks of config.rows x config.tokens
   WgmmaSchedule schedule;
   // Of blocks that hand over the sums of a cut tile: the sums [block][tokens / 8 of each row tile

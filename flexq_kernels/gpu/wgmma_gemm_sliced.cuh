@@ -13,9 +13,9 @@
 #pragma once
 
 #include "flexq_kernels/gpu/dependent_launch.cuh"
-#include "flexq_kernels/gpu/output.cuh"
 #include "flexq_kernels/gpu/wgmma_gemm_chunk.cuh"
 #include "flexq_kernels/gpu/wgmma_gemm_copy.cuh"
+#include "flexq_kernels/gpu/wgmma_gemm_slice.cuh"
 
 namespace flexq_kernels::gpu {
 
@@ -52,27 +52,6 @@ struct SlicedShared {
   static_assert(kReceivedAt + kMostReceived * kTokenBytes <= kFullAt);
 };
 
-// A block's part of the problem.
-struct Slice {
-  int rank, count;           // of all slices
-  int row;                   // where its tile begins
-  int group, groups;         // of its slice
-  int share, token, tokens;  // of a block, at most; those that it stores
-
-  __device__ __forceinline__ explicit Slice(const WgmmaParams& p)
-      : rank(static_cast<int>(cluster_rank())),
-        count(p.slices),
-        row(static_cast<int>(blockIdx.x) / count * kSlicedRows),
-        group(p.groups * rank / count),
-        groups(p.groups * (rank + 1) / count - group),
-        share((p.y.m + count - 1) / count) {
-    token = first_token(rank, p.y.m);
-    tokens = first_token(rank + 1, p.y.m) - token;
-  }
-
-  __device__ __forceinline__ int first_token(int of, int m) const { return min(of * share, m); }
-};
-
 template <int kTokens>
 __device__ __forceinline__ void copy_slice(const WgmmaParams& p, const Slice& slice,
                                            uint32_t shared) {
@@ -81,9 +60,9 @@ __device__ __forceinline__ void copy_slice(const WgmmaParams& p, const Slice& sl
     const uint32_t full = shared + Shared::kFullAt + 8 * stage;
     mbarrier_arrive_expecting(full, Shared::kStage);
     copy_tensor(shared + Shared::kWeightAt + stage * Shared::kWeight, p.weight_codes, full, 0,
-                slice.group + i, slice.row / kTileRows);
+                slice.group + i, slice.tile * kSlicedWarps);
     copy_tensor(shared + Shared::kWeightScalesAt + stage * Shared::kWeightScales, p.weight_scales,
-                full, 0, slice.group + i, slice.row / kTileRows);
+                full, 0, slice.group + i, slice.tile * kSlicedWarps);
   };
   const auto copy_tokens = [&](int i, uint32_t stage) {
     const uint32_t full = shared + Shared::kFullAt + 8 * stage;
@@ -140,7 +119,8 @@ struct SliceMultiplier {
     float sums[kSums];
     read_sums<0>(sums);
     if constexpr (kDump) {
-      dump_chunk(p, sums, slice.row + kTileRows * warp + lane / 4, lane % 4 * 2, group);
+      dump_chunk(p, sums, slice.tile * kSlicedRows + kTileRows * warp + lane / 4, lane % 4 * 2,
+                 group);
     } else {
       promote_chunk(y, sums, quarter, scales);
     }
@@ -153,7 +133,7 @@ struct SliceMultiplier {
 #pragma unroll 1
     for (int i = 0; i < slice.groups; ++i, place.advance()) add_group(y, place, slice.group + i);
     if constexpr (kDump) return;
-    multipliers_sync();  // no warp needs a stage
+    multipliers_sync<kSlicedWarps>();  // no warp needs a stage
     float* const to = reinterpret_cast<float*>(memory) + lane % 4 * 2 * Shared::kPitch +
                       kTileRows * warp + lane / 4;
 #pragma unroll
@@ -161,11 +141,7 @@ struct SliceMultiplier {
       to[(i / 4 * 8 + i % 2) * Shared::kPitch + i % 4 / 2 * 8] = y[i];
     }
     copies_see_writes();
-    multipliers_sync();
-  }
-
-  static __device__ __forceinline__ void multipliers_sync() {
-    asm volatile("bar.sync 1, %0;" ::"n"(kSlicedWarps * 32) : "memory");
+    multipliers_sync<kSlicedWarps>();
   }
 };
 
@@ -192,12 +168,9 @@ __device__ __forceinline__ void store_sums(const WgmmaParams& p, const Slice& sl
                                            const unsigned char* memory) {
   using Shared = SlicedShared<kTokens>;
   constexpr int kVectors = kSlicedRows / 4;  // of a token
-  struct alignas(4 * sizeof(T)) Four {
-    T values[4];
-  };
 #pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < slice.tokens * kVectors; i += 32 * kSlicedWarps) {
-    const int token = i / kVectors, row = slice.row + i % kVectors * 4;
+    const int token = i / kVectors, row = slice.tile * kSlicedRows + i % kVectors * 4;
     if (row >= p.y.n) continue;
     const auto slice_sums = [&](int of) {
       const int at = of == slice.rank
@@ -215,25 +188,7 @@ __device__ __forceinline__ void store_sums(const WgmmaParams& p, const Slice& sl
       four.w += more.w;
     }
     const float sums[4] = {four.x, four.y, four.z, four.w};
-    const int64_t at = static_cast<int64_t>(slice.token + token) * p.y.n + row;
-    const Output y{p.y.values, p.type, p.y.bias, p.y.residual};
-    if (p.y.n % 4 != 0) {
-      for (int e = 0; e < 4 && row + e < p.y.n; ++e) {
-        store_output_as<T>(y, at + e, row + e, sums[e]);
-      }
-      continue;
-    }
-    Four out, residual;
-    if (y.residual != nullptr) {
-      residual = *reinterpret_cast<const Four*>(static_cast<const T*>(y.residual) + at);
-    }
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      out.values[e] = rounded<T>(y.bias == nullptr ? sums[e] : sums[e] + y.bias[row + e]);
-      if (y.residual == nullptr) continue;
-      out.values[e] = rounded<T>(widened(out.values[e]) + widened(residual.values[e]));
-    }
-    *reinterpret_cast<Four*>(static_cast<T*>(y.values) + at) = out;
+    store_four<T>(p, slice.token + token, row, sums);
   }
 }
 

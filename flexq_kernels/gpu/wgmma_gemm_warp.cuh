@@ -100,9 +100,9 @@ struct WgmmaWarp {
             p.handed_flags + first * kWgmmaMostWarps + fresh(warp)};
   }
 
-  // A part's sums begin at 0, or where the cluster in front left off.
+  // A part's sums begin at 0, or where the cluster in front left off; a slice's at 0.
   __device__ __forceinline__ void begin_part() {
-    if (at.place(p).first == 0) {
+    if (Tile::kSliced || at.place(p).first == 0) {
 #pragma unroll
       for (int i = 0; i < 4 * kFours; ++i) y[i / 32][i % 32] = 0;
       return;
@@ -124,9 +124,9 @@ struct WgmmaWarp {
   }
 
   // Where a part ends: hands over the sums of a tile's first groups, or stores the tile, and begins
-  // the next part.
+  // the next part. A slice's sums stay where they are.
   __device__ __forceinline__ void advance() {
-    if (!at.advance()) return;
+    if (!at.advance() || Tile::kSliced) return;
     if constexpr (!kDump) {
       const auto where = at.place(p);
       if (where.last < p.groups) {

@@ -16,16 +16,21 @@ using flexq_kernels::FloatType;
 
 namespace {
 
-// Whatever the GPU: what each family says of one that it is not for.
-template <typename Config>
-void check_refusals(const Family<Config>& family, int least,
-                    std::optional<Config> (*parsed)(const std::string&)) {
-  const GemmProblem good{512, 4096, 4096, 8};
+gpu::Device hopper() {
   gpu::Device device;
   device.major = 9;
   device.multiprocessors = 132;
   device.shared_per_block = 227 * 1024;
   device.shared_per_multiprocessor = 228 * 1024;
+  return device;
+}
+
+// Whatever the GPU: what each family says of one that it is not for.
+template <typename Config>
+void check_refusals(const Family<Config>& family, int least,
+                    std::optional<Config> (*parsed)(const std::string&)) {
+  const GemmProblem good{512, 4096, 4096, 8};
+  const gpu::Device device = hopper();
   EXPECT_EQ(family.why_not(good, device), "");
   EXPECT(!family.configs(good, device).empty());
   for (const Config& config : family.configs(good, device)) {
@@ -67,6 +72,43 @@ void check_refusals(const Family<Config>& family, int least,
 TEST(what_is_not_taken) {
   check_refusals(kWgmma, 90, gpu::parse_wgmma_config);
   check_refusals(kMma, 80, gpu::parse_mma_config);
+}
+
+TEST(configs_that_a_problem_is_not_for) {
+  const auto why = [](int64_t m, int64_t k, const char* config) {
+    return gpu::wgmma_config_why_not({m, 4096, k, 8}, *gpu::parse_wgmma_config(config), hopper());
+  };
+  EXPECT_EQ(why(128, 4096, "rows=128 tokens=128 cluster=4 sliced"), "");
+  EXPECT_EQ(why(200, 4096, "rows=128 tokens=128 cluster=4 sliced"),
+            "its slices are of 128 tokens at most");
+  EXPECT_EQ(why(64, 4096, "rows=128 tokens=128 cluster=4 sliced"), "a tile of 64 tokens is enough");
+  EXPECT_EQ(why(128, 4096, "rows=128 tokens=192 cluster=4 sliced"),
+            "a tile of 128 tokens is enough");
+  EXPECT_EQ(why(129, 4096, "rows=128 tokens=256 cluster=4 sliced"), "");
+  EXPECT_EQ(why(64, 4096, "rows=128 tokens=64 cluster=1 sliced"), "");
+  EXPECT_EQ(why(128, 384, "rows=128 tokens=128 cluster=4 sliced"),
+            "K has 3 groups, fewer than slices");
+  EXPECT_EQ(why(128, 4096, "rows=128 tokens=128 cluster=1 split"), "no tile is to be cut");
+  if (no_gpu()) return;
+  Operands o(33, 16, 128, 8, Values::kRandom);
+  Memory y(33 * 16 * 4);
+  const gpu::WgmmaConfig narrow = *gpu::parse_wgmma_config("rows=128 tokens=32 cluster=1 sliced");
+  if (!gpu::wgmma_why_not({33, 16, 128, 8}, gpu::current_device()).empty()) return;
+  EXPECT_THROW(wgmma_gemm({y.at(), FloatType::kFp32}, o.activations(), o.weight(), {33, 16, 128, 8},
+                          narrow, {stream().handle, false}),
+               std::invalid_argument, "32 tokens at most");
+}
+
+// Without a table: K is cut where whole tiles would leave most multiprocessors without work.
+TEST(the_guess_slices_few_tiles_only) {
+  const auto first = [](int64_t m, int64_t n, int64_t k) {
+    return gpu::wgmma_configs({m, n, k, 8}, hopper()).front();
+  };
+  for (const int64_t m : {65, 128, 256}) {
+    EXPECT(first(m, 4096, 14336).sliced);
+    EXPECT(!first(m, 28672, 8192).sliced);
+  }
+  EXPECT(!first(257, 4096, 14336).sliced);
 }
 
 // Once each, a cut tile's first groups before all else and its last ones after all else, and no

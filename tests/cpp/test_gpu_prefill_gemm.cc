@@ -17,7 +17,7 @@ using namespace flexq_test;
 
 namespace {
 
-constexpr unsigned kSeconds = 60;  // then something hangs
+constexpr unsigned kSeconds = 120;  // then something hangs
 bool g_small = false;
 std::string g_only;
 
@@ -106,7 +106,7 @@ void check_repeats(const Family<Config>& family, Operands& o, int times) {
 
 TEST(awkward_sizes) {
   if (no_gpu()) return;
-  const std::vector<int64_t> tokens = {1, 17, 33, 64, 65, 129, 513};
+  const std::vector<int64_t> tokens = {1, 17, 33, 64, 65, 128, 129, 250, 513};
   size_t turn = 0;
   for (const int64_t k : g_small ? std::vector<int64_t>{192, 576}
                                  : std::vector<int64_t>{64, 128, 192, 576, 1000, 4096}) {
@@ -132,6 +132,9 @@ TEST(many_tiles) {
   check_repeats(kWgmma, wide, 5);
   Operands tall(4500, 264, 256, 6, Values::kRandom);
   check_families(tall, 4500, false);
+  Operands few(130, 12304, 384, 8, Values::kRandom);
+  check_families(few, 100, false);
+  check_families(few, 130, false);
 }
 
 TEST(extreme_values) {
@@ -180,4 +183,8 @@ TEST(repeats_are_bit_equal) {
   Operands o(513, 576, 1000, 8, Values::kRandom);
   check_repeats(kWgmma, o, 20);
   check_repeats(kMma, o, 20);
+  for (const int64_t m : {64, 128, 250}) {  // of clusters that cut K
+    Operands few(m, 576, 1000, 6, Values::kRandom);
+    check_repeats(kWgmma, few, 20);
+  }
 }

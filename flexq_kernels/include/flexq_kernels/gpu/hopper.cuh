@@ -40,6 +40,20 @@ __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
+// Where a block of the cluster has what this one has at an address of shared memory.
+__device__ __forceinline__ uint32_t cluster_address(uint32_t address, uint32_t rank) {
+  uint32_t remote;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
+  return remote;
+}
+
+__device__ __forceinline__ void load_cluster_floats(float (&v)[4], uint32_t from) {
+  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v[0]), "=f"(v[1]), "=f"(v[2]), "=f"(v[3])
+               : "r"(from)
+               : "memory");
+}
+
 // ---- mbarriers ("Parallel Synchronization … mbarrier") ----
 // A phase ends when all its arrivals and all its announced bytes have come. Parity p waits for the
 // end of phase p, p + 2, …; the first phase is 0, so that waiting for parity 1 of a fresh barrier

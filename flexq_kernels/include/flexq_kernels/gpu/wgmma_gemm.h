@@ -25,8 +25,8 @@ namespace flexq_kernels::gpu {
 // each a slice of K, whose sums are added in order.
 struct WgmmaConfig {
   int rows = 128;    // 128, or 192 or 256 with 128 tokens
-  int tokens = 192;  // 64, 128, 192 or 256; sliced: 32 or 64
-  int cluster = 2;   // 1 or 2; sliced: 1 to 8
+  int tokens = 192;  // 64, 128, 192 or 256; sliced: 32 too
+  int cluster = 2;   // 1 or 2; sliced: 1 to 8, of more than 64 tokens 2 to 8
   bool split = false;
   bool sliced = false;
 
@@ -43,8 +43,12 @@ std::optional<WgmmaConfig> parse_wgmma_config(const std::string& text);
 // Empty where the family takes the problem; otherwise why it does not.
 std::string wgmma_why_not(const GemmProblem& problem, const Device& device);
 
-// All configs, the one that is guessed to be fastest first; none where the problem is not taken.
-// Those that split are there only where it makes a difference.
+// The same of a config, for a problem that the family takes.
+std::string wgmma_config_why_not(const GemmProblem& problem, const WgmmaConfig& config,
+                                 const Device& device);
+
+// All configs that take it, the one that is guessed to be fastest first; none where the family
+// does not.
 std::vector<WgmmaConfig> wgmma_configs(const GemmProblem& problem, const Device& device);
 
 // Of every config, at most. Launches that may run at once need workspaces of their own.
