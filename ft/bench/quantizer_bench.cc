@@ -43,7 +43,7 @@ class QuantizerBench {
 
   void activation(bool codes) {
     const Product product{product_.tensor(), {}, {}, {}};
-    invokeGatedActivation(output(codes), product, Activation::kSilu, queue_.stream());
+    invokeGatedActivation(output(codes), product, RowOrder{k_}, Activation::kSilu, queue_.stream());
   }
 
   double measure(const std::function<void()>& launch, int launches, int replays) {

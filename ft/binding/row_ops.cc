@@ -94,8 +94,12 @@ py::tuple fused_activation(const py::array& x, const std::string& name, const st
   const int64_t columns = product.values.dim(1);
   InputArrays out(stage, dtype_named(dtype), product.values.dim(0), gated ? columns / 2 : columns,
                   act_bits, group, static_scale);
-  (gated ? invokeGatedActivation : invokeActivation)(out.input, product, activation_named(name),
-                                                     stage.stream());
+  const Activation activation = activation_named(name);
+  if (gated) {
+    invokeGatedActivation(out.input, product, {}, activation, stage.stream());
+  } else {
+    invokeActivation(out.input, product, activation, stage.stream());
+  }
   stage.finish();
   return out.tuple();
 }

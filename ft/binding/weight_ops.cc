@@ -14,7 +14,7 @@ namespace {
 void repack_rows(py::array dst, const py::array& src, int64_t row, int64_t column,
                  bool row_major_nk) {
   Staging stage;
-  invokeRepackRows(stage.inout(dst), stage.in(src), row, column, row_major_nk, stage.stream());
+  invokeRepackRows(stage.inout(dst), stage.in(src), row, column, row_major_nk, {}, stage.stream());
   stage.finish();
 }
 

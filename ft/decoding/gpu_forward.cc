@@ -126,6 +126,7 @@ void GpuForward::run_linear(const Linear& linear, float* y, const float* x, int6
   model_.decoder.run_linear(linear, output.tensor(), input.tensor());
   cuda::copy(y, output.data(), output.bytes(), stream_);
   cuda::synchronize(stream_);
+  linear.weight().rows.restore(y, tokens, linear.weight().n);
 }
 
 // Inputs of sequences that have nothing but their lengths: token 0, the first pages.

@@ -5,13 +5,15 @@
 #pragma once
 
 #include "ft/core/model_config.h"
+#include "ft/core/row_order.h"
 #include "ft/kernels/product.h"
 
 namespace flexq_ft {
 
-// out = act(gate) * up, where gate_up [tokens, 2 * inter] holds gate, then up.
-void invokeGatedActivation(const LinearInput& out, const Product& gate_up, Activation activation,
-                           Stream stream);
+// out = act(gate) * up, where gate_up [tokens, 2 * inter] holds gate, then up, in this order; a CPU
+// takes no pairs.
+void invokeGatedActivation(const LinearInput& out, const Product& gate_up, RowOrder order,
+                           Activation activation, Stream stream);
 
 // out = act(x), x [tokens, inter].
 void invokeActivation(const LinearInput& out, const Product& x, Activation activation,

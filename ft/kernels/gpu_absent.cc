@@ -25,7 +25,9 @@ void residual_norm(const LinearInput&, Tensor, const Product&, const NormArgs&, 
   refuse();
 }
 void add_residual(Tensor, const Product&, Stream) { refuse(); }
-void activation(const LinearInput&, const Product&, Activation, bool, Stream) { refuse(); }
+void activation(const LinearInput&, const Product&, Activation, bool, RowOrder, Stream) {
+  refuse();
+}
 void embedding(Tensor, ConstTensor, ConstTensor, ConstTensor, ConstTensor, Stream) { refuse(); }
 void rope_append(Tensor, KvPages, const Product&, ConstTensor, const RaggedBatch&, Stream) {
   refuse();
@@ -36,7 +38,8 @@ void attention(const LinearInput&, ConstTensor, KvPages, const RaggedBatch&, Ten
 size_t attention_workspace_bytes(int64_t, int64_t, int64_t) { return 0; }  // a plan may ask
 void finish_product(Tensor, const Product&, Stream) { refuse(); }
 void quantize_activations(const LinearInput&, Stream) { refuse(); }
-void repack_rows(Tensor, ConstTensor, int64_t, int64_t, bool, Stream) { refuse(); }
+void repack_rows(Tensor, ConstTensor, int64_t, int64_t, bool, RowOrder, Stream) { refuse(); }
+void place_tiles(Tensor, ConstTensor, int64_t, int64_t, RowOrder, Stream) { refuse(); }
 void tile_scales(Tensor, ConstTensor, int64_t, Stream) { refuse(); }
 void random_fill(Tensor, const RandomFill&, int64_t, Stream) { refuse(); }
 void step_inputs(const StepInputs&, ConstTensor, const SlotTensors&, int32_t, Stream) { refuse(); }

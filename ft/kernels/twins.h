@@ -3,6 +3,7 @@
 #pragma once
 
 #include "ft/core/model_config.h"
+#include "ft/core/row_order.h"
 #include "ft/core/stream.h"
 #include "ft/core/tensor.h"
 #include "ft/kernels/norm.h"
@@ -30,7 +31,9 @@ void pad_columns(Tensor out, ConstTensor x);
 void gather_columns(Tensor out, ConstTensor parts);
 // Throws unless the product is fp32 with its scales applied, as every linear on the CPU leaves it.
 void check_finished(const Product& product);
-void repack_rows(Tensor dst, ConstTensor src, int64_t row, int64_t column, bool row_major_nk);
+void repack_rows(Tensor dst, ConstTensor src, int64_t row, int64_t column, bool row_major_nk,
+                 RowOrder order);
+void place_tiles(Tensor dst, ConstTensor src, int64_t first, int64_t k, RowOrder order);
 void tile_scales(Tensor dst, ConstTensor src, int64_t k);
 void random_fill(Tensor out, const RandomFill& fill, int64_t first);
 
@@ -43,7 +46,7 @@ void residual_norm(const LinearInput& out, Tensor residual, const Product& produ
                    const NormArgs& norm, Stream stream);
 void add_residual(Tensor residual, const Product& product, Stream stream);
 void activation(const LinearInput& out, const Product& x, Activation activation, bool gated,
-                Stream stream);
+                RowOrder order, Stream stream);
 void embedding(Tensor out, ConstTensor ids, ConstTensor table, ConstTensor positions,
                ConstTensor positional, Stream stream);
 void rope_append(Tensor q, KvPages kv, const Product& qkv, ConstTensor rope,
@@ -54,6 +57,8 @@ size_t attention_workspace_bytes(int64_t tokens, int64_t heads, int64_t head_dim
 void finish_product(Tensor out, const Product& product, Stream stream);
 void quantize_activations(const LinearInput& input, Stream stream);
 void repack_rows(Tensor dst, ConstTensor src, int64_t row, int64_t column, bool row_major_nk,
+                 RowOrder order, Stream stream);
+void place_tiles(Tensor dst, ConstTensor src, int64_t first, int64_t k, RowOrder order,
                  Stream stream);
 void tile_scales(Tensor dst, ConstTensor src, int64_t k, Stream stream);
 void random_fill(Tensor out, const RandomFill& fill, int64_t first, Stream stream);

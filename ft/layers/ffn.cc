@@ -11,7 +11,11 @@ Product Ffn::forward(const LinearInput& x, const LayerContext& context) const {
   const Product up = up_.forward(ws.up(tokens), x, context);
   context.mark("up", up_.weight().bytes());
   const LinearInput inter = down_.input(ws.inter(tokens), context);
-  (gated_ ? invokeGatedActivation : invokeActivation)(inter, up, activation_, context.stream());
+  if (gated_) {
+    invokeGatedActivation(inter, up, up_.weight().rows, activation_, context.stream());
+  } else {
+    invokeActivation(inter, up, activation_, context.stream());
+  }
   context.mark("activation");
   const Product product = down_.forward(ws.product(tokens), inter, context);
   context.mark("down", down_.weight().bytes());

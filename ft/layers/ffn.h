@@ -9,7 +9,7 @@ namespace flexq_ft {
 
 class Ffn {
  public:
-  // Keeps references: the weights must outlive the layer. gated: up holds gate rows, then up rows.
+  // Keeps references: the weights must outlive the layer. gated: up holds gate and up.
   Ffn(const LayerWeights& weights, Activation activation, bool gated)
       : up_(weights.up),
         down_(weights.down),

@@ -1,8 +1,10 @@
 // What becomes of the sums of a product's units: one warp adds the computing warps' partial sums in
 // their order, applies scales, bias, activation or residual, and publishes, unit by unit, while the
-// others go on.
+// others go on. Of a gated up product the 16 rows of a unit are two bands of eight
+// (ft/core/row_order.h), gate and up of eight results.
 #pragma once
 
+#include "ft/core/row_order.h"
 #include "ft/kernels/activation.cuh"
 #include "ft/step/partial_sums.cuh"
 #include "ft/step/row_tile.cuh"
@@ -10,9 +12,11 @@
 
 namespace flexq_ft::step {
 
-// What an epilogue reads besides the sums: two neighbouring rows of one token.
+static_assert(kStageRows == 2 * kBandRows);
+
+// What an epilogue reads besides the sums: of two neighbouring results of one token.
 struct PairExtras {
-  float2 bias[2];   // of the gate's or only tile, and of the up tile
+  float2 bias[2];   // of the gate's or only rows, and of up's
   float2 scale[2];  // W8
   uint32_t residual;
 };
@@ -21,7 +25,7 @@ template <typename T, Format kFormat, int kTokens>
 class FinishOp {
  public:
   using Sum = typename RowTile<T, kFormat, kTokens>::Sum;
-  // Row pairs of a unit, 8 for each token, dealt to the lanes.
+  // Pairs of a unit's results, 8 or 4 for each token, dealt to the lanes.
   static constexpr int kPairs = kTokens == 1 ? 1 : 2;
   static constexpr bool kScaledRows = kFormat == Format::kW8A16 || kFormat == Format::kW8A8;
 
@@ -31,8 +35,8 @@ class FinishOp {
         op_(args_.ops[index]),
         index_(index),
         kind_(kind),
-        halves_(halves_of(args_, kind)),
-        rows_(op_.n / halves_),
+        gated_(kind == kUp && args_.gated),
+        results_(gated_ ? op_.n / 2 : op_.n),
         epoch_(place.epoch(index / kLayerOps)) {}
 
   __device__ __forceinline__ void run(PartialSums& sums) const {
@@ -52,39 +56,43 @@ class FinishOp {
 
  private:
   __device__ __forceinline__ int token_of(int pair) const {
-    return (place_.lane + pair * 32) / (kStageRows / 2);
+    return (place_.lane + pair * 32) >> (gated_ ? 2 : 3);
   }
-  __device__ __forceinline__ int row_of(int pair) const {
-    return (place_.lane + pair * 32) % (kStageRows / 2) * 2;
+  // In the unit, the first of two; where there is a gate it is also the gate's row.
+  __device__ __forceinline__ int result_of(int pair) const {
+    return (place_.lane + pair * 32) % (gated_ ? kBandRows / 2 : kStageRows / 2) * 2;
+  }
+  __device__ __forceinline__ int first_result(int unit) const {
+    return unit * (gated_ ? kBandRows : kStageRows);
   }
 
   __device__ __forceinline__ void load_extras(PairExtras (&extras)[kPairs], int unit) const {
 #pragma unroll
     for (int p = 0; p < kPairs; ++p) {
-      const int token = token_of(p), row = unit * kStageRows + row_of(p);
-      if (token >= args_.tokens || row >= rows_) continue;
+      const int token = token_of(p), result = first_result(unit) + result_of(p);
+      if (token >= args_.tokens || result >= results_) continue;
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        if (half >= halves_) continue;
-        const int at = row + half * rows_;
+      for (int band = 0; band < 2; ++band) {
+        if (band == 1 && !gated_) continue;
+        const int row = unit * kStageRows + result_of(p) + band * kBandRows;
         if (op_.bias != nullptr) {
-          extras[p].bias[half] = __ldg(reinterpret_cast<const float2*>(op_.bias + at));
+          extras[p].bias[band] = __ldg(reinterpret_cast<const float2*>(op_.bias + row));
         }
         if constexpr (kScaledRows) {
-          extras[p].scale[half] =
-              __ldg(reinterpret_cast<const float2*>(static_cast<const float*>(op_.scales) + at));
+          extras[p].scale[band] =
+              __ldg(reinterpret_cast<const float2*>(static_cast<const float*>(op_.scales) + row));
         }
       }
-      if (kind_ == kO || kind_ == kDown) extras[p].residual = residual(token, row);
+      if (kind_ == kO || kind_ == kDown) extras[p].residual = residual(token, result);
     }
   }
 
   // Every packet of the stream was seen already, by the norm that began the layer's half: in this
   // block or its peer, or, where neither had work in that, in others. Hardly ever is there a wait.
-  __device__ __forceinline__ uint32_t residual(int token, int row) const {
+  __device__ __forceinline__ uint32_t residual(int token, int result) const {
     const bool of_input = kind_ == kO;
     const Packet* const from = (of_input ? args_.stream_in : args_.stream_mid) +
-                               (static_cast<int64_t>(token) * args_.hidden + row) / 2;
+                               (static_cast<int64_t>(token) * args_.hidden + result) / 2;
     const uint32_t epoch = epoch_ - (of_input ? 1 : 0);
     Patience patience(args_, index_, false);
     for (;;) {
@@ -94,14 +102,14 @@ class FinishOp {
     }
   }
 
-  // The sums of two rows over the warps, scales and bias applied.
+  // The sums of two rows over the warps, scales and bias applied. row: in the band.
   __device__ __forceinline__ float2 finished(const PairExtras& extras, const PartialSums& sums,
-                                             int half, int token, int row) const {
+                                             int band, int token, int row) const {
     Sum low = 0, high = 0;
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) {
-      const uint2 words = load_shared_quad(sums.of_warp(half, w) +
-                                           static_cast<uint32_t>((token * kStageRows + row) * 4));
+      const int at = token * kStageRows + band * kBandRows + row;
+      const uint2 words = load_shared_quad(sums.of_warp(w) + static_cast<uint32_t>(at * 4));
       Sum values[2];
       memcpy(values, &words, 8);
       low += values[0];
@@ -114,12 +122,12 @@ class FinishOp {
         const int at = scale_row(kind_) * args_.map.scale_tokens + token;
         act = load_shared_float(place_.at(args_.map.scales + at * 4));
       }
-      out.x = __fmul_rn(out.x, __fmul_rn(extras.scale[half].x, act));
-      out.y = __fmul_rn(out.y, __fmul_rn(extras.scale[half].y, act));
+      out.x = __fmul_rn(out.x, __fmul_rn(extras.scale[band].x, act));
+      out.y = __fmul_rn(out.y, __fmul_rn(extras.scale[band].y, act));
     }
     if (op_.bias != nullptr) {
-      out.x = __fadd_rn(out.x, extras.bias[half].x);
-      out.y = __fadd_rn(out.y, extras.bias[half].y);
+      out.x = __fadd_rn(out.x, extras.bias[band].x);
+      out.y = __fadd_rn(out.y, extras.bias[band].y);
     }
     return out;
   }
@@ -130,28 +138,28 @@ class FinishOp {
     if (args_.disturbance.withheld_op == index_) return;
 #pragma unroll
     for (int p = 0; p < kPairs; ++p) {
-      const int token = token_of(p), in_tile = row_of(p);
-      const int row = unit * kStageRows + in_tile;
-      if (token >= args_.tokens || row >= rows_) continue;
-      float2 y = finished(extras[p], sums, 0, token, in_tile);
+      const int token = token_of(p), row = result_of(p);
+      const int result = first_result(unit) + row;
+      if (token >= args_.tokens || result >= results_) continue;
+      float2 y = finished(extras[p], sums, 0, token, row);
       if (kind_ == kHead) {
-        float* const to = args_.logits + static_cast<int64_t>(token) * rows_ + row;
+        float* const to = args_.logits + static_cast<int64_t>(token) * results_ + result;
         to[0] = y.x;
-        if (row + 1 < rows_) to[1] = y.y;
+        if (result + 1 < results_) to[1] = y.y;
         continue;
       }
       if (kind_ == kUp) {
         const auto activation = static_cast<Activation>(args_.activation);
         y = make_float2(activated(y.x, activation), activated(y.y, activation));
-        if (halves_ == 2) {
-          const float2 up = finished(extras[p], sums, 1, token, in_tile);
+        if (gated_) {
+          const float2 up = finished(extras[p], sums, 1, token, row);
           y = make_float2(__fmul_rn(y.x, up.x), __fmul_rn(y.y, up.y));
         }
       } else if (kind_ != kQkv) {
         const float2 x = unpack_pair<T>(extras[p].residual);
         y = make_float2(__fadd_rn(x.x, y.x), __fadd_rn(x.y, y.y));
       }
-      store_packet(target() + (static_cast<int64_t>(token) * rows_ + row) / 2,
+      store_packet(target() + (static_cast<int64_t>(token) * results_ + result) / 2,
                    pack_pair<T>(y.x, y.y), epoch_);
     }
   }
@@ -172,7 +180,9 @@ class FinishOp {
   const Place& place_;
   const Args& args_;
   Op op_;
-  int index_, kind_, halves_, rows_;
+  int index_, kind_;
+  bool gated_;
+  int results_;  // of a token
   uint32_t epoch_;
 };
 

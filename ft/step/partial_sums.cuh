@@ -1,17 +1,12 @@
 // The sums of a unit of rows, of each computing warp, on their way to the warp that finishes them:
 // two buffers, so that the next unit's sums are made meanwhile.
-//   [2 units][2 halves][warps][tokens][16 rows], fp32 or int32
+//   [2 units][warps][tokens][16 rows], fp32 or int32
 // in the order of the warps of a team that began with a row's first stage, then with its second.
 #pragma once
 
 #include "ft/step/block.cuh"
 
 namespace flexq_ft::step {
-
-// Tiles of 16 rows of a unit: of a gated up product the gate's, and up's.
-__device__ __forceinline__ int halves_of(const Args& args, int kind) {
-  return kind == kUp && args.gated ? 2 : 1;
-}
 
 // One side's view: the computing warps', or the finishing warp's.
 class PartialSums {
@@ -39,8 +34,8 @@ class PartialSums {
   }
   // first: the stage of the rows that the warp's team began with; lane: of_lane().
   template <int kTokens, typename Tile>
-  __device__ __forceinline__ void put(const Tile& tile, uint32_t lane, int half, int first) const {
-    const int part = (static_cast<int>(buffer()) * 2 + half) * kTeams + first;
+  __device__ __forceinline__ void put(const Tile& tile, uint32_t lane, int first) const {
+    const int part = static_cast<int>(buffer()) * kTeams + first;
     const uint32_t to = lane + static_cast<uint32_t>(part * kTeamWarps * warp_bytes());
     const int token = static_cast<int>(threadIdx.x % 4) * 2;
 #pragma unroll
@@ -52,7 +47,7 @@ class PartialSums {
       store_shared_word(to + (i % 2 * kStageRows + i / 2 * 8) * 4, word);
     }
   }
-  // Where a lane's sums of the first unit and half go, of the team that begins.
+  // Where a lane's sums of the first unit go, of the team that begins.
   template <typename Tile>
   __device__ __forceinline__ uint32_t of_lane(const Place& place) const {
     const int token = place.lane % 4 * 2;
@@ -70,8 +65,8 @@ class PartialSums {
     bounded_wait(full(buffer()), parity(), args_, op);
   }
   // [tokens][16] of one warp, of the unit at hand.
-  __device__ __forceinline__ uint32_t of_warp(int half, int warp) const {
-    const int at = (static_cast<int>(buffer()) * 2 + half) * kWarps + warp;
+  __device__ __forceinline__ uint32_t of_warp(int warp) const {
+    const int at = static_cast<int>(buffer()) * kWarps + warp;
     return sums_ + static_cast<uint32_t>(at * warp_bytes());
   }
   __device__ __forceinline__ void hand_back() {

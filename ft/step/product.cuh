@@ -30,19 +30,15 @@ class ProductOp {
     read_operand(ring, pair);
     mark(place_, index_, kGathered);
     Tile tile(place_, op_.k, ring, index_);
-    const int halves = halves_of(args_, kind_);
     const uint32_t sums_at = partial.of_lane<Tile>(place_);
 #pragma unroll 1
     for (int u = unit_count(planned); u > 0; --u) {
       const bool free = partial.is_free();
-#pragma unroll 1
-      for (int half = 0; half < halves; ++half) {
-        tile.begin(ring.ahead());
-        tile.add();
-        if (half == 0 && !free) partial.await_free(index_);
-        partial.put<kTokens>(tile, sums_at, half, ring.ahead());
-        ring.pass(tile.stages());
-      }
+      tile.begin(ring.ahead());
+      tile.add();
+      if (!free) partial.await_free(index_);
+      partial.put<kTokens>(tile, sums_at, ring.ahead());
+      ring.pass(tile.stages());
       partial.hand_over();
     }
     tile.end();

@@ -42,7 +42,7 @@ SharedMap make_shared_map(const SharedSizes& sizes) {
   map.group_limit = static_cast<int>(flexq_kernels::group_count(sizes.hidden));
   map.sums = take(2 * sizes.tokens * map.group_limit * 4);
   map.maxima = take(kMaxTokens * 4);
-  map.partial = take(2 * 2 * kWarps * sizes.tokens * kStageRows * 4);
+  map.partial = take(2 * kWarps * sizes.tokens * kStageRows * 4);
   map.ops = take(2 * static_cast<int>(sizeof(Op)));
   map.plan = take(sizes.ops * 4);
   map.epoch = take(4);

@@ -36,7 +36,7 @@ struct SharedMap {
   int sums = 0;  // fp32 [2][tokens][groups]: of a norm
   int group_limit = 0;
   int maxima = 0;          // int32 [8]
-  int partial = 0;         // [2 units][2 halves][warps][tokens][16] fp32 or int32
+  int partial = 0;         // [2 units][warps][tokens][16] fp32 or int32
   int ops = 0;             // two Ops: this one and the next
   int plan = 0;            // uint32 [ops]
   int epoch = 0;           // uint32, of the step's input (block.cuh)

@@ -72,9 +72,9 @@ std::string shape_refusal(const ModelConfig& config) {
   if (sharing > step::kMaxSharing) {
     return detail::join(sharing, " query heads of one KV head, more than ", step::kMaxSharing);
   }
-  if (config.gated_ffn && config.inter_size % step::kStageRows != 0) {
+  if (config.gated_ffn && config.inter_size % kBandRows != 0) {
     return detail::join("a gated feed-forward of ", config.inter_size,
-                        " columns, not a multiple of ", step::kStageRows);
+                        " columns, not a multiple of ", kBandRows);
   }
   if (config.hidden_size % 8 != 0) {
     return detail::join("rows of ", config.hidden_size, " values, not a multiple of 8");
@@ -211,7 +211,8 @@ StepKernel::StepKernel(const StepModel& model, const cuda::DeviceInfo& device, S
     plan(layer.qkv, tiles(layer.qkv.n));
     planned.push_back({});
     plan(layer.o, tiles(layer.o.n));
-    plan(layer.up, tiles(config.gated_ffn ? layer.up.n / 2 : layer.up.n));
+    FLEXQ_FT_CHECK_EQ(2 * layer.up.rows.paired, config.gated_ffn ? layer.up.n : 0, layer.up.name);
+    plan(layer.up, tiles(layer.up.n));
     plan(layer.down, tiles(layer.down.n));
   }
   plan(model.weights.lm_head, tiles(model.weights.lm_head.n));

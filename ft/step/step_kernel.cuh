@@ -87,7 +87,8 @@ __device__ __forceinline__ void await_op(const Place& place, int index, int kind
       await_arrivals(args, kArrived + kO, layers * blocks(args.hidden), index);
       break;
     case kDown:
-      await_arrivals(args, kArrived + kUp, layers * blocks(args.inter), index);
+      await_arrivals(args, kArrived + kUp, layers * blocks(args.inter * (args.gated ? 2 : 1)),
+                     index);
       break;
     default:
       break;  // the attention looks at once: it needs few packets

@@ -29,16 +29,12 @@ class Streamer {
       if (!has_work(plan[index])) continue;
       const int first = first_unit(plan[index]), count = unit_count(plan[index]);
       if (op.norm_weight != nullptr) norm(op, index);
-      const int halves = kind == kUp && args_.gated ? 2 : 1;
       for (int u = first; u < first + count; ++u) {
-        for (int half = 0; half < halves; ++half) {
-          const int row = u * kStageRows + half * (op.n / halves);
-          if (kFormat == Format::kW6 && kind != kHead) {
-            tiles(op, index, row / kStageRows);
-          } else {
-            stored_rows(op, index, row,
-                        op.k * (kFormat == Format::kFloat || kind == kHead ? 2 : 1));
-          }
+        if (kFormat == Format::kW6 && kind != kHead) {
+          tiles(op, index, u);
+        } else {
+          stored_rows(op, index, u * kStageRows,
+                      op.k * (kFormat == Format::kFloat || kind == kHead ? 2 : 1));
         }
       }
     }

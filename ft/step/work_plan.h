@@ -7,8 +7,8 @@
 
 namespace flexq_ft::step {
 
-// The units of one op, dealt to blocks: 16 rows of a product, or of a gated up product 16 rows of
-// the gate and the same 16 of up. An op without units (the attention) deals its work by itself.
+// The units of one op, dealt to blocks: 16 rows of a product, of a gated up product eight channels
+// (ft/core/row_order.h). An op without units (the attention) deals its work by itself.
 struct PlannedOp {
   int64_t units = 0;
   int64_t unit_bytes = 0;  // that a block streams for one

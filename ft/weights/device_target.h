@@ -13,22 +13,28 @@ class DeviceTarget : public WeightTarget {
 
   Device device() const override { return Device::kCuda; }
   Layout layout(Scheme scheme) const override;
+  RowOrder paired(int64_t rows) const override;
   Buffer codes(const LinearWeight& weight) const override;
   Buffer values(DataType dtype, Shape shape) const override;
   size_t block_bytes() const override { return block_bytes_; }
   void* stage(size_t bytes) override;
   void put(const LinearWeight& weight, ConstTensor block, int64_t row, int64_t column,
            BlockOrder order) override;
-  void put(const Buffer& buffer, ConstTensor block, int64_t first) override;
-  void put_scales(const LinearWeight& weight, ConstTensor block) override;
+  void put_tiles(const LinearWeight& weight, ConstTensor block, int64_t first) override;
+  void put(const Buffer& buffer, ConstTensor block, int64_t first, RowOrder order) override;
+  void put_scales(const LinearWeight& weight, Tensor block) override;
   void random(const LinearWeight& weight, const RandomFill& fill) override;
-  void random(const Buffer& buffer, const RandomFill& fill) override;
+  void random(const Buffer& buffer, const RandomFill& fill, RowOrder order) override;
   void finish() override;
 
  private:
   DeviceUpload& upload();
   ConstTensor to_scratch(ConstTensor block);
-  void put(Tensor matrix, ConstTensor block, int64_t row, int64_t column, BlockOrder order);
+  void put(Tensor matrix, ConstTensor block, int64_t row, int64_t column, BlockOrder order,
+           RowOrder placed);
+  void random(Tensor matrix, const RandomFill& fill, RowOrder order);
+  template <typename Use>
+  void random_blocks(DataType dtype, Shape shape, const RandomFill& fill, const Use& use);
 
   std::unique_ptr<MemoryRegion> region_;
   size_t block_bytes_;

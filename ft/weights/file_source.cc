@@ -34,6 +34,10 @@ int64_t items_of(size_t block, size_t item, int64_t count) {
   return std::min(count, std::max<int64_t>(1, static_cast<int64_t>(block / item)));
 }
 
+int64_t tile_count(int64_t n, int64_t k) {
+  return flexq_kernels::row_tiles(n) * flexq_kernels::group_count(k);
+}
+
 }  // namespace
 
 Buffer FileSource::read_file(const std::string& file, size_t bytes) {
@@ -57,14 +61,28 @@ void FileSource::put_rows(const std::string& file, DataType dtype, int64_t first
 }
 
 void FileSource::put_file(const std::string& file, DataType dtype, int64_t count, const Buffer& out,
-                          int64_t first) {
+                          int64_t first, RowOrder order) {
   const size_t size = size_of(dtype);
   const int64_t step = items_of(std::min(target_.block_bytes(), kChunkBytes), size, count);
   for (int64_t done = 0; done < count; done += step) {
     const int64_t part = std::min(step, count - done);
     const Tensor block(target_.stage(static_cast<size_t>(part) * size), dtype, {part});
     reader_.read(file, block.raw(), block.bytes(), static_cast<size_t>(done) * size);
-    target_.put(out, block, first + done);
+    target_.put(out, block, first + done, order);
+  }
+}
+
+template <typename Fill>
+void FileSource::put_tiles(const LinearWeight& weight, int64_t first, int64_t count,
+                           const Fill& fill) {
+  constexpr size_t kBytes = flexq_kernels::kTileBytes;
+  const int64_t step = items_of(std::min(target_.block_bytes(), kChunkBytes), kBytes, count);
+  for (int64_t done = 0; done < count; done += step) {
+    const int64_t tiles = std::min(step, count - done);
+    const Tensor block(target_.stage(static_cast<size_t>(tiles) * kBytes), DataType::kUint8,
+                       {tiles, int64_t{kBytes}});
+    fill(block.raw(), done, tiles);
+    target_.put_tiles(weight, block, first + done);
   }
 }
 
@@ -72,8 +90,8 @@ LinearWeight FileSource::linear(const std::string& name, const std::vector<Linea
                                 const LinearForm& form) {
   int64_t n = 0;
   for (const LinearPart& part : parts) n += part.n;
-  LinearWeight out =
-      new_linear(name, form.scheme, options_.dtype, form.act_bits, n, parts[0].k, target_);
+  LinearWeight out = new_linear(name, form.scheme, options_.dtype, form.act_bits, n, parts[0].k,
+                                parts.size(), target_);
   if (form.scheme == Scheme::kFloat) {
     load_float(parts, out);
   } else if (form.scheme == Scheme::kW6Ax) {
@@ -90,7 +108,7 @@ LinearWeight FileSource::linear(const std::string& name, const std::vector<Linea
     out.bias = target_.values(DataType::kFp32, {n});
     int64_t row = 0;
     for (const LinearPart& part : parts) {
-      put_file(part.bias_name(options_.rank), folder_.dtype, part.n, out.bias, row);
+      put_file(part.bias_name(options_.rank), folder_.dtype, part.n, out.bias, row, out.rows);
       row += part.n;
     }
   }
@@ -99,14 +117,14 @@ LinearWeight FileSource::linear(const std::string& name, const std::vector<Linea
 
 LinearWeight FileSource::head(const std::string& file, int64_t begin, int64_t end) {
   LinearWeight out = new_linear("lm_head", Scheme::kFloat, options_.dtype, 16, end - begin,
-                                folder_.config.hidden_size, target_);
+                                folder_.config.hidden_size, 1, target_);
   put_rows(file, folder_.dtype, begin, out.n, out, 0);
   return out;
 }
 
 Buffer FileSource::floats(const std::string& file, Shape shape, DataType dtype, FloatRole) {
   Buffer out = target_.values(dtype, shape);
-  put_file(file, folder_.dtype, shape.count(), out, 0);
+  put_file(file, folder_.dtype, shape.count(), out, 0, {});
   return out;
 }
 
@@ -136,7 +154,7 @@ void FileSource::load_w8(const std::vector<LinearPart>& parts, const LinearWeigh
     const Tensor scales(target_.stage(bytes), DataType::kFp32, {part.n});
     reader_.read(scale_file, scales.raw(), bytes);
     check_scales(scale_file, scales.data<float>(), part.n);
-    target_.put(out.scales, scales, row);
+    target_.put(out.scales, scales, row, out.rows);
     put_rows(part.w8_name(options_.rank), DataType::kInt8, 0, part.n, out, row);
     row += part.n;
   }
@@ -187,7 +205,7 @@ void FileSource::quantize_w8(const std::vector<LinearPart>& parts, const LinearW
     const size_t bytes = scales.size() * sizeof(float);
     const Tensor staged(target_.stage(bytes), DataType::kFp32, {part.n});
     std::memcpy(staged.raw(), scales.data(), bytes);
-    target_.put(out.scales, staged, row);
+    target_.put(out.scales, staged, row, out.rows);
     row += part.n;
   }
 }
@@ -201,9 +219,13 @@ void FileSource::load_int6(const std::vector<LinearPart>& parts, const LinearWei
   if (whole_tiles) {
     int64_t first = 0;
     for (const LinearPart& part : parts) {
-      const int64_t bytes = flexq_kernels::packed_bytes(part.n, part.k);
-      put_file(part.int6_name(options_.rank), DataType::kUint8, bytes, out.codes, first);
-      first += bytes;
+      const std::string file = part.int6_name(options_.rank);
+      put_tiles(out, first, tile_count(part.n, part.k),
+                [&](void* block, int64_t tile, int64_t count) {
+                  reader_.read(file, block, static_cast<size_t>(count * flexq_kernels::kTileBytes),
+                               static_cast<size_t>(tile * flexq_kernels::kTileBytes));
+                });
+      first += tile_count(part.n, part.k);
     }
   } else {
     put_cut_tiles(parts, out);
@@ -224,14 +246,10 @@ void FileSource::put_cut_tiles(const std::vector<LinearPart>& parts, const Linea
   }
   std::vector<uint8_t> packed(out.codes.bytes());
   flexq_kernels::pack_int6(packed.data(), codes.data(), out.n, out.k);
-  const auto count = static_cast<int64_t>(packed.size());
-  const int64_t step = items_of(std::min(target_.block_bytes(), kChunkBytes), 1, count);
-  for (int64_t done = 0; done < count; done += step) {
-    const int64_t part = std::min(step, count - done);
-    const Tensor block(target_.stage(static_cast<size_t>(part)), DataType::kUint8, {part});
-    std::memcpy(block.raw(), packed.data() + done, block.bytes());
-    target_.put(out.codes, block, done);
-  }
+  put_tiles(out, 0, tile_count(out.n, out.k), [&](void* block, int64_t tile, int64_t count) {
+    std::memcpy(block, packed.data() + tile * flexq_kernels::kTileBytes,
+                static_cast<size_t>(count * flexq_kernels::kTileBytes));
+  });
 }
 
 void FileSource::load_int6_scales(const std::vector<LinearPart>& parts, const LinearWeight& out) {

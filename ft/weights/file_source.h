@@ -35,7 +35,10 @@ class FileSource : public WeightSource {
                 const LinearWeight& weight, int64_t row);
   // All count elements of a file, to elements from first.
   void put_file(const std::string& file, DataType dtype, int64_t count, const Buffer& out,
-                int64_t first);
+                int64_t first, RowOrder order);
+  // Tiles [first, first + count), which fill(block, tile, tiles) makes, tile counted from first.
+  template <typename Fill>
+  void put_tiles(const LinearWeight& weight, int64_t first, int64_t count, const Fill& fill);
   Buffer read_file(const std::string& file, size_t bytes);
 
   WeightReader& reader_;

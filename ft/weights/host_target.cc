@@ -51,17 +51,22 @@ void HostTarget::put(const LinearWeight& weight, ConstTensor block, int64_t row,
   repack_panel(panel, block, row, order == BlockOrder::kRows);
 }
 
-void HostTarget::put(const Buffer& buffer, ConstTensor block, int64_t first) {
-  const Tensor all = buffer.tensor();
-  invokeRepackRows(all.view({all.count(), 1}), block.view({block.count(), 1}), first, 0,
-                   /*row_major_nk=*/true, {});
+void HostTarget::put_tiles(const LinearWeight& weight, ConstTensor block, int64_t first) {
+  put(weight.codes, block, first * block.dim(1), {});
 }
 
-void HostTarget::put_scales(const LinearWeight& weight, ConstTensor block) {
-  put(weight.scales, block, 0);
+void HostTarget::put(const Buffer& buffer, ConstTensor block, int64_t first, RowOrder order) {
+  const Tensor all = buffer.tensor();
+  invokeRepackRows(all.view({all.count(), 1}), block.view({block.count(), 1}), first, 0,
+                   /*row_major_nk=*/true, order, {});
+}
+
+void HostTarget::put_scales(const LinearWeight& weight, Tensor block) {
+  put(weight.scales, block, 0, {});
 }
 
 void HostTarget::random(const LinearWeight& weight, const RandomFill& fill) {
+  if (weight.format.layout == Layout::kFrag16x128) return random(weight.codes, fill, {});
   constexpr int64_t kChunk = 1 << 22;
   const DataType dtype = weight.format.storage;
   const int64_t step = std::max<int64_t>(1, kChunk / weight.k);
@@ -74,7 +79,7 @@ void HostTarget::random(const LinearWeight& weight, const RandomFill& fill) {
   }
 }
 
-void HostTarget::random(const Buffer& buffer, const RandomFill& fill) {
+void HostTarget::random(const Buffer& buffer, const RandomFill& fill, RowOrder) {
   invokeRandomFill(buffer.tensor(), fill, 0, {});
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "ft/core/buffer.h"
+#include "ft/core/row_order.h"
 #include "ft/weights/model_folder.h"
 #include "ft/weights/weight_reader.h"
 
@@ -17,6 +18,7 @@ struct LinearWeight {
   DataFormat format;
   int64_t n = 0;  // of this rank
   int64_t k = 0;
+  RowOrder rows;  // where they lie
   Buffer codes;   // in format.layout
   Buffer scales;  // w6ax: fp16 [groups, n], or tiled (format.layout); w8: fp32 [n]; float: none
   float act_scale = 0.0f;  // w8a8: of all inputs, static; 0: each token has its own
@@ -36,7 +38,7 @@ struct LayerWeights {
   LinearWeight o;
   Buffer o_bias;  // fp32 [hidden], or none
   NormWeight post_norm;
-  LinearWeight up;    // "gate_up": gate rows, then up rows; or "fc1"
+  LinearWeight up;    // "gate_up": both parts' rows, in its order; or "fc1"
   LinearWeight down;  // "down" or "fc2"
   Buffer down_bias;   // fp32 [hidden], or none
 };

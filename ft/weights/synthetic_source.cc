@@ -30,9 +30,9 @@ SyntheticSource::SyntheticSource(const ModelFolder& folder, const LoadOptions& o
     : folder_(folder), options_(options), target_(target) {}
 
 Buffer SyntheticSource::values(const std::string& name, Shape shape, DataType dtype, float center,
-                               float spread) {
+                               float spread, RowOrder order) {
   Buffer out = target_.values(dtype, shape);
-  target_.random(out, {key_of(name), center, spread});
+  target_.random(out, {key_of(name), center, spread}, order);
   return out;
 }
 
@@ -40,8 +40,8 @@ LinearWeight SyntheticSource::linear(const std::string& name, const std::vector<
                                      const LinearForm& form) {
   int64_t n = 0;
   for (const LinearPart& part : parts) n += part.n;
-  LinearWeight out =
-      new_linear(name, form.scheme, options_.dtype, form.act_bits, n, parts[0].k, target_);
+  LinearWeight out = new_linear(name, form.scheme, options_.dtype, form.act_bits, n, parts[0].k,
+                                parts.size(), target_);
   const std::string own = join(name, ".rank", options_.rank);
   // A row-parallel output is the sum of all ranks' shares.
   const int64_t inputs = parts[0].row_parallel ? out.k * folder_.tp : out.k;
@@ -53,17 +53,17 @@ LinearWeight SyntheticSource::linear(const std::string& name, const std::vector<
   }
   if (is_w8(form.scheme)) {
     const float scale = spread / 127.0f;
-    target_.random(out.scales, {key_of(own + ".scale"), scale, scale / 8.0f});
+    target_.random(out.scales, {key_of(own + ".scale"), scale, scale / 8.0f}, out.rows);
   }
   if (parts[0].has_bias && !parts[0].row_parallel) {
-    out.bias = values(own + ".bias", {n}, DataType::kFp32, 0.0f, kBiasSpread);
+    out.bias = values(own + ".bias", {n}, DataType::kFp32, 0.0f, kBiasSpread, out.rows);
   }
   return out;
 }
 
 // Bits of a packed weight are free: whatever they are, its codes are uniform in -32 … 31.
 void SyntheticSource::fill_int6(const LinearWeight& weight, const std::string& own, float spread) {
-  target_.random(weight.codes, {key_of(own), 0.0f, 0.0f});
+  target_.random(weight, {key_of(own), 0.0f, 0.0f});
   const Shape shape{flexq_kernels::group_count(weight.k), weight.n};
   const size_t bytes = static_cast<size_t>(shape.count()) * size_of(weight.format.scale);
   const Tensor scales(target_.stage(bytes), weight.format.scale, shape);
@@ -75,7 +75,7 @@ void SyntheticSource::fill_int6(const LinearWeight& weight, const std::string& o
 LinearWeight SyntheticSource::head(const std::string&, int64_t begin, int64_t end) {
   const int64_t k = folder_.config.hidden_size;
   LinearWeight out =
-      new_linear("lm_head", Scheme::kFloat, options_.dtype, 16, end - begin, k, target_);
+      new_linear("lm_head", Scheme::kFloat, options_.dtype, 16, end - begin, k, 1, target_);
   target_.random(out, {key_of(join("lm_head.rank", options_.rank)), 0.0f,
                        kSqrt3 / std::sqrt(static_cast<float>(k))});
   return out;

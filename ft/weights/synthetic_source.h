@@ -23,7 +23,8 @@ class SyntheticSource : public WeightSource {
 
  private:
   void fill_int6(const LinearWeight& weight, const std::string& own, float spread);
-  Buffer values(const std::string& name, Shape shape, DataType dtype, float center, float spread);
+  Buffer values(const std::string& name, Shape shape, DataType dtype, float center, float spread,
+                RowOrder order = {});
 
   const ModelFolder& folder_;
   const LoadOptions& options_;

@@ -58,12 +58,13 @@ std::unique_ptr<WeightTarget> make_weight_target(Device device, size_t region_by
 }
 
 LinearWeight new_linear(const std::string& name, Scheme scheme, DataType dtype, int act_bits,
-                        int64_t n, int64_t k, const WeightTarget& target) {
+                        int64_t n, int64_t k, size_t parts, const WeightTarget& target) {
   LinearWeight out;
   out.name = name;
   out.format = format_of(scheme, dtype, act_bits, target.layout(scheme));
   out.n = n;
   out.k = k;
+  if (parts == 2) out.rows = target.paired(n / 2);
   check_depth(out);
   out.codes = target.codes(out);
   if (scheme != Scheme::kFloat) {

@@ -10,6 +10,7 @@
 #include "flexq_kernels/activation_order.h"
 #include "ft/core/buffer.h"
 #include "ft/core/cuda.h"
+#include "ft/core/row_order.h"
 #include "ft/kernels/product.h"
 #include "tests/cpp/check.h"
 
@@ -254,6 +255,17 @@ struct Operand {
     }
     host.values = finished.host();
     invokeFinishProduct(host.values, unfinished, {});
+  }
+
+  // The GPU's columns lie in this order from here on.
+  void arrange(RowOrder order) {
+    const int64_t n = gpu.values.dim(1);
+    order.arrange(raw.data<uint32_t>(), gpu.values.dim(0), n);
+    raw.upload();
+    for (Both* values : {&weight_scale, &bias}) {
+      order.arrange(values->data<uint32_t>(), 1, n);
+      values->upload();
+    }
   }
 };
 

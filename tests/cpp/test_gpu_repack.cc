@@ -1,4 +1,5 @@
 // The ops that make weights, on a GPU against the CPU: small enough for the sanitizers.
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <vector>
@@ -46,15 +47,16 @@ Buffer random(DataType dtype, Shape shape, uint64_t key) {
   return out;
 }
 
-void compare(DataType to, DataType from, Shape block, bool row_major_nk) {
-  const int64_t n = 70, k = 101, row = 3;
+void compare(DataType to, DataType from, Shape block, bool row_major_nk, RowOrder order = {}) {
+  const int64_t n = order.paired == 0 ? 70 : 2 * order.paired, k = 101, row = 3;
   const int64_t column = row_major_nk ? 0 : 5;
   const Buffer src = random(from, block, 1);
   const Buffer dst = random(to, {n, k}, 2);
   const Twin gpu_src(src.tensor());
   const Twin gpu_dst(dst.tensor());
-  invokeRepackRows(dst.tensor(), src.tensor(), row, column, row_major_nk, {});
-  invokeRepackRows(gpu_dst.buffer.tensor(), gpu_src.buffer.tensor(), row, column, row_major_nk, {});
+  invokeRepackRows(dst.tensor(), src.tensor(), row, column, row_major_nk, order, {});
+  invokeRepackRows(gpu_dst.buffer.tensor(), gpu_src.buffer.tensor(), row, column, row_major_nk,
+                   order, {});
   EXPECT(gpu_dst.read() == bytes_of(dst));
 }
 
@@ -71,9 +73,35 @@ TEST(repacked_rows_are_those_of_the_cpu) {
       }
     }
   }
+  for (const bool rows : {true, false}) {
+    const Shape block = rows ? Shape{67, 101} : Shape{96, 67};
+    compare(DataType::kFp16, DataType::kFp32, block, rows, {40});
+    compare(DataType::kInt8, DataType::kInt8, block, rows, {40});
+  }
   compare(DataType::kInt8, DataType::kInt8, {67, 101}, true);
   compare(DataType::kInt8, DataType::kInt8, {96, 67}, false);
   compare(DataType::kUint8, DataType::kUint8, {67, 101}, true);
+}
+
+TEST(placed_tiles_are_those_of_the_cpu) {
+  if (!has_gpu()) return;
+  for (const int64_t paired : {8, 40, 48}) {
+    for (const int64_t k : {1, 576}) {
+      const int64_t bytes = flexq_kernels::packed_bytes(2 * paired, k);
+      const int64_t tiles = bytes / flexq_kernels::kTileBytes;
+      const Buffer given = random(DataType::kUint8, {tiles, flexq_kernels::kTileBytes}, 5);
+      const Buffer placed = random(DataType::kUint8, {bytes}, 6);  // overwritten
+      const Twin gpu_given(given.tensor());
+      const Twin gpu_placed(placed.tensor());
+      for (int64_t first = 0; first < tiles; first += 3) {
+        const int64_t end = std::min(first + 3, tiles);
+        invokePlaceTiles(placed.tensor(), given.tensor().rows(first, end), first, k, {paired}, {});
+        invokePlaceTiles(gpu_placed.buffer.tensor(), gpu_given.buffer.tensor().rows(first, end),
+                         first, k, {paired}, {});
+      }
+      EXPECT(gpu_placed.read() == bytes_of(placed));
+    }
+  }
 }
 
 TEST(tiled_scales_are_those_of_the_cpu) {

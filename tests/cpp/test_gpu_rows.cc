@@ -103,11 +103,24 @@ TEST(activation) {
                                                  : Activation::kSilu;
           Operand x(int32, 2, gated ? 2 * inter : inter);
           Input out(dtype, 2, inter, group, 8);
-          const auto run = gated ? invokeGatedActivation : invokeActivation;
-          run(out.gpu, x.gpu, name, stream());
-          run(out.host, x.host, name, {});
+          if (!gated) {
+            invokeActivation(out.host, x.host, name, {});
+            invokeActivation(out.gpu, x.gpu, name, stream());
+            out.values.expect_close();
+            out.expect_codes();
+            continue;
+          }
+          invokeGatedActivation(out.host, x.host, {}, name, {});
+          invokeGatedActivation(out.gpu, x.gpu, {}, name, stream());
           out.values.expect_close();
           out.expect_codes();
+          if (inter % kBandRows != 0) continue;
+          const std::vector<uint8_t> made = out.values.fetch();
+          Input again(dtype, 2, inter, group, 8);
+          x.arrange({inter});
+          invokeGatedActivation(again.gpu, x.gpu, {inter}, name, stream());
+          EXPECT(again.values.fetch() == made);
+          again.expect_codes();
         }
       }
     }
@@ -140,7 +153,9 @@ TEST(codes_by_group_in_fragment_order) {
       check();
 
       Operand x(false, kTokens, 2 * k);
-      invokeGatedActivation(out.gpu, x.gpu, Activation::kSilu, stream());
+      const RowOrder order{k % kBandRows == 0 ? k : 0};
+      x.arrange(order);
+      invokeGatedActivation(out.gpu, x.gpu, order, Activation::kSilu, stream());
       check();
     }
   }

@@ -19,7 +19,7 @@ std::vector<PlannedOp> llama_7b(int layers) {
     ops.push_back({768, 32 * 1568});
     ops.push_back({});
     ops.push_back({256, 32 * 1568});
-    ops.push_back({688, 2 * 32 * 1568});
+    ops.push_back({1376, 32 * 1568});
     ops.push_back({256, 86 * 1568});
   }
   ops.push_back({2000, 16 * 8192});
@@ -95,7 +95,7 @@ TEST(parts_of_shared_memory_do_not_meet) {
                                  {map.scales, 22 * map.scale_tokens * 4},
                                  {map.sums, 2 * tokens * map.group_limit * 4},
                                  {map.maxima, kMaxTokens * 4},
-                                 {map.partial, 4 * kWarps * tokens * kStageRows * 4},
+                                 {map.partial, 2 * kWarps * tokens * kStageRows * 4},
                                  {map.ops, 2 * static_cast<int>(sizeof(Op))},
                                  {map.plan, sizes.ops * 4},
                                  {map.epoch, 4},
