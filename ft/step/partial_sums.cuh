@@ -12,9 +12,7 @@ namespace flexq_ft::step {
 class PartialSums {
  public:
   __device__ __forceinline__ PartialSums(const Args& args, uint32_t base)
-      : args_(args),
-        sums_(base + static_cast<uint32_t>(args.map.partial)),
-        barriers_(base + static_cast<uint32_t>(args.map.handover)) {}
+      : args_(args), base_(base) {}
 
   // By one thread, before a barrier of the block.
   __device__ __forceinline__ void make() const {
@@ -51,8 +49,8 @@ class PartialSums {
   template <typename Tile>
   __device__ __forceinline__ uint32_t of_lane(const Place& place) const {
     const int token = place.lane % 4 * 2;
-    return sums_ + static_cast<uint32_t>(place.member() * warp_bytes() +
-                                         (token * kStageRows + Tile::row_of(place.lane / 4)) * 4);
+    return sums() + static_cast<uint32_t>(place.member() * warp_bytes() +
+                                          (token * kStageRows + Tile::row_of(place.lane / 4)) * 4);
   }
   __device__ __forceinline__ void hand_over() {
     __syncwarp();
@@ -67,7 +65,7 @@ class PartialSums {
   // [tokens][16] of one warp, of the unit at hand.
   __device__ __forceinline__ uint32_t of_warp(int warp) const {
     const int at = static_cast<int>(buffer()) * kWarps + warp;
-    return sums_ + static_cast<uint32_t>(at * warp_bytes());
+    return sums() + static_cast<uint32_t>(at * warp_bytes());
   }
   __device__ __forceinline__ void hand_back() {
     __syncwarp();
@@ -76,18 +74,21 @@ class PartialSums {
   }
 
  private:
+  __device__ __forceinline__ uint32_t sums() const {
+    return base_ + static_cast<uint32_t>(args_.map.partial);
+  }
   // Of one warp's sums.
   __device__ __forceinline__ int warp_bytes() const { return args_.tokens * kStageRows * 4; }
-  __device__ __forceinline__ uint32_t full(uint32_t buffer) const { return barriers_ + buffer * 8; }
-  __device__ __forceinline__ uint32_t empty(uint32_t buffer) const {
-    return barriers_ + 16 + buffer * 8;
+  __device__ __forceinline__ uint32_t full(uint32_t buffer) const {
+    return base_ + static_cast<uint32_t>(args_.map.handover) + buffer * 8;
   }
+  __device__ __forceinline__ uint32_t empty(uint32_t buffer) const { return full(buffer) + 16; }
   // Of the unit at hand. One number for both: registers are scarce.
   __device__ __forceinline__ uint32_t buffer() const { return unit_ % 2; }
   __device__ __forceinline__ uint32_t parity() const { return unit_ / 2 % 2; }
 
   const Args& args_;
-  uint32_t sums_, barriers_;
+  uint32_t base_;
   uint32_t unit_ = 0;  // of the step
 };
 
