@@ -63,8 +63,8 @@ constexpr int part_length(int tokens, int max_parts, int head_dim) {
   return length < kLeast ? kLeast : length;
 }
 
-// The largest odd number up to this one, at least 1.
-constexpr int odd(int number) { return number < 3 ? 1 : number - 1 + number % 2; }
+// The least even number from this one on, at least 2.
+constexpr int even(int number) { return number < 2 ? 2 : number + number % 2; }
 
 // Sizes that decide the map.
 struct SharedSizes {

@@ -142,9 +142,9 @@ TEST(parts_of_a_context_are_whole_stages) {
   EXPECT_EQ(part_length(1025, 4, 128), 288);
 }
 
-TEST(odd_numbers) {
-  EXPECT_EQ(odd(0), 1);
-  EXPECT_EQ(odd(2), 1);
-  EXPECT_EQ(odd(3), 3);
-  EXPECT_EQ(odd(6), 5);
+TEST(even_numbers) {
+  EXPECT_EQ(even(0), 2);
+  EXPECT_EQ(even(2), 2);
+  EXPECT_EQ(even(3), 4);
+  EXPECT_EQ(even(6), 6);
 }
