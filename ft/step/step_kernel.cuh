@@ -65,34 +65,21 @@ __device__ __forceinline__ void copies_arrived() {
   asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
-// Hints of when the packets of an op are worth looking for.
+// Hints of when the packets of an op are worth looking for; the attention, which needs few, looks
+// at once. Those of one token are not many either: they are looked for when a sixteenth is still to
+// come, so that the last ones' way here and the first look's overlap.
 __device__ __forceinline__ void await_op(const Place& place, int index, int kind) {
+  if (kind == kAttention) return;
   const Args& args = place.args;
-  const int layer = index / kLayerOps;
-  const auto blocks = [&](int rows) {
-    return static_cast<uint32_t>(
-        min((rows + kStageRows - 1) / kStageRows, static_cast<int>(gridDim.x)));
-  };
-  const auto layers = static_cast<uint32_t>(kind == kQkv || kind == kHead ? layer : layer + 1);
-  switch (kind) {
-    case kQkv:
-    case kHead:
-      await_arrivals(args, kArrived + kDown, layers * blocks(args.hidden), index);
-      break;
-    case kO:
-      await_arrivals(args, kArrived + kAttention,
-                     layers * static_cast<uint32_t>(args.tokens * args.kv_heads), index);
-      break;
-    case kUp:
-      await_arrivals(args, kArrived + kO, layers * blocks(args.hidden), index);
-      break;
-    case kDown:
-      await_arrivals(args, kArrived + kUp, layers * blocks(args.inter * (args.gated ? 2 : 1)),
-                     index);
-      break;
-    default:
-      break;  // the attention looks at once: it needs few packets
-  }
+  const bool begins = kind == kQkv || kind == kHead;  // else it needs results of its own layer
+  const int from = begins ? kDown : kind == kO ? kAttention : kind == kUp ? kO : kUp;
+  const int rows = from == kUp ? args.inter * (args.gated ? 2 : 1) : args.hidden;
+  const int each = from == kAttention
+                       ? args.tokens * args.kv_heads
+                       : min((rows + kStageRows - 1) / kStageRows, static_cast<int>(gridDim.x));
+  const int all = (index / kLayerOps + (begins ? 0 : 1)) * each;
+  const int late = args.tokens == 1 ? min(each / 16, all) : 0;
+  await_arrivals(args, kArrived + from, static_cast<uint32_t>(all - late), index);
 }
 
 template <typename T, Format kFormat, int kTokens>
