@@ -141,8 +141,8 @@ void run_scheme(const BenchOptions& options, Scheme scheme, double rate) {
     measure(base);
     if (options.trace) print_trace(model, kernel, step, device.multiprocessors);
     if (!options.tune) continue;
-    for (const int in_flight : {2, 4, 6, 8}) {
-      for (const int later : {2, 4, 6}) {
+    for (const int in_flight : {3, 5, 7}) {
+      for (const int later : {1, 3, 5}) {
         for (const int filled : {6, 9, 12}) {
           if (later <= in_flight) measure({in_flight, later, filled});
         }

@@ -196,11 +196,14 @@ class StagePairs {
 // reads that other blocks wait for: so many stages are on their way at most, and fewer once the
 // ring is well filled, when the others are in a phase of waiting.
 //
-// A barrier tells the phase it is in from the one before, not from the one two before: who asks for
-// an old stage must not come so late that its slot was filled again. So the numbers in flight are
-// even, as that of the slots is: before stage m a warp waits for m - in_flight, a stage of its own
-// in a slot that nobody else fills. How well the ring is filled is asked of any slot; that is only
-// a hint.
+// A barrier tells the phase it is in from the one before, not from the one two before: a warp that
+// asks for an old stage must not come so late that the stage's slot was filled again. Two kinds of
+// numbers in flight are safe (in_flight_of chooses). Odd ones: before stage m a warp waits for
+// m - in_flight, a stage of the other warp, which is then at m - in_flight + 2 or later, and asks
+// for nothing before m - 2 in_flight + 2. The slot of that one is filled again by its successor,
+// `stages` further on, which is behind m where 2 in_flight - 2 < stages. Even ones, in any ring: a
+// warp waits for a stage of its own, in a slot that nobody else fills. Never one of each: odd ones
+// need the other warp to wait as well. How well the ring is filled is only a hint.
 class RingWriter {
  public:
   __device__ __forceinline__ RingWriter(const RingPlace& ring, int self)

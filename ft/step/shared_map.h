@@ -1,6 +1,7 @@
 // How a block of the step kernel divides its shared memory: offsets in bytes, made on the host.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -63,8 +64,23 @@ constexpr int part_length(int tokens, int max_parts, int head_dim) {
   return length < kLeast ? kLeast : length;
 }
 
+// The largest odd number up to this one, at least 1.
+constexpr int odd(int number) { return number < 3 ? 1 : number - 1 + number % 2; }
+
 // The least even number from this one on, at least 2.
 constexpr int even(int number) { return number < 2 ? 2 : number + number % 2; }
+
+// Stages of a ring that may be on their way, and once it is well filled.
+struct InFlight {
+  int most, filled;
+};
+
+// As wanted, but both odd, or in a ring too short for that both even (step/ring.cuh).
+constexpr InFlight in_flight_of(InFlight wanted, int stages) {
+  const bool is_long = 2 * odd(wanted.most) - 2 < stages;
+  const int most = is_long ? odd(wanted.most) : std::min(even(wanted.most), stages);
+  return {most, std::min(is_long ? odd(wanted.filled) : even(wanted.filled), most)};
+}
 
 // Sizes that decide the map.
 struct SharedSizes {

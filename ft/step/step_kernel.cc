@@ -150,8 +150,8 @@ StepFlow StepFlow::of(const cuda::DeviceInfo& device) {
   constexpr double kSeconds = 1.97e-6;
   const double bytes = device.memory_bytes_per_second * kSeconds / device.multiprocessors;
   StepFlow flow;
-  flow.in_flight = step::even(static_cast<int>(std::lround(bytes / step::kStageBytes)));
-  flow.in_flight_filled = step::even(flow.in_flight / 2);
+  flow.in_flight = step::odd(static_cast<int>(std::lround(bytes / step::kStageBytes)) + 1);
+  flow.in_flight_filled = step::odd((flow.in_flight + 1) / 2);
   return flow;
 }
 
@@ -350,9 +350,10 @@ void StepKernel::run(Tensor logits, const RaggedBatch& batch, Stream stream) {
   args.counters = static_cast<uint32_t*>(counters_.data());
   args.logits = static_cast<float*>(logits.raw());
   args.map = step::make_shared_map(shared_sizes(args.tokens));
-  // Of two streaming warps; step/ring.cuh says why even.
-  args.in_flight = step::even(std::min(flow_.in_flight, args.map.stages));
-  args.in_flight_filled = step::even(std::min(flow_.in_flight_filled, args.in_flight));
+  const step::InFlight in_flight =
+      step::in_flight_of({flow_.in_flight, flow_.in_flight_filled}, args.map.stages);
+  args.in_flight = in_flight.most;
+  args.in_flight_filled = in_flight.filled;
   args.filled = std::min(flow_.filled, args.map.stages - 1);
   args.paired = pairs_;
   args.patience_ns = static_cast<unsigned long long>(patience_ms_ * 1e6);

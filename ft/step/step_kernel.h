@@ -25,10 +25,10 @@ struct StepModel {
 };
 
 // Stages of the ring that may be on their way, and fewer once so many are filled (step/ring.cuh).
-// Made even, and smaller where the ring is short.
+// Made all odd, or in a short ring all even.
 struct StepFlow {
-  int in_flight = 6;
-  int in_flight_filled = 4;
+  int in_flight = 5;
+  int in_flight_filled = 3;
   int filled = 9;
 
   static StepFlow of(const cuda::DeviceInfo& device);

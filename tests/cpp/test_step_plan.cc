@@ -142,9 +142,22 @@ TEST(parts_of_a_context_are_whole_stages) {
   EXPECT_EQ(part_length(1025, 4, 128), 288);
 }
 
-TEST(even_numbers) {
-  EXPECT_EQ(even(0), 2);
-  EXPECT_EQ(even(2), 2);
-  EXPECT_EQ(even(3), 4);
-  EXPECT_EQ(even(6), 6);
+TEST(numbers_in_flight_are_odd_and_in_a_short_ring_even) {
+  const auto same = [](InFlight a, InFlight b) { return a.most == b.most && a.filled == b.filled; };
+  EXPECT(same(in_flight_of({5, 3}, 16), {5, 3}));
+  EXPECT(same(in_flight_of({6, 4}, 10), {5, 3}));
+  EXPECT(same(in_flight_of({5, 3}, 8), {6, 4}));  // a slot's successor would not be far enough
+  EXPECT(same(in_flight_of({9, 3}, 6), {6, 4}));
+  EXPECT(same(in_flight_of({1, 1}, 4), {1, 1}));
+  EXPECT(same(in_flight_of({5, 5}, 2), {2, 2}));
+  for (int stages = 2; stages <= 20; stages += 2) {
+    for (int most = 1; most <= 12; ++most) {
+      for (int filled = 1; filled <= most; ++filled) {
+        const InFlight got = in_flight_of({most, filled}, stages);
+        EXPECT_EQ(got.most % 2, got.filled % 2);
+        EXPECT(1 <= got.filled && got.filled <= got.most && got.most <= stages);
+        EXPECT(got.most % 2 == 0 || 2 * got.most - 2 < stages);
+      }
+    }
+  }
 }
