@@ -9,9 +9,6 @@ namespace flexq_ft::step {
 
 namespace {
 
-// Fewer could not hold a norm's weights and biases while products run ahead.
-constexpr int kLeastStages = 6;
-
 constexpr int round_up(int value, int to) { return (value + to - 1) / to * to; }
 
 }  // namespace

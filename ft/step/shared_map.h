@@ -26,6 +26,8 @@ constexpr int kStageTiles = kTeamWarps;
 constexpr int kNormValues = 6144;   // of 16 bits, in one stage
 constexpr int kCacheValues = 6144;  // of K or of V, in one stage
 constexpr int kSlotBarriers = 16;   // bytes, of a stage's two mbarriers
+// Of a ring. Fewer could not hold a norm's weights and biases while products run ahead.
+constexpr int kLeastStages = 6;
 
 struct SharedMap {
   int stages = 0;  // of the ring, which comes first
@@ -51,6 +53,10 @@ struct SharedMap {
   int bytes = 0;
   int block_bytes = 0;  // what a block may have
 };
+
+// The widest norm whose `arrays` (weights, and of a layer norm biases) are in the shortest ring
+// together, as the product behind it asks for.
+constexpr int widest_norm(int arrays) { return kLeastStages / arrays * kNormValues; }
 
 // Tokens of K or of V in a stage.
 constexpr int stage_tokens(int head_dim) { return kCacheValues / head_dim; }

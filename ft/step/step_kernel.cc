@@ -79,6 +79,12 @@ std::string shape_refusal(const ModelConfig& config) {
   if (config.hidden_size % 8 != 0) {
     return detail::join("rows of ", config.hidden_size, " values, not a multiple of 8");
   }
+  const bool layer = config.norm == NormType::kLayer;
+  const int widest = step::widest_norm(layer ? 2 : 1);
+  if (config.hidden_size > widest) {
+    return detail::join(layer ? "a layer norm of " : "an RMS norm of ", config.hidden_size,
+                        " columns, more than ", widest);
+  }
   return {};
 }
 
@@ -160,6 +166,8 @@ std::string StepKernel::refusal(const StepModel& model, const cuda::DeviceInfo& 
     return detail::join("the GPU has compute capability ", device.major, ".", device.minor,
                         ", not 9.0");
   }
+  std::string why = shape_refusal(model.config);
+  if (!why.empty()) return why;
   const std::string built = cuda::architectures();
   if (built.find("90") == std::string::npos) {
     return detail::join("this build has no code for sm_90 (it was compiled for ", built, ")");
@@ -167,8 +175,6 @@ std::string StepKernel::refusal(const StepModel& model, const cuda::DeviceInfo& 
   if (model.dtype != DataType::kFp16 && model.dtype != DataType::kBf16) {
     return detail::join("the compute type is ", model.dtype);
   }
-  std::string why = shape_refusal(model.config);
-  if (!why.empty()) return why;
   const Scheme scheme = model.weights.layers.front().qkv.format.scheme;
   for (const LayerWeights& layer : model.weights.layers) {
     for (int i = 0; i < kLinears; ++i) {
