@@ -49,9 +49,9 @@ class Encoder:
         self._progress.start(
             total_bytes=sum(self._bytes_of(unit) for unit, _ in work), total_tensors=len(work)
         )
-        with ThreadPoolExecutor(self._plan.jobs + 1) as pool:
+        with ThreadPoolExecutor(1) as others, ThreadPoolExecutor(self._plan.jobs) as pool:
             try:
-                other = None if beside is None else pool.submit(beside)
+                other = None if beside is None else others.submit(beside)
                 rounding = self._plan.header.rounding
                 if rounding is not None and calibrator is not None:
                     self._encode_all(pool, [(*item, None) for item in work if not item[0].linear])

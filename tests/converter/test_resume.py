@@ -13,6 +13,11 @@ from pathlib import Path
 import pytest
 
 from flexq_ft.converter import ConvertOptions, convert, verify
+from flexq_ft.converter.architectures import Unit
+from flexq_ft.converter.report import Quality
+from flexq_ft.converter.schemes.blocks import Outputs
+from flexq_ft.converter.schemes.int6_codec import Int6Codec
+from flexq_ft.converter.source import Source
 from flexq_ft.errors import ConfigError, WeightError
 from tests.converter.conftest import folder_bytes
 from tests.tools.checkpoints import write_large_llama
@@ -46,6 +51,28 @@ def test_the_same_input_gives_the_same_bytes(
     assert {path.name for path in tmp_path.iterdir()} == set(FOLDERS)
     for name in FOLDERS:
         assert folder_bytes(tmp_path / name) == whole[name]
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_so_many_tensors_are_worked_on_at_a_time(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
+    at_work: list[Unit] = []
+    most: list[int] = []
+    encode = Int6Codec.encode
+
+    def counted(self: Int6Codec, unit: Unit, source: Source, outputs: Outputs) -> Quality | None:
+        at_work.append(unit)
+        most.append(len(at_work))
+        time.sleep(0.02)  # until all that may begin have begun
+        try:
+            return encode(self, unit, source, outputs)
+        finally:
+            at_work.remove(unit)
+
+    monkeypatch.setattr(Int6Codec, "encode", counted)
+    convert(checkpoint("llama-gqa"), tmp_path, ConvertOptions(scheme="w6ax", jobs=jobs))
+    assert max(most) == jobs
 
 
 def kill_after(source: Path, out: Path, units: int, pause: float) -> bool:
