@@ -173,7 +173,7 @@ def _devices() -> list[_Probe]:
 
 
 def _mpirun() -> Finding:
-    from flexq_ft.orchestrate.launcher import INSTALL_HINT, find_mpirun, mpirun_version
+    from flexq_ft.orchestrate.mpirun import INSTALL_HINT, find_mpirun, mpirun_version
 
     path = find_mpirun()
     if path is None:
@@ -184,7 +184,7 @@ def _mpirun() -> Finding:
 
 def _mpi_library() -> Finding:
     """Found, and loaded with the MPI it was built for; MPI is not started."""
-    from flexq_ft.orchestrate.launcher import INSTALL_HINT
+    from flexq_ft.orchestrate.mpirun import INSTALL_HINT
 
     path = envelope.build_info().get("mpi_library")
     name = "libflexq_ft_mpi"

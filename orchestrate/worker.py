@@ -23,7 +23,11 @@ import numpy as np
 
 from flexq_ft.errors import ConfigError, FlexQFtError, LaunchError
 from flexq_ft.orchestrate.bootstrap import Ranks
-from flexq_ft.orchestrate.engine import EngineOptions, LocalEngine, Request, SingleRank, describe
+from flexq_ft.orchestrate.engine.client import Request
+from flexq_ft.orchestrate.engine.info import describe
+from flexq_ft.orchestrate.engine.local import LocalEngine
+from flexq_ft.orchestrate.engine.options import EngineOptions
+from flexq_ft.orchestrate.engine.single_rank import SingleRank
 from flexq_ft.orchestrate.wire import Channel, ConnectionLostError, error_from_wire, error_to_wire
 
 # Begins the line that carries a failed rank's error to the launcher.

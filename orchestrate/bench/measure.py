@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 from flexq_ft.orchestrate.bench.samples import STEADY_CV, variation
-from flexq_ft.orchestrate.engine import EngineClient, Request, TokenEvent
+from flexq_ft.orchestrate.engine.client import EngineClient, Request, TokenEvent
 from flexq_ft.orchestrate.sampling import SamplingParams
 from flexq_ft.orchestrate.timing import Timing, batch_timing, random_prompts
 

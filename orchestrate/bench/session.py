@@ -15,9 +15,10 @@ from flexq_ft.orchestrate.bench.measure import Repeat, Runner, run_rounds
 from flexq_ft.orchestrate.bench.roofline import mean_context
 from flexq_ft.orchestrate.bench.row import Machine, Row, failed_row, host_load, make_row
 from flexq_ft.orchestrate.devices import Device, choose_device
-from flexq_ft.orchestrate.engine import EngineClient, EngineOptions
+from flexq_ft.orchestrate.engine.client import EngineClient
+from flexq_ft.orchestrate.engine.open import open_engine
+from flexq_ft.orchestrate.engine.options import EngineOptions
 from flexq_ft.orchestrate.gpu_state import GpuState, read_states
-from flexq_ft.orchestrate.open_engine import open_engine
 
 if TYPE_CHECKING:
     from flexq_ft.converter.progress import ProgressSink

@@ -17,7 +17,7 @@ from flexq_ft.orchestrate.cli.eval_options import WindowedText, text_options, wi
 from flexq_ft.orchestrate.cli.load import load_scorer
 from flexq_ft.orchestrate.cli.options import SCHEME_TABLE, scored_model_options
 from flexq_ft.orchestrate.cli.progress import progress
-from flexq_ft.orchestrate.engine import refuse_linear_inputs
+from flexq_ft.orchestrate.engine.client import refuse_linear_inputs
 from flexq_ft.orchestrate.eval.divergence import Divergence
 from flexq_ft.orchestrate.eval.layer_errors import TOKENS, relative_errors, table
 from flexq_ft.orchestrate.eval.logit_file import LogitFile

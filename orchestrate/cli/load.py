@@ -11,7 +11,7 @@ from flexq_ft.orchestrate.api import LLM
 from flexq_ft.orchestrate.cli.console import console
 from flexq_ft.orchestrate.cli.options import chosen_scheme
 from flexq_ft.orchestrate.cli.progress import ConversionProgress, LoadProgress
-from flexq_ft.orchestrate.engine import EngineInfo
+from flexq_ft.orchestrate.engine.info import EngineInfo
 from flexq_ft.orchestrate.models import find_model
 from flexq_ft.orchestrate.sampling import FIELDS, SamplingParams
 

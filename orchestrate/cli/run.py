@@ -14,11 +14,12 @@ import rich_click as click
 
 from flexq_ft.errors import ConfigError, FlexQFtError
 from flexq_ft.orchestrate import world
-from flexq_ft.orchestrate.api import LLM, RequestOutput, SamplingParams
+from flexq_ft.orchestrate.api import LLM
 from flexq_ft.orchestrate.cli.console import common_options, console
 from flexq_ft.orchestrate.cli.load import load_model, resolved_config, sampling_from
 from flexq_ft.orchestrate.cli.options import SCHEME_TABLE, model_options, sampling_options
-from flexq_ft.orchestrate.sampling import FIELDS
+from flexq_ft.orchestrate.outputs import RequestOutput
+from flexq_ft.orchestrate.sampling import FIELDS, SamplingParams
 from flexq_ft.orchestrate.suggest import refuse_unknown
 
 SCHEMA = "flexq-ft/run/1"

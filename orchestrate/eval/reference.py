@@ -8,7 +8,7 @@ from pathlib import Path
 from flexq_ft.converter.folder import is_model_folder
 from flexq_ft.converter.options import DTYPES
 from flexq_ft.errors import ConfigError
-from flexq_ft.orchestrate.engine import EngineInfo
+from flexq_ft.orchestrate.engine.info import EngineInfo
 
 
 def find_reference(model: Path, against: str) -> tuple[Path, str | None]:

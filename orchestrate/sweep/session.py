@@ -17,10 +17,11 @@ from flexq_ft.orchestrate.bench.row import Machine, model_digest
 from flexq_ft.orchestrate.bench.session import check_room, measure_bandwidth
 from flexq_ft.orchestrate.cli.console import console
 from flexq_ft.orchestrate.devices import Device, choose_device
-from flexq_ft.orchestrate.engine import EngineClient, EngineOptions, Request
+from flexq_ft.orchestrate.engine.client import EngineClient, Request
+from flexq_ft.orchestrate.engine.open import open_engine
+from flexq_ft.orchestrate.engine.options import EngineOptions
 from flexq_ft.orchestrate.eval.perplexity import LONGEST_WINDOW
 from flexq_ft.orchestrate.gpu_state import GpuState, read_states
-from flexq_ft.orchestrate.open_engine import open_engine
 from flexq_ft.orchestrate.sampling import SamplingParams
 from flexq_ft.orchestrate.sweep.measure import Served
 from flexq_ft.orchestrate.sweep.plan import Case

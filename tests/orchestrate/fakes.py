@@ -14,7 +14,8 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.api import LLM
-from flexq_ft.orchestrate.engine import EngineInfo, LocalEngine
+from flexq_ft.orchestrate.engine.info import EngineInfo
+from flexq_ft.orchestrate.engine.local import LocalEngine
 from flexq_ft.orchestrate.tokenizer import Tokenizer
 
 EOS = 256

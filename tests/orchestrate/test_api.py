@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from flexq_ft.errors import ConfigError
-from flexq_ft.orchestrate.api import LLM, SamplingParams
-from flexq_ft.orchestrate.sampling import FIELDS
+from flexq_ft.orchestrate.api import LLM
+from flexq_ft.orchestrate.sampling import FIELDS, SamplingParams
 from tests.orchestrate.fakes import EOS, VOCAB, FakeNative, fake_llm
 
 ECHO = lambda ids: [*reversed(ids), *[EOS] * 99]  # noqa: E731

@@ -19,8 +19,8 @@ from flexq_ft import LLM
 from flexq_ft.converter import ConvertOptions, convert
 from flexq_ft.errors import ConfigError, WeightError
 from flexq_ft.orchestrate import doctor
-from flexq_ft.orchestrate.api import SamplingParams
 from flexq_ft.orchestrate.cli.main import run_cli
+from flexq_ft.orchestrate.sampling import SamplingParams
 from tests.orchestrate.schemas import validate
 from tests.tools.mpi import needs_mpi, run_ranks
 

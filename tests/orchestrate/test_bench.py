@@ -27,7 +27,8 @@ from flexq_ft.orchestrate.bench.row import Machine
 from flexq_ft.orchestrate.bench.samples import percentile, summary, variation
 from flexq_ft.orchestrate.bench.session import Session, Settings
 from flexq_ft.orchestrate.devices import Device
-from flexq_ft.orchestrate.engine import LocalEngine, TokenEvent
+from flexq_ft.orchestrate.engine.client import TokenEvent
+from flexq_ft.orchestrate.engine.local import LocalEngine
 from flexq_ft.orchestrate.gpu_state import GpuState
 from tests.orchestrate.fakes import FakeNative, fake_info
 from tests.orchestrate.schemas import validate

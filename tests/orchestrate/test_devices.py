@@ -10,7 +10,8 @@ from flexq_ft import _native
 from flexq_ft.errors import ConfigError, DeviceError
 from flexq_ft.orchestrate import devices
 from flexq_ft.orchestrate.devices import Device, choose_device
-from flexq_ft.orchestrate.engine import EngineOptions, SingleRank
+from flexq_ft.orchestrate.engine.options import EngineOptions
+from flexq_ft.orchestrate.engine.single_rank import SingleRank
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flexq_ft.converter.options import SCHEMES
-from flexq_ft.orchestrate import doctor, launcher
+from flexq_ft.orchestrate import doctor, launcher, mpirun
 from flexq_ft.orchestrate.cli.main import run_cli
 from tests.orchestrate.schemas import validate
 
@@ -69,8 +69,13 @@ def test_an_unknown_requirement_is_a_usage_error(capsys: Capture) -> None:
     assert "mpi, cuda, nccl" in capsys.readouterr().err
 
 
+def take_mpirun_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    for user in (mpirun, launcher):
+        monkeypatch.setattr(user, "find_mpirun", lambda: None)
+
+
 def test_without_mpirun_it_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "find_mpirun", lambda: None)
+    take_mpirun_away(monkeypatch)
     findings = doctor.diagnose(ranks=2)
     for name in ("mpirun", "--tp 2"):
         assert finding(name, findings).status == "no"
@@ -79,7 +84,7 @@ def test_without_mpirun_it_says_what_to_type(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_one_rank_needs_no_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "find_mpirun", lambda: None)
+    take_mpirun_away(monkeypatch)
     assert finding("--tp 1", doctor.diagnose(ranks=1)).status == "ok"
 
 

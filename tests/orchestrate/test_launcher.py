@@ -20,8 +20,12 @@ import pytest
 
 from flexq_ft.errors import ConfigError, InternalError, LaunchError, WeightError
 from flexq_ft.orchestrate import bootstrap, launcher, world
-from flexq_ft.orchestrate.engine import EngineOptions, LocalEngine, Request
-from flexq_ft.orchestrate.launcher import RankGroup, RemoteEngine, find_mpirun, mpirun_command
+from flexq_ft.orchestrate.engine.client import Request
+from flexq_ft.orchestrate.engine.local import LocalEngine
+from flexq_ft.orchestrate.engine.options import EngineOptions
+from flexq_ft.orchestrate.engine.remote import RemoteEngine
+from flexq_ft.orchestrate.launcher import RankGroup
+from flexq_ft.orchestrate.mpirun import find_mpirun, mpirun_command
 from flexq_ft.orchestrate.wire import (
     Channel,
     ConnectionLostError,
@@ -241,7 +245,7 @@ def test_mpirun_beside_this_python_is_preferred(
 def test_open_mpi_is_told_not_to_pin_and_to_oversubscribe(
     version: str, bound: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launcher, "mpirun_version", lambda path: version)
+    monkeypatch.setattr("flexq_ft.orchestrate.mpirun.mpirun_version", lambda path: version)
     command = mpirun_command(Path("/x/mpirun"), 3, Path("/tmp/s"))
     assert command[:3] == ["/x/mpirun", "-n", "3"]
     assert ("--bind-to none --map-by :OVERSUBSCRIBE" in " ".join(command)) == bound

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexq_ft.errors import ConfigError
-from flexq_ft.orchestrate.api import SamplingParams
 from flexq_ft.orchestrate.outputs import StopTexts
+from flexq_ft.orchestrate.sampling import SamplingParams
 from flexq_ft.orchestrate.tokenizer import Detokenizer
 from tests.orchestrate.fakes import EOS, FakeNative, byte_tokenizer, fake_llm, says
 

@@ -227,7 +227,7 @@ def test_a_quantised_head_runs_op_by_op_and_is_said(
 FAULTY = """
 import sys
 from flexq_ft.orchestrate.cli.main import run_cli
-from flexq_ft.orchestrate.engine import SingleRank
+from flexq_ft.orchestrate.engine.single_rank import SingleRank
 
 make = SingleRank.__init__
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flexq_ft import _native
-from flexq_ft.orchestrate.launcher import find_mpirun
+from flexq_ft.orchestrate.mpirun import find_mpirun
 
 __all__ = ["needs_mpi", "run_ranks"]
 

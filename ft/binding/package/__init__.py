@@ -11,7 +11,9 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flexq_ft.orchestrate.api import LLM, RequestOutput, SamplingParams
+    from flexq_ft.orchestrate.api import LLM
+    from flexq_ft.orchestrate.outputs import RequestOutput
+    from flexq_ft.orchestrate.sampling import SamplingParams
 
 # Read by libgomp when `_native` loads it. By default its waiting threads spin for milliseconds;
 # beside one other busy process that made decoding four times slower, and this costs nothing.
@@ -22,8 +24,8 @@ __all__ = ["LLM", "RequestOutput", "SamplingParams", "__version__"]
 
 _LAZY = {
     "LLM": "flexq_ft.orchestrate.api",
-    "RequestOutput": "flexq_ft.orchestrate.api",
-    "SamplingParams": "flexq_ft.orchestrate.api",
+    "RequestOutput": "flexq_ft.orchestrate.outputs",
+    "SamplingParams": "flexq_ft.orchestrate.sampling",
     "__version__": "flexq_ft._native",
 }
 

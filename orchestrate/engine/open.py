@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from flexq_ft.orchestrate.engine import (
-    EngineClient,
-    EngineOptions,
-    LoadProgress,
-    LocalEngine,
-    SingleRank,
-    describe,
-)
+from flexq_ft.orchestrate.engine.client import EngineClient
+from flexq_ft.orchestrate.engine.info import describe
+from flexq_ft.orchestrate.engine.local import LocalEngine
+from flexq_ft.orchestrate.engine.options import EngineOptions
+from flexq_ft.orchestrate.engine.single_rank import LoadProgress, SingleRank
 
 
 def open_engine(
@@ -25,7 +22,7 @@ def open_engine(
         leader = Leader(options, ranks)
         return LocalEngine(leader, describe(leader.engine, options))
     if options.tensor_parallel_size > 1:
-        from flexq_ft.orchestrate.launcher import RemoteEngine
+        from flexq_ft.orchestrate.engine.remote import RemoteEngine
 
         return RemoteEngine(options)
     single = SingleRank(options, progress=progress)

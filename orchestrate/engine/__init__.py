@@ -1,0 +1,1 @@
+"""One engine to the layers above, wherever its ranks are: requests in, token events out."""
