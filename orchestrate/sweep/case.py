@@ -25,6 +25,7 @@ import rich_click as click
 from flexq_ft.errors import ConfigError, InternalError
 from flexq_ft.orchestrate.cli.console import console, error_to_json, exit_code
 from flexq_ft.orchestrate.envelope import environment
+from flexq_ft.orchestrate.sweep.case_config import Case
 from flexq_ft.orchestrate.sweep.command import (
     CASE_PARAMETERS,
     MODULE,
@@ -33,7 +34,6 @@ from flexq_ft.orchestrate.sweep.command import (
     reproduce_command,
 )
 from flexq_ft.orchestrate.sweep.measure import measure
-from flexq_ft.orchestrate.sweep.plan import Case
 from flexq_ft.orchestrate.sweep.session import open_session
 from flexq_ft.orchestrate.sweep.store import Row
 

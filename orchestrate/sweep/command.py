@@ -11,7 +11,7 @@ import rich_click as click
 from flexq_ft.converter.options import DTYPES, LM_HEADS, POLICY_SCHEMES, SCHEMES
 from flexq_ft.orchestrate.cli.options import NUMBERS
 from flexq_ft.orchestrate.eval.perplexity import PROTOCOLS
-from flexq_ft.orchestrate.sweep.plan import Case, resolve_scheme
+from flexq_ft.orchestrate.sweep.case_config import Case, resolve_scheme
 from flexq_ft.orchestrate.sweep.spec import PerplexitySpec, Quality, Repeat
 
 MODULE = "flexq_ft.orchestrate.sweep.case"

@@ -21,8 +21,8 @@ from flexq_ft.orchestrate.eval.perplexity import (
     evaluate,
     perplexity_ratio,
 )
+from flexq_ft.orchestrate.sweep.case_config import Case
 from flexq_ft.orchestrate.sweep.metrics import RATES, finished_metrics, flags_of, latency_name
-from flexq_ft.orchestrate.sweep.plan import Case
 from flexq_ft.orchestrate.timing import Timing, random_prompts
 
 # Between these, in time, memory is the case's own.

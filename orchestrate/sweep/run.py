@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 from flexq_ft.errors import LaunchError
 from flexq_ft.orchestrate.cli.console import write_atomically
 from flexq_ft.orchestrate.sweep.case import case_row, own_options
+from flexq_ft.orchestrate.sweep.case_config import Case
 from flexq_ft.orchestrate.sweep.command import MODULE, case_arguments
 from flexq_ft.orchestrate.sweep.csv_table import to_csv
 from flexq_ft.orchestrate.sweep.gpu_memory import GpuMemoryWatch, with_polled
 from flexq_ft.orchestrate.sweep.measure import LOADING, TIMED
 from flexq_ft.orchestrate.sweep.metrics import joined
-from flexq_ft.orchestrate.sweep.plan import Case
 from flexq_ft.orchestrate.sweep.plots import plot_rows, require_matplotlib
 from flexq_ft.orchestrate.sweep.report import REPORT_NAME, markdown, newest_rows
 from flexq_ft.orchestrate.sweep.store import Row, RowStore

@@ -23,8 +23,8 @@ from flexq_ft.orchestrate.engine.options import EngineOptions
 from flexq_ft.orchestrate.eval.perplexity import LONGEST_WINDOW
 from flexq_ft.orchestrate.gpu_state import GpuState, read_states
 from flexq_ft.orchestrate.sampling import SamplingParams
+from flexq_ft.orchestrate.sweep.case_config import Case
 from flexq_ft.orchestrate.sweep.measure import Served
-from flexq_ft.orchestrate.sweep.plan import Case
 from flexq_ft.orchestrate.timing import batch_timing, decode_steps_ms, token_times_ms
 from flexq_ft.orchestrate.tokenizer import Tokenizer
 

@@ -15,8 +15,8 @@ from flexq_ft.orchestrate.bench.samples import summary
 from flexq_ft.orchestrate.cli.main import run_cli
 from flexq_ft.orchestrate.compare.condition import parse_condition
 from flexq_ft.orchestrate.envelope import envelope, environment
+from flexq_ft.orchestrate.sweep.case_config import Case
 from flexq_ft.orchestrate.sweep.metrics import finished_metrics, joined
-from flexq_ft.orchestrate.sweep.plan import Case
 from tests.orchestrate.schemas import validate
 
 Capture = pytest.CaptureFixture[str]

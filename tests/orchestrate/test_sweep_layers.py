@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from flexq_ft.errors import ConfigError
-from flexq_ft.orchestrate.sweep.plan import Case, plan_cases
+from flexq_ft.orchestrate.sweep.case_config import Case
+from flexq_ft.orchestrate.sweep.plan import plan_cases
 from flexq_ft.orchestrate.sweep.spec import SCHEMA, load_spec
 
 

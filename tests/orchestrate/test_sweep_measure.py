@@ -13,8 +13,8 @@ import pytest
 
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.engine.client import TokenEvent
+from flexq_ft.orchestrate.sweep.case_config import Case
 from flexq_ft.orchestrate.sweep.measure import TIMED, Served, measure
-from flexq_ft.orchestrate.sweep.plan import Case
 from flexq_ft.orchestrate.sweep.spec import PerplexitySpec, Quality, Repeat
 from flexq_ft.orchestrate.timing import (
     Timing,

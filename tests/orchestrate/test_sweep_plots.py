@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from flexq_ft.errors import ConfigError
+from flexq_ft.orchestrate.sweep.case_config import Case
 from flexq_ft.orchestrate.sweep.metrics import finished_metrics
-from flexq_ft.orchestrate.sweep.plan import Case
 from flexq_ft.orchestrate.sweep.plots import plot_rows
 from flexq_ft.orchestrate.sweep.run import SweepRun
 

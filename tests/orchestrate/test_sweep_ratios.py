@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from flexq_ft.orchestrate.sweep.case_config import Case
 from flexq_ft.orchestrate.sweep.csv_table import to_csv
 from flexq_ft.orchestrate.sweep.metrics import finished_metrics
-from flexq_ft.orchestrate.sweep.plan import Case
 from flexq_ft.orchestrate.sweep.points import points_of, precision_name
 from flexq_ft.orchestrate.sweep.ratios import TITLES, ratio_cells
 from flexq_ft.orchestrate.sweep.report import markdown

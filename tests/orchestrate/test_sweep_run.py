@@ -23,9 +23,10 @@ import yaml
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.cli.main import run_cli
 from flexq_ft.orchestrate.sweep import run as run_module
+from flexq_ft.orchestrate.sweep.case_config import Case
 from flexq_ft.orchestrate.sweep.command import parse_case, reproduce_command
 from flexq_ft.orchestrate.sweep.metrics import finished_metrics, joined
-from flexq_ft.orchestrate.sweep.plan import Case, plan_cases
+from flexq_ft.orchestrate.sweep.plan import plan_cases
 from flexq_ft.orchestrate.sweep.report import markdown, newest_rows
 from flexq_ft.orchestrate.sweep.run import SweepRun, turns_of
 from flexq_ft.orchestrate.sweep.spec import SCHEMA, load_spec

@@ -10,8 +10,9 @@ import yaml
 
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.bench.roofline import ModelSizes
+from flexq_ft.orchestrate.sweep.case_config import Case
 from flexq_ft.orchestrate.sweep.command import case_arguments, parse_case
-from flexq_ft.orchestrate.sweep.plan import Case, plan_cases
+from flexq_ft.orchestrate.sweep.plan import plan_cases
 from flexq_ft.orchestrate.sweep.spec import SCHEMA, expand_numbers, load_spec
 
 ROOT = Path(__file__).parents[2]
