@@ -17,7 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flexq_ft.converter.options import DTYPES, POLICY_SCHEMES, ConvertOptions
+from flexq_ft.converter.options import (
+    DTYPES,
+    POLICY_SCHEMES,
+    CalibrationOptions,
+    ConvertOptions,
+)
 from flexq_ft.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,6 +30,26 @@ if TYPE_CHECKING:
 
 # A new number makes every cached model be converted again: the layout or its numbers changed.
 CACHE_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """What is done to a checkpoint's weights until they are rounded, as by `convert --rotate`,
+    `--smooth` and `--rounding`, with its calibration."""
+
+    rotate: bool = False
+    smooth: bool = False
+    rounding: str = "nearest"
+    calibration: CalibrationOptions | None = None
+
+    def words(self) -> list[str]:
+        """For a table's cell; none where weights are rounded as they are."""
+        said = {"rotated": self.rotate, "smoothed": self.smooth}
+        words = [word for word, is_done in said.items() if is_done]
+        return words if self.rounding == "nearest" else [*words, self.rounding]
+
+
+AS_IT_IS = Preparation()
 
 
 @dataclass(frozen=True)
@@ -65,6 +90,7 @@ def find_model(
     cache_dir: Path | None,
     notify: Callable[[str], None],
     progress: ProgressSink | None,
+    preparation: Preparation = AS_IT_IS,
 ) -> FoundModel:
     """Raises ConfigError if the path is nothing that holds a model, or the choices contradict."""
     from flexq_ft.converter.folder import is_model_folder, resolve_model_dir
@@ -72,6 +98,11 @@ def find_model(
     if not model.exists():
         raise ConfigError(f"{model} does not exist.", hint="flexq-ft run PATH_OF_A_MODEL …")
     is_folder = is_model_folder(model)
+    if is_folder and preparation.words():
+        raise ConfigError(
+            f"{model} is converted already, and cannot become {', '.join(preparation.words())}.",
+            hint="name the checkpoint, or a folder that was converted so",
+        )
     if scheme is None and not is_folder:
         scheme = "w6ax" if policy is not None else dtype or "fp16"
     if scheme is not None:  # checked here, so that the cache and the engine get what makes sense
@@ -80,10 +111,14 @@ def find_model(
             dtype=None if scheme in DTYPES else dtype,
             policy=str(policy) if isinstance(policy, Path) else policy,
             lm_head=lm_head or "fp16",
+            rotate=preparation.rotate,
+            smooth=preparation.smooth,
+            rounding=preparation.rounding,
+            calibration=preparation.calibration,
             tp=(tensor_parallel_size,),
         )
         if not is_folder:
-            folder = _from_cache(model, options, cache_dir, notify, progress)
+            folder = _from_cache(model, options, preparation, cache_dir, notify, progress)
         if not is_folder or scheme in POLICY_SCHEMES or policy is not None:
             policy = options.resolved_policy
         scheme = scheme if scheme in DTYPES else options.resolved_scheme
@@ -116,6 +151,7 @@ def cache_root(cache_dir: Path | None) -> Path:
 def _from_cache(
     model: Path,
     options: ConvertOptions,
+    preparation: Preparation,
     cache_dir: Path | None,
     notify: Callable[[str], None],
     progress: ProgressSink | None,
@@ -125,15 +161,17 @@ def _from_cache(
     # The policy is given at each run; the folder holds the default one, whoever made it.
     is_w6ax = options.resolved_scheme == "w6ax"
     stored = replace(options, scheme="w6ax", policy=None) if is_w6ax else options
-    out = cache_root(cache_dir) / f"{model.resolve().stem}-{_cache_key(model, options)}"
+    key = _cache_key(model, options, preparation)
+    out = cache_root(cache_dir) / f"{model.resolve().stem}-{key}"
     folder = out / f"{options.tp[0]}-gpu"
     if folder.is_dir():
         return folder
     with _locked(out):
         if not folder.is_dir():  # another process may have made it meanwhile
             head = "" if options.lm_head == "fp16" else f" with an lm_head in {options.lm_head}"
-            notify(f"converting {model} to {options.scheme}{head} into {out} (kept for later runs)")
-            if options.resolved_scheme == "w8a8":
+            target = ", ".join([options.scheme, *preparation.words()])
+            notify(f"converting {model} to {target}{head} into {out} (kept for later runs)")
+            if options.resolved_scheme == "w8a8" and not preparation.smooth:
                 source = shlex.quote(str(model))
                 smoothing = f"flexq-ft convert {source} OUT --scheme w8a8 --calibration FILE"
                 notify(f"the weights are not smoothed; {smoothing} smooths them (SmoothQuant)")
@@ -141,14 +179,18 @@ def _from_cache(
     return folder
 
 
-def _cache_key(model: Path, options: ConvertOptions) -> str:
+def _cache_key(model: Path, options: ConvertOptions, preparation: Preparation) -> str:
     files = [model] if model.is_file() else sorted(p for p in model.iterdir() if p.is_file())
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     # Neither the policy nor the ranks: weights do not depend on the one, and folders of several
     # sizes lie beside each other.
-    chosen = [CACHE_FORMAT, options.resolved_scheme, options.resolved_dtype]
+    chosen: list[Any] = [CACHE_FORMAT, options.resolved_scheme, options.resolved_dtype]
     if options.lm_head != "fp16":
         chosen.append(options.lm_head)
+    chosen += preparation.words()
+    if (calibration := preparation.calibration) is not None:
+        text = hashlib.sha256(calibration.read()).hexdigest()
+        chosen.append([text, calibration.sequences, calibration.length])
     return hashlib.sha256(json.dumps([stats, chosen]).encode()).hexdigest()[:16]
 
 

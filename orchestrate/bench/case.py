@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from flexq_ft.converter.options import DTYPES, POLICY_SCHEMES, ConvertOptions
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.bench.roofline import ModelSizes
-from flexq_ft.orchestrate.models import FoundModel, find_model
+from flexq_ft.orchestrate.models import AS_IT_IS, FoundModel, Preparation, find_model
 from flexq_ft.orchestrate.shapes import find_shape
 
 if TYPE_CHECKING:
@@ -126,6 +126,7 @@ def find_subject(
     cache_dir: Path | None,
     notify: Callable[[str], None],
     progress: ProgressSink | None,
+    preparation: Preparation = AS_IT_IS,
 ) -> Subject:
     """Raises ConfigError if the model is not there, or the lengths do not fit it."""
     if case.is_shape:
@@ -146,6 +147,7 @@ def find_subject(
             cache_dir=cache_dir,
             notify=notify,
             progress=progress,
+            preparation=preparation,
         )
         sizes = ModelSizes.of_config(_native.open_model_folder(str(found.folder)).config)
         scheme, dtype = found.numbers()

@@ -9,14 +9,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from flexq_ft.converter.options import POLICY_SCHEMES
+from flexq_ft.converter.options import POLICY_SCHEMES, CalibrationOptions
 from flexq_ft.errors import ConfigError
+from flexq_ft.orchestrate.models import Preparation
 from flexq_ft.orchestrate.shapes import find_shape
 from flexq_ft.orchestrate.sweep.points import STEP_NAMES
-from flexq_ft.orchestrate.sweep.spec import Quality, Repeat
+from flexq_ft.orchestrate.sweep.spec import CalibrationSpec, Quality, Repeat, Rounding
 
 # What logits depend on, beside the model.
-_NUMBERS = ("scheme", "policy", "dtype", "lm_head", "tp", "device")
+_NUMBERS = ("scheme", "policy", "dtype", "lm_head", "rotate", "smooth", "rounding", "tp", "device")
 # What a folder is known by; hashing weights at every start would take longer than a small sweep.
 _MANIFEST = "manifest.json"
 
@@ -35,6 +36,10 @@ class Case(BaseModel):
     policy: str | None = None
     dtype: str | None = None
     lm_head: str | None = None
+    rotate: bool = False
+    smooth: bool = False
+    rounding: Rounding = "nearest"
+    calibration: CalibrationSpec | None = None
     step_kernel: str = "auto"
     tp: int = 1
     batch: int = 1
@@ -64,7 +69,9 @@ class Case(BaseModel):
         known: dict[str, Any] = {"case": self.model_dump(mode="json")}
         known["case"]["model"] = str(self.source().resolve())
         known["model_state"] = model_state(self.source())
-        known |= self._policy_state()
+        known |= self._policy_state() | self._calibration_state()
+        if self.calibration is not None:
+            known["case"]["calibration"]["text"] = None
         if self.quality.ppl is not None:
             known["case"]["quality"]["ppl"]["text"] = None
             known["text_sha256"] = _file_sha256(Path(self.quality.ppl.text))
@@ -82,6 +89,7 @@ class Case(BaseModel):
                 "text": None if ppl is None else ppl.model_dump(exclude={"text"}),
                 "text_sha256": None if ppl is None else _file_sha256(Path(ppl.text)),
                 **self._policy_state(),
+                **self._calibration_state(),
             }
         )
 
@@ -91,8 +99,29 @@ class Case(BaseModel):
             return {}
         return {"policy_sha256": _file_sha256(Path(self.policy))}
 
+    def _calibration_state(self) -> dict[str, Any]:
+        if self.calibration is None:
+            return {}
+        text = _file_sha256(Path(self.calibration.text))
+        return {"calibration": [text, self.calibration.sequences, self.calibration.length]}
+
+    def preparation(self) -> Preparation:
+        """Of the checkpoint, where it is converted on the fly."""
+        calibration = None
+        if (spec := self.calibration) is not None:
+            calibration = CalibrationOptions(
+                text=Path(spec.text), sequences=spec.sequences, length=spec.length
+            )
+        return Preparation(
+            rotate=self.rotate,
+            smooth=self.smooth,
+            rounding=self.rounding,
+            calibration=calibration,
+        )
+
     def baseline(self) -> Case | None:
-        """The case that agreement is taken with: the same model and text, its scheme, tp 1."""
+        """The case that agreement is taken with: the same model and text, its scheme, tp 1, the
+        weights as they are."""
         if self.quality.agreement_with is None:
             return None
         scheme, policy = resolve_scheme(self.quality.agreement_with, None)
@@ -102,6 +131,10 @@ class Case(BaseModel):
                 "scheme": scheme,
                 "policy": policy,
                 "lm_head": None,
+                "rotate": False,
+                "smooth": False,
+                "rounding": "nearest",
+                "calibration": None,
                 "step_kernel": "auto",
                 "tp": 1,
                 "quality": quality,
@@ -117,6 +150,7 @@ class Case(BaseModel):
         """Short and unique enough for a progress line."""
         parts = [self.scheme or "as converted", self.policy]
         parts.append(self.lm_head and f"lm_head {self.lm_head}")
+        parts += self.preparation().words()
         parts.append(STEP_NAMES.get(self.step_kernel))
         precision = " ".join(part for part in parts if part)
         return (

@@ -8,11 +8,11 @@ from typing import Any
 
 import rich_click as click
 
-from flexq_ft.converter.options import DTYPES, LM_HEADS, POLICY_SCHEMES, SCHEMES
+from flexq_ft.converter.options import DTYPES, LM_HEADS, POLICY_SCHEMES, ROUNDINGS, SCHEMES
 from flexq_ft.orchestrate.cli.options import NUMBERS
 from flexq_ft.orchestrate.eval.perplexity import PROTOCOLS
 from flexq_ft.orchestrate.sweep.case_config import Case, resolve_scheme
-from flexq_ft.orchestrate.sweep.spec import PerplexitySpec, Quality, Repeat
+from flexq_ft.orchestrate.sweep.spec import CalibrationSpec, PerplexitySpec, Quality, Repeat
 
 MODULE = "flexq_ft.orchestrate.sweep.case"
 
@@ -23,6 +23,13 @@ def case_arguments(case: Case) -> list[str]:
     for name in ("scheme", "policy", "dtype", "lm_head"):
         if (value := getattr(case, name)) is not None:
             arguments += [f"--{name.replace('_', '-')}", value]
+    arguments += [f"--{name}" for name in ("rotate", "smooth") if getattr(case, name)]
+    arguments += [] if case.rounding == "nearest" else ["--rounding", case.rounding]
+    if (calibration := case.calibration) is not None:
+        arguments += ["--calibration", calibration.text]
+        arguments += ["--calibration-sequences", str(calibration.sequences)]
+        if calibration.length is not None:
+            arguments += ["--calibration-length", str(calibration.length)]
     arguments += ["--step-kernel", case.step_kernel]
     arguments += ["--tp", str(case.tp), "--batch", str(case.batch)]
     arguments += ["--prompt-tokens", str(case.prompt_tokens)]
@@ -56,6 +63,12 @@ CASE_PARAMETERS: list[click.Parameter] = [
     click.Option(["--policy"], metavar="NAME|FILE"),
     click.Option(["--dtype"], type=click.Choice(DTYPES)),
     click.Option(["--lm-head"], type=click.Choice(LM_HEADS)),
+    click.Option(["--rotate"], is_flag=True),
+    click.Option(["--smooth"], is_flag=True),
+    click.Option(["--rounding"], type=click.Choice(ROUNDINGS), default="nearest"),
+    click.Option(["--calibration"], type=click.Path(exists=True, dir_okay=False)),
+    click.Option(["--calibration-sequences"], type=click.IntRange(1), default=128),
+    click.Option(["--calibration-length"], type=click.IntRange(1)),
     click.Option(["--step-kernel"], type=click.Choice(["auto", "on", "off"]), default="auto"),
     click.Option(["--tp"], type=click.IntRange(1), default=1),
     click.Option(["--batch"], type=click.IntRange(1), default=1),
@@ -85,11 +98,19 @@ def case_from_options(options: dict[str, Any]) -> Case:
             window=options["ppl_window"],
             max_windows=options["ppl_max_windows"],
         )
+    calibration = None
+    if options["calibration"] is not None:
+        calibration = CalibrationSpec(
+            text=options["calibration"],
+            sequences=options["calibration_sequences"],
+            length=options["calibration_length"],
+        )
     scheme, policy = resolve_scheme(options["scheme"], options["policy"])
     return Case(
         model=options["model"],
         scheme=scheme,
         policy=policy,
+        calibration=calibration,
         latency_at=tuple(options["latency_at"]),
         repeat=Repeat(
             min=options["repeat_min"],
@@ -103,6 +124,9 @@ def case_from_options(options: dict[str, Any]) -> Case:
                 "synthetic_weights",
                 "dtype",
                 "lm_head",
+                "rotate",
+                "smooth",
+                "rounding",
                 "step_kernel",
                 "tp",
                 "batch",

@@ -10,8 +10,8 @@ from typing import Any
 from flexq_ft.orchestrate.sweep.store import Row
 
 _CONFIG = (
-    "model", "synthetic_weights", "scheme", "policy", "dtype", "lm_head", "step_kernel", "tp",
-    "batch", "prompt_tokens",
+    "model", "synthetic_weights", "scheme", "policy", "dtype", "lm_head", "rotate", "smooth",
+    "rounding", "step_kernel", "tp", "batch", "prompt_tokens",
 )  # fmt: skip
 _LENGTH = (
     "output_tokens", "latency_ms", "decode_tok_s", "step_p50_ms", "step_p90_ms", "bytes_per_step",

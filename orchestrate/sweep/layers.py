@@ -96,6 +96,7 @@ def _make_absolute(layer: dict[str, Any], folder: Path, *, has_shapes: bool) -> 
     entries = [
         layer,
         layer.get("matrix"),
+        layer.get("calibration"),
         quality.get("ppl") if isinstance(quality, dict) else None,
     ]
     for name in ("include", "exclude"):

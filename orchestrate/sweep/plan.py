@@ -11,11 +11,11 @@ from flexq_ft.converter.options import POLICY_SCHEMES
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.shapes import find_shape
 from flexq_ft.orchestrate.sweep.case_config import Case, resolve_scheme
-from flexq_ft.orchestrate.sweep.spec import ExcludedCases, Quality, SweepSpec
+from flexq_ft.orchestrate.sweep.spec import CalibrationSpec, ExcludedCases, Quality, SweepSpec
 
 AXES = (
-    "model", "scheme", "policy", "dtype", "lm_head", "step_kernel", "tp", "batch", "prompt_tokens",
-    "output_tokens",
+    "model", "scheme", "policy", "dtype", "lm_head", "rotate", "smooth", "rounding", "step_kernel",
+    "tp", "batch", "prompt_tokens", "output_tokens",
 )  # fmt: skip
 
 
@@ -84,7 +84,39 @@ def _resolve(values: dict[str, Any], spec: SweepSpec, base: Path) -> dict[str, A
         "model": _resolve_model(model, base, is_shape=spec.synthetic_weights),
         "scheme": scheme,
         "policy": _resolve_policy(policy, base),
+        **_resolve_preparation(values, scheme, _resolve_calibration(spec.calibration, base)),
     }
+
+
+def _resolve_preparation(
+    values: dict[str, Any], scheme: str | None, calibration: CalibrationSpec | None
+) -> dict[str, Any]:
+    """What a scheme has no use for is left out. `smooth` None: as `convert` does."""
+    smooth, rounding = values["smooth"], values["rounding"]
+    if smooth is None:
+        smooth = scheme == "w8a8" and calibration is not None
+    if scheme not in (None, "w8a8", "w6ax"):
+        smooth = False
+    if scheme not in (None, "w6ax"):
+        rounding = "nearest"
+    is_used = smooth or rounding != "nearest"
+    return {
+        "smooth": smooth,
+        "rounding": rounding,
+        "calibration": calibration if is_used else None,
+    }
+
+
+def _resolve_calibration(calibration: CalibrationSpec | None, base: Path) -> CalibrationSpec | None:
+    if calibration is None:
+        return None
+    path = base / calibration.text
+    if not path.is_file():
+        raise ConfigError(
+            f"the text to calibrate on, {path}, does not exist.",
+            hint="calibration.text: a path relative to the sweep file",
+        )
+    return calibration.model_copy(update={"text": shown_path(path)})
 
 
 def _resolve_model(model: str, base: Path, *, is_shape: bool) -> str:

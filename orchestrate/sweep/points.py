@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flexq_ft.orchestrate.models import Preparation
 from flexq_ft.orchestrate.sweep.store import Row
 
 # How a choice of the step kernel is shown; auto is not.
@@ -46,12 +47,14 @@ def model_name(row: Row) -> str:
 
 
 def precision_name(row: Row) -> str:
-    """As a table shows it: `w6ax (flexq)`, `w8a8, lm_head w8`, `w8a8, op by op`."""
+    """As a table shows it: `w6ax (flexq)`, `w8a8, lm_head w8`, `w6ax (w6a8), rotated, gptq`."""
     config = row["config"]
     name = config["scheme"] or "as converted"
     policy, head = config["policy"], config.get("lm_head")
     parts = [name if policy is None else f"{name} ({Path(policy).name})"]
     parts += [] if head in (None, "fp16") else [f"lm_head {head}"]
+    prepared = {name: config[name] for name in ("rotate", "smooth", "rounding") if name in config}
+    parts += Preparation(**prepared).words()
     step = STEP_NAMES.get(config.get("step_kernel", "auto"))
     return ", ".join(parts if step is None else [*parts, step])
 

@@ -166,7 +166,11 @@ def open_session(case: Case, *, cache_dir: Path | None) -> Iterator[EngineSessio
     """The model of a case, converted into the cache first where need be."""
     load = current_load()
     subject = find_subject(
-        as_bench_case(case), cache_dir=cache_dir, notify=console.info, progress=None
+        as_bench_case(case),
+        cache_dir=cache_dir,
+        notify=console.info,
+        progress=None,
+        preparation=case.preparation(),
     )
     device = choose_device(
         case.device,

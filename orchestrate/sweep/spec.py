@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 import pydantic
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from flexq_ft.converter.options import DTYPES, LM_HEADS, POLICY_SCHEMES, SCHEMES
+from flexq_ft.converter.options import DTYPES, LM_HEADS, POLICY_SCHEMES, ROUNDINGS, SCHEMES
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.devices import check_device
 from flexq_ft.orchestrate.eval.perplexity import TextProtocol
@@ -54,6 +54,11 @@ assert get_args(Dtype) == DTYPES
 LmHead = Literal["fp16", "w8", "w6"]
 LmHeads = Annotated[list[LmHead], BeforeValidator(_as_list), Field(min_length=1)]
 assert get_args(LmHead) == LM_HEADS
+Rounding = Literal["nearest", "scale-search", "gptq"]
+Roundings = Annotated[list[Rounding], BeforeValidator(_as_list), Field(min_length=1)]
+assert get_args(Rounding) == ROUNDINGS
+Flag = Annotated[bool, Field(strict=True)]
+Flags = Annotated[list[Flag], BeforeValidator(_as_list), Field(min_length=1)]
 StepKernel = Annotated[Literal["auto", "on", "off"], BeforeValidator(_as_word)]
 StepKernels = Annotated[list[StepKernel], BeforeValidator(_as_list), Field(min_length=1)]
 
@@ -63,13 +68,20 @@ class _Strict(BaseModel):
 
 
 class Matrix(_Strict):
-    """Axes of the product. An axis that is absent has one value, the default."""
+    """Axes of the product. An axis that is absent has one value, the default.
+
+    rotate, smooth, rounding: as of `convert`, for models that are converted on the fly. A scheme
+    that has no use for one has one case for all its values.
+    """
 
     model: Texts | None = None
     scheme: Schemes | None = None
     policy: Texts | None = None
     dtype: Dtypes | None = None
     lm_head: LmHeads | None = None
+    rotate: Flags = [False]
+    smooth: Flags | None = None
+    rounding: Roundings = ["nearest"]
     step_kernel: StepKernels = ["auto"]
     tp: Numbers = [1]
     batch: Numbers = [1]
@@ -85,6 +97,9 @@ class IncludedCase(_Strict):
     policy: str | None = None
     dtype: Dtype | None = None
     lm_head: LmHead | None = None
+    rotate: Flag = False
+    smooth: Flag | None = None
+    rounding: Rounding = "nearest"
     step_kernel: StepKernel = "auto"
     tp: Count = 1
     batch: Count = 1
@@ -100,6 +115,9 @@ class ExcludedCases(_Strict):
     policy: Texts | None = None
     dtype: Dtypes | None = None
     lm_head: LmHeads | None = None
+    rotate: Flags | None = None
+    smooth: Flags | None = None
+    rounding: Roundings | None = None
     step_kernel: StepKernels | None = None
     tp: Numbers | None = None
     batch: Numbers | None = None
@@ -129,6 +147,14 @@ class Repeat(_Strict):
         return self
 
 
+class CalibrationSpec(_Strict):
+    """The text of what is calibrated, as `convert --calibration` has it."""
+
+    text: str
+    sequences: Count = 128
+    length: Count | None = None
+
+
 class PerplexitySpec(_Strict):
     """A text, and how perplexity over it is taken (docs/numerics.md)."""
 
@@ -155,16 +181,19 @@ class SweepSpec(_Strict):
     """A sweep file, what it extends merged in. Paths in it are relative to its own folder.
 
     synthetic_weights: models are shapes (names of configs/models, or INI files) with random
-    weights, for times and memory alone. rounds: each starts every case once. latency_at: numbers
-    of output tokens whose end-to-end latency is taken, all from the one request of a case.
+    weights, for times and memory alone. calibration: of the cases that are smoothed or rounded by
+    it; as in `convert`, w8a8 is smoothed where there is one, unless smooth is false. rounds: each
+    starts every case once. latency_at: numbers of output tokens whose end-to-end latency is taken,
+    all from the one request of a case.
     """
 
     schema_: Literal["flexq-ft/sweep/1"] = Field(alias="schema")
     model: str | None = None
-    synthetic_weights: Annotated[bool, Field(strict=True)] = False
+    synthetic_weights: Flag = False
     matrix: Matrix | None = None
     include: list[IncludedCase] = []
     exclude: list[ExcludedCases] = []
+    calibration: CalibrationSpec | None = None
     rounds: Count = 1
     latency_at: Annotated[list[Count], BeforeValidator(expand_numbers)] = []
     repeat: Repeat = Repeat()
@@ -184,12 +213,28 @@ class SweepSpec(_Strict):
             raise ValueError("synthetic_weights are random: leave quality out, or name real models")
         return self
 
+    @model_validator(mode="after")
+    def _preparation_has_weights_and_a_text(self) -> SweepSpec:
+        matrix = self.matrix or Matrix()
+        smooths = True in [*(matrix.smooth or ()), *(item.smooth for item in self.include)]
+        rotates = True in [*matrix.rotate, *(item.rotate for item in self.include)]
+        roundings = {*matrix.rounding, *(item.rounding for item in self.include)}
+        if (smooths or "gptq" in roundings) and self.calibration is None:
+            raise ValueError("smooth and rounding gptq need a text: give calibration as well")
+        if self.synthetic_weights and (rotates or self.calibration or roundings != {"nearest"}):
+            raise ValueError(
+                "synthetic_weights are random: leave rotate, rounding and calibration out, or name "
+                "real models"
+            )
+        return self
+
 
 _KEYS: dict[tuple[str, ...], type[BaseModel]] = {
     (): SweepSpec,
     ("matrix",): Matrix,
     ("include",): IncludedCase,
     ("exclude",): ExcludedCases,
+    ("calibration",): CalibrationSpec,
     ("repeat",): Repeat,
     ("quality",): Quality,
     ("quality", "ppl"): PerplexitySpec,

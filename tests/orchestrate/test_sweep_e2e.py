@@ -14,9 +14,12 @@ from typing import Any
 import pytest
 import yaml
 
+from flexq_ft.converter import ConvertOptions, convert
+from flexq_ft.converter.options import CalibrationOptions
 from flexq_ft.orchestrate.cli.main import run_cli
 from flexq_ft.orchestrate.eval.perplexity import protocol_text
 from flexq_ft.orchestrate.sweep.store import RowStore
+from tests.converter.conftest import folder_bytes
 from tests.orchestrate.schemas import validate
 
 pytest.importorskip("torch")
@@ -140,3 +143,66 @@ def test_command_of_a_row_repeats_its_quality(
     assert again["case_id"] == row["case_id"]
     assert again["config"] == row["config"]
     assert again["quality"] == row["quality"]
+
+
+@pytest.fixture(scope="module")
+def prepared(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sweep of a checkpoint in three ways, and of a folder that is converted already."""
+    folder = tmp_path_factory.mktemp("prepared")
+    text = (ROOT / "configs" / "texts" / "river-lock.txt").read_bytes()
+    (folder / "text.txt").write_bytes(text[:1500])
+    (folder / "calib.txt").write_bytes(text[1500:])
+    convert(model, folder / "converted", ConvertOptions())
+    sweep = {
+        "schema": "flexq-ft/sweep/1",
+        "model": str(model),
+        "matrix": {
+            "scheme": "w6a8",
+            "rotate": [False, True],
+            "rounding": ["nearest", "gptq"],
+            "prompt_tokens": 5,
+            "output_tokens": 3,
+        },
+        "exclude": [{"rotate": True, "rounding": "nearest"}],
+        "include": [{"model": "converted", "rotate": True, "output_tokens": 3}],
+        "calibration": {"text": "calib.txt", "sequences": 4, "length": 32},
+        "repeat": {"min": 1},
+        "quality": {"ppl": {"text": "text.txt", "window": WINDOW}, "agreement_with": "fp16"},
+    }
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(sweep), encoding="utf-8")
+    out = ["--out", str(folder / "out"), "--cache-dir", str(folder / "cache")]
+    assert run_cli(["sweep", str(folder / "sweep.yaml"), *out]) == 1
+    return folder
+
+
+def test_a_checkpoint_is_prepared_as_by_convert(prepared: Path, model: Path) -> None:
+    calibration = CalibrationOptions(text=prepared / "calib.txt", sequences=4, length=32)
+    options = ConvertOptions(scheme="w6ax", rotate=True, rounding="gptq", calibration=calibration)
+    convert(model, prepared / "own", options)
+    expected = folder_bytes(prepared / "own" / "1-gpu")
+    made = [folder_bytes(folder) for folder in (prepared / "cache").glob("*/1-gpu")]
+    assert len(made) == 4 and expected in made  # and the baseline's
+
+
+def test_every_preparation_has_its_name_and_its_loss(prepared: Path) -> None:
+    rows = RowStore(prepared / "out").load()
+    for row in rows:
+        validate(row, "sweep.json", "#/$defs/row")
+    losses = {row["quality"]["ppl"]["loss"] for row in rows[:3]}
+    assert len(losses) == 3
+    report = (prepared / "out" / "report.md").read_text(encoding="utf-8")
+    for name in ("w6ax (w6a8)", "w6ax (w6a8), gptq", "w6ax (w6a8), rotated, gptq"):
+        assert f"| {name} |" in report
+    with (prepared / "out" / "report.csv").open(encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert [(line["rotate"], line["rounding"]) for line in table[:3]] == [
+        ("False", "nearest"),
+        ("False", "gptq"),
+        ("True", "gptq"),
+    ]
+
+
+def test_what_is_converted_already_is_refused(prepared: Path) -> None:
+    row = RowStore(prepared / "out").load()[-1]
+    assert row["error"]["kind"] == "ConfigError"
+    assert "converted already, and cannot become rotated" in row["error"]["message"]

@@ -61,14 +61,17 @@ def test_paths_mean_what_they_mean_in_their_own_file(tmp_path: Path) -> None:
         "matrix": {"model": ["one", "../two"], "policy": ["w6a6", "mine.yaml"]},
         "exclude": [{"model": "../two", "policy": "w6a6"}],
         "quality": {"ppl": {"text": "text.txt"}},
+        "calibration": {"text": "calib.txt"},
     }
     write(tmp_path / "shared", "below.yaml", yaml.safe_dump(below))
     write(tmp_path / "shared", "text.txt", "words")
     write(tmp_path / "shared", "mine.yaml", "")
+    write(tmp_path / "shared", "calib.txt", "words")
     path = write(
         tmp_path / "own",
         "above.yaml",
-        f"schema: {SCHEMA}\nextends: ../shared/below.yaml\ninclude: [{{model: three}}]\n",
+        f"schema: {SCHEMA}\nextends: ../shared/below.yaml\n"
+        "include: [{model: three, scheme: w8a8}]\n",
     )
     cases = plan(path)
     found = [(Path(c.model).resolve(), c.policy and Path(c.policy).name) for c in cases]
@@ -80,6 +83,9 @@ def test_paths_mean_what_they_mean_in_their_own_file(tmp_path: Path) -> None:
     ]
     ppl = cases[0].quality.ppl
     assert ppl is not None and Path(ppl.text) == tmp_path / "shared" / "text.txt"
+    calibration = cases[3].calibration
+    assert calibration is not None
+    assert Path(calibration.text) == tmp_path / "shared" / "calib.txt"
 
 
 def test_a_fault_is_in_the_file_and_line_where_it_stands(tmp_path: Path) -> None:

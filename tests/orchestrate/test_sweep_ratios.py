@@ -100,7 +100,9 @@ def test_report_and_csv_say_the_form() -> None:
 def test_rows_from_before_there_was_a_choice_have_the_names_of_auto() -> None:
     old = row("w8a8", "auto", step=4.0, size=8, kernel=0)
     name = precision_name(old)
-    del old["config"]["step_kernel"], old["config"]["lm_head"], old["machine"]["step_kernel_batch"]
+    for axis in ("step_kernel", "lm_head", "rotate", "smooth", "rounding", "calibration"):
+        del old["config"][axis]
+    del old["machine"]["step_kernel_batch"]
     assert precision_name(old) == name == "w8a8"
     assert points_of([old])[0].is_op_by_op
     assert to_csv([old]).count("\n") == 2

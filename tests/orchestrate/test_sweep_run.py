@@ -217,7 +217,12 @@ def test_command_of_a_row_parses_to_its_case(tmp_path: Path) -> None:
                 "schema": SCHEMA,
                 "model": "m o'del",
                 "matrix": {"scheme": ["fp16", "w6a16"], "dtype": "bf16", "tp": 2, "batch": 3},
-                "include": [{}],
+                "include": [
+                    {},
+                    {"scheme": "w8a8", "smooth": True},
+                    {"scheme": "w6a8", "rotate": True, "rounding": "gptq"},
+                ],
+                "calibration": {"text": "a text.txt", "sequences": 3, "length": 40},
                 "repeat": {"min": 2, "max": 9, "until_cv": 0.05},
                 "quality": {
                     "ppl": {"text": "a text.txt", "protocol": "raw", "window": 7},
@@ -233,8 +238,8 @@ def test_command_of_a_row_parses_to_its_case(tmp_path: Path) -> None:
     shape = {"schema": SCHEMA, "model": "llama-7b", "synthetic_weights": True, "matrix": {}}
     path.write_text(yaml.safe_dump(shape), encoding="utf-8")
     cases += plan_cases(load_spec(path), base=tmp_path)
-    assert len(cases) == 4
-    assert cases[0].latency_at == (7, 9) and cases[3].synthetic_weights
+    assert len(cases) == 6
+    assert cases[0].latency_at == (7, 9) and cases[5].synthetic_weights
     for case in cases:
         words = shlex.split(reproduce_command(case))
         assert words[:3] == ["python", "-m", "flexq_ft.orchestrate.sweep.case"]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from flexq_ft.converter.options import CalibrationOptions
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.bench.roofline import ModelSizes
 from flexq_ft.orchestrate.sweep.case_config import Case
@@ -304,6 +305,78 @@ def test_heads_are_an_axis(tmp_path: Path) -> None:
     assert parse_case(case_arguments(cases[1])) == cases[1]
     with pytest.raises(ConfigError, match=r"matrix\.lm_head"):
         cases_of(tmp_path, matrix={"lm_head": "w4"})
+
+
+PREPARED = {"rotate": [False, True], "smooth": [False, True], "rounding": ["nearest", "gptq"]}
+
+
+def test_preparations_are_axes_of_the_schemes_that_have_them(tmp_path: Path) -> None:
+    (tmp_path / "calib.txt").write_text("words", encoding="utf-8")
+    cases = cases_of(
+        tmp_path,
+        matrix={"scheme": ["fp16", "w8a8", "flexq"], **PREPARED},
+        exclude=[{"rounding": "gptq", "smooth": True}],
+        include=[{"scheme": "w6a8", "rounding": "scale-search"}],
+        calibration={"text": "calib.txt", "sequences": 4},
+    )
+    names = [case.label().partition(" tp ")[0] for case in cases]
+    flexq = ["", " gptq", " smoothed", " rotated", " rotated gptq", " rotated smoothed"]
+    assert names == [
+        *("m fp16", "m fp16 rotated"),
+        *("m w8a8", "m w8a8 smoothed", "m w8a8 rotated", "m w8a8 rotated smoothed"),
+        *(f"m w6ax flexq{preparation}" for preparation in flexq),
+        "m w6ax w6a8 scale-search",
+    ]
+    for case in cases:
+        assert (case.calibration is not None) == (case.smooth or case.rounding != "nearest")
+    assert cases[3].preparation().calibration == CalibrationOptions(
+        text=tmp_path / "calib.txt", sequences=4
+    )
+
+
+def test_w8a8_is_smoothed_where_there_is_a_text_as_by_convert(tmp_path: Path) -> None:
+    (tmp_path / "calib.txt").write_text("words", encoding="utf-8")
+    found = []
+    for content in ({}, {"calibration": {"text": "calib.txt"}}):
+        cases = cases_of(tmp_path, matrix={"scheme": ["w8a16", "w8a8", "w6ax"]}, **content)
+        found.append([case.smooth for case in cases])
+    assert found == [[False, False, False], [False, True, False]]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"matrix": {"smooth": True}}, "smooth and rounding gptq need a text"),
+        ({"matrix": {}, "include": [{"rounding": "gptq"}]}, "smooth and rounding gptq need a text"),
+        ({"matrix": {"rounding": "best"}}, "matrix.rounding"),
+        ({"matrix": {"rotate": "yes please"}}, "matrix.rotate"),
+        ({"matrix": {}, "calibration": {"text": "none.txt"}}, "none.txt, does not exist"),
+        ({"matrix": {}, "calibration": {"text": "t", "lenght": 1}}, "did you mean 'length'"),
+        ({"matrix": {"rotate": True}, "model": "opt-30b", "synthetic_weights": True}, "are random"),
+    ],
+)
+def test_what_cannot_be_prepared_is_refused(
+    tmp_path: Path, content: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        cases_of(tmp_path, **content)
+
+
+def test_a_replaced_calibration_is_a_new_case_and_a_new_evaluation(tmp_path: Path) -> None:
+    (tmp_path / "m").write_bytes(b"model")
+    (tmp_path / "text.txt").write_text("text", encoding="utf-8")
+    found = []
+    for words in ("old", "new"):
+        (tmp_path / "calib.txt").write_text(words, encoding="utf-8")
+        cases = cases_of(
+            tmp_path,
+            matrix={"scheme": "flexq", "rounding": ["nearest", "gptq"]},
+            calibration={"text": "calib.txt"},
+            quality={"ppl": {"text": "text.txt"}},
+        )
+        found.append([(case.case_id, case.quality_id()) for case in cases])
+    (nearest, gptq), (again, replaced) = found
+    assert nearest == again and len({*nearest, *gptq, *replaced}) == 6
 
 
 def test_random_weights_have_no_quality(tmp_path: Path) -> None:
