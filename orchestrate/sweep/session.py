@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -163,15 +165,13 @@ class OwnMemory:
 
 @contextmanager
 def open_session(case: Case, *, cache_dir: Path | None) -> Iterator[EngineSession]:
-    """The model of a case, converted into the cache first where need be."""
+    """The model of a case, on the device."""
     load = current_load()
-    subject = find_subject(
-        as_bench_case(case),
-        cache_dir=cache_dir,
-        notify=console.info,
-        progress=None,
-        preparation=case.preparation(),
-    )
+    if case.synthetic_weights:
+        subject = subject_of(case, cache_dir)
+    else:  # in another process: a conversion's memory is none of the case's
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            subject = process.submit(subject_of, case, cache_dir).result()
     device = choose_device(
         case.device,
         scheme=subject.scheme,
@@ -203,6 +203,17 @@ def open_session(case: Case, *, cache_dir: Path | None) -> Iterator[EngineSessio
         yield EngineSession(case, subject, engine, machine, memory)
     finally:
         engine.close()
+
+
+def subject_of(case: Case, cache_dir: Path | None) -> Subject:
+    """Converted into the cache first where need be."""
+    return find_subject(
+        as_bench_case(case),
+        cache_dir=cache_dir,
+        notify=console.info,
+        progress=None,
+        preparation=case.preparation(),
+    )
 
 
 def as_bench_case(case: Case) -> BenchCase:

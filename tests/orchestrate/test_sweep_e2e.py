@@ -184,6 +184,12 @@ def test_a_checkpoint_is_prepared_as_by_convert(prepared: Path, model: Path) -> 
     assert len(made) == 4 and expected in made  # and the baseline's
 
 
+def test_a_conversion_is_no_part_of_its_case_s_memory(prepared: Path) -> None:
+    rows = RowStore(prepared / "out").load()[:3]
+    nearest, *by_torch = (row["metrics"]["peak_memory_bytes"] for row in rows)
+    assert max(by_torch) < 1.2 * nearest
+
+
 def test_every_preparation_has_its_name_and_its_loss(prepared: Path) -> None:
     rows = RowStore(prepared / "out").load()
     for row in rows:
