@@ -8,11 +8,13 @@ call. Here the entry of the tokens at hand is named instead: the same kernel, co
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib import import_module
 from typing import Any
+
+from flexq_ft.orchestrate.bench.torch_graph import TorchGraph
 
 _WEIGHTS = {"dtype": "int6", "group_size": 128}
 _INPUTS: dict[str, dict[str, Any]] = {
@@ -114,28 +116,6 @@ class HummingProduct:
     def _call(self, i: int, x: Any, **scales: Any) -> None:
         layer = self._layers[i % len(self._layers)]
         layer(x, outputs=self._y, tuning_config=self._kernel, **scales)
-
-
-class TorchGraph:
-    """launch(0), launch(1), ... captured on torch's stream; replays are timed by events."""
-
-    def __init__(self, launches: int, launch: Callable[[int], None]) -> None:
-        cuda = import_module("torch").cuda
-        self._launches = launches
-        self._graph = cuda.CUDAGraph()
-        with cuda.graph(self._graph):
-            for i in range(launches):
-                launch(i)
-        self._begin = cuda.Event(enable_timing=True)
-        self._end = cuda.Event(enable_timing=True)
-
-    def replay(self, times: int = 1) -> float:
-        self._begin.record()
-        for _ in range(times):
-            self._graph.replay()
-        self._end.record()
-        self._end.synchronize()
-        return float(self._begin.elapsed_time(self._end)) * 1000 / self._launches / times
 
 
 def _layer(implementation: str, n: int, k: int) -> Any:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from flexq_ft.orchestrate.bench.peer_humming import Humming
+from flexq_ft.orchestrate.bench.peer_marlin import Marlin
 from flexq_ft.orchestrate.bench.samples import percentile
 
 COLD_BYTES = 400 << 20  # of distinct weights between two readings of one, as for ours
@@ -79,7 +80,7 @@ class WrongResultError(Exception):
     """A kernel computes something else than the product."""
 
 
-PEERS: dict[str, Peer] = {"humming": Humming()}
+PEERS: dict[str, Peer] = {"humming": Humming(), "marlin": Marlin()}
 
 
 def find(names: Sequence[str]) -> tuple[list[str], list[str]]:

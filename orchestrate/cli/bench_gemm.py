@@ -57,7 +57,7 @@ so many copies that none is in the cache when it is read again.
     multiple=True,
     metavar="LIST",
     panel="Products",
-    help="Also kernels of installed packages: humming.",
+    help="Also kernels of installed packages: humming, marlin.",
 )
 @click.option(
     "--quantizers",

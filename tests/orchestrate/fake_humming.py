@@ -27,6 +27,9 @@ class FakeTensor(np.ndarray[Any, Any]):
     def fill_(self, value: float) -> None:
         self[...] = value
 
+    def clone(self) -> FakeTensor:
+        return self.copy()
+
     def norm(self) -> Any:
         return np.linalg.norm(np.asarray(self))
 

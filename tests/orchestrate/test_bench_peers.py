@@ -11,12 +11,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 from flexq_ft import _native
 from flexq_ft.orchestrate.bench import gemm, gemm_report, peers
 from flexq_ft.orchestrate.cli.main import run_cli
 from tests.orchestrate.fake_humming import LAUNCH_MS, World
+from tests.orchestrate.fake_marlin import MarlinLayer, MarlinWorld
 
 SHAPE = {"n": 4096, "k": 4096}
 OURS_US = 10.0
@@ -249,7 +251,7 @@ def test_a_peer_that_is_not_installed_is_a_line_and_no_error(
 
 def test_a_peer_that_is_not_known_is_refused(capsys: pytest.CaptureFixture[str]):
     assert run_cli(["bench", "gemm", "--against", "humming,magic"]) == 2
-    assert "--against has 'magic'; known are humming" in capsys.readouterr().err
+    assert "--against has 'magic'; known are humming, marlin" in capsys.readouterr().err
 
 
 def test_humming_takes_turns_among_layers_and_names_the_kernel_of_the_tokens(world: World):
@@ -298,9 +300,51 @@ def test_humming_compiles_each_kernel_once(world: World):
     ]  # fmt: skip
 
 
+@pytest.fixture
+def marlin_world(monkeypatch: pytest.MonkeyPatch) -> MarlinWorld:
+    """Marlin and torch by their names."""
+    world = MarlinWorld()
+    for name, module in world.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return world
+
+
+def test_marlin_takes_turns_among_copies_of_a_packed_weight(marlin_world: MarlinWorld):
+    times, refused = time_all(["marlin"], m=16, n=256, k=384)
+    assert refused == []
+    assert [time["implementation"] for time in times] == ["marlin-w4a16"]
+    assert times[0]["us"] == pytest.approx(LAUNCH_MS * 1000) and times[0]["note"] == ""
+    copies = peers.copies_of(256, 384)
+    (linear, layer), *others = marlin_world.packed
+    assert not others
+    steps = (linear.weight.data / np.repeat(layer.s, 128, axis=1)).round(6)
+    assert {*np.unique(steps)} == {float(code) for code in range(-8, 8)}
+    launches = [launch["codes"] for launch in marlin_world.graphs[1].launches]
+    assert len({id(codes) for codes in launches}) == copies == len(launches)
+    assert marlin_world.released == 1
+
+
+def test_marlin_says_what_it_does_not_take(marlin_world: MarlinWorld):
+    times, refused = time_all(["marlin"], n=100, k=128)
+    assert times == []
+    assert refused == ["marlin-w4a16: ValueError: `outfeatures` must be divisible by 256."]
+
+
+def test_a_marlin_that_rounds_otherwise_is_refused(marlin_world: MarlinWorld, monkeypatch: Any):
+    pack = MarlinLayer.pack
+
+    def shifted(self: MarlinLayer, linear: Any, scales: Any) -> None:
+        pack(self, linear, scales)
+        self.B += 1
+
+    monkeypatch.setattr(MarlinLayer, "pack", shifted)
+    assert "WrongResultError" in time_all(["marlin"], n=256, k=128)[1][0]
+
+
 def test_every_implementation_says_what_is_inside_its_time():
-    names = list(peers.PEERS["humming"].inside)
-    assert names == ["humming-w6a8", "humming-w6a16"]
+    names = [name for peer in peers.PEERS.values() for name in peer.inside]
+    assert names == ["humming-w6a8", "humming-w6a16", "marlin-w4a16"]
     lines = peers.legend(names)
     assert "INT8 activations in groups of 128, quantising these" in lines[0]
+    assert "INT4 weights" in lines[2]
     assert gemm_report.legend_of_peers([{"times": []}]) == []
