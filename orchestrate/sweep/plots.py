@@ -62,7 +62,12 @@ def _save(draws: Sequence[_Draw], path: Path, *, wide: bool) -> None:
         draw(panel)
     for panel in panels[len(draws) :]:
         panel.set_axis_off()
-    panels[0].legend(fontsize=7)
+    named = [panel.get_legend_handles_labels() for panel in panels]
+    legend = {name: handle for each in named for handle, name in zip(*each, strict=True)}
+    if legend:  # outside: inside it hides what it names
+        columns = min(len(legend), 2 * columns)
+        figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=columns,
+                      fontsize=7)  # fmt: skip
     figure.savefig(path, dpi=150)
 
 
@@ -221,7 +226,7 @@ def _accuracy_panel(
         panel.plot([abs(x) for x, _ in front], [y for _, y in front], "--", color="0.7", zorder=0)
         for row, (x, ppl) in zip(rows, points, strict=True):
             name, at = precision_name(row), abs(x)
-            panel.plot([at], [ppl], "o", label=name, color=colors[name])
+            panel.plot([at], [ppl], "o", color=colors[name])
             panel.annotate(name, (at, ppl), textcoords="offset points", xytext=(4, 4), fontsize=7)
         panel.margins(0.2)
         panel.set(xlabel=xlabel, ylabel="perplexity")

@@ -80,6 +80,8 @@ def test_latency_and_memory_bars(drawn: Drawn, tmp_path: Path) -> None:
     assert latency["fp16"] == pytest.approx([0.012, 0.036])
     assert latency["w6ax"] == pytest.approx([0.0048, 0.0144])
     assert drawn.texts("latency.png") == ["2.00x", "2.00x", "2.50x", "2.50x"]
+    (legend,) = drawn.figures["latency.png"].legends
+    assert [text.get_text() for text in legend.get_texts()] == list(STEP_MS)
     assert drawn.bars("memory.png") == {"fp16": [8.0], "w8a8": [4.0], "w6ax": [3.2]}
 
 
@@ -109,6 +111,8 @@ def test_accuracy_against_size_and_speed(drawn: Drawn, tmp_path: Path) -> None:
     front, *points = rate.lines
     assert [p.get_xdata()[0] for p in points] == [250, 625, 500]
     assert [*zip(front.get_xdata(), front.get_ydata(), strict=True)] == [(625, 6.2), (250, 6.0)]
+    assert [text.get_text() for text in size.texts] == list(known)  # and so there is no legend
+    assert drawn.figures["accuracy.png"].legends == []
     assert size.get_xlabel() == "weights, GB" and rate.get_xlabel() == "decode tok/s"
 
 
