@@ -34,7 +34,7 @@ from flexq_ft.orchestrate.sweep.command import (
     reproduce_command,
 )
 from flexq_ft.orchestrate.sweep.measure import measure
-from flexq_ft.orchestrate.sweep.session import open_session
+from flexq_ft.orchestrate.sweep.session import open_session, subject_of
 from flexq_ft.orchestrate.sweep.store import Row
 
 
@@ -101,10 +101,11 @@ def run_case(
 ) -> tuple[Row, int]:
     """The row of a case and the exit code it stands for; only Ctrl-C gets through."""
     try:
+        subject = subject_of(case, cache_dir)
         result = measure(
             case,
             state=state,
-            open_session=lambda case: open_session(case, cache_dir=cache_dir),
+            open_session=lambda case: open_session(case, subject),
             make_baseline=lambda base: make_baseline(base, state=state, cache_dir=cache_dir),
             observe=observe,
             quality_only=quality_only,

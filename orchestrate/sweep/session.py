@@ -164,14 +164,9 @@ class OwnMemory:
 
 
 @contextmanager
-def open_session(case: Case, *, cache_dir: Path | None) -> Iterator[EngineSession]:
-    """The model of a case, on the device."""
+def open_session(case: Case, subject: Subject) -> Iterator[EngineSession]:
+    """The model of a case, found before, on its device."""
     load = current_load()
-    if case.synthetic_weights:
-        subject = subject_of(case, cache_dir)
-    else:  # in another process: a conversion's memory is none of the case's
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-            subject = process.submit(subject_of, case, cache_dir).result()
     device = choose_device(
         case.device,
         scheme=subject.scheme,
@@ -206,7 +201,15 @@ def open_session(case: Case, *, cache_dir: Path | None) -> Iterator[EngineSessio
 
 
 def subject_of(case: Case, cache_dir: Path | None) -> Subject:
-    """Converted into the cache first where need be."""
+    """Converted into the cache first where need be, in another process: what memory that takes, of
+    the host and of a GPU, is none of the case's."""
+    if case.synthetic_weights:
+        return _subject(case, cache_dir)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(_subject, case, cache_dir).result()
+
+
+def _subject(case: Case, cache_dir: Path | None) -> Subject:
     return find_subject(
         as_bench_case(case),
         cache_dir=cache_dir,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import shlex
 import subprocess
 import sys
@@ -188,6 +189,20 @@ def test_a_conversion_is_no_part_of_its_case_s_memory(prepared: Path) -> None:
     rows = RowStore(prepared / "out").load()[:3]
     nearest, *by_torch = (row["metrics"]["peak_memory_bytes"] for row in rows)
     assert max(by_torch) < 1.2 * nearest
+
+
+def test_a_case_s_memory_is_watched_from_behind_its_conversion_on(
+    model: Path, tmp_path: Path
+) -> None:
+    module = "flexq_ft.orchestrate.sweep.case"
+    options = ["--scheme", "w8a16", "--prompt-tokens", "4", "--output-tokens", "2"]
+    options += ["--cache-dir", str(tmp_path), "--parent", str(os.getpid())]
+    done = subprocess.run(
+        [sys.executable, "-m", module, str(model), *options], start_new_session=True,
+        check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    first, second = (line.split()[0] for line in done.stdout.splitlines()[:2])
+    assert (first, second) == ("converting", "loading")
 
 
 def test_every_preparation_has_its_name_and_its_loss(prepared: Path) -> None:
