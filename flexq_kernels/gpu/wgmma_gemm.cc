@@ -1,38 +1,33 @@
-// Which problems the wgmma family takes, its configs and the guess among them.
+// Which problems the wgmma family takes, and its configs.
 #include "flexq_kernels/gpu/wgmma_gemm.h"
 
 #include <algorithm>
 #include <sstream>
 
 #include "flexq_kernels/check.h"
+#include "flexq_kernels/gpu/wgmma_gemm_guess.h"
 #include "flexq_kernels/gpu/wgmma_gemm_params.h"
 
 namespace flexq_kernels::gpu {
 
 namespace {
 
-constexpr struct {
-  int rows, tokens;
-} kTiles[] = {{256, 128}, {192, 128}, {128, 256}, {128, 192}, {128, 128}, {128, 64}};
-
-constexpr int kFewTokens = 64;  // of sliced tiles up to which two blocks share a multiprocessor
-
 std::vector<WgmmaConfig> all_configs() {
   std::vector<WgmmaConfig> all;
-  for (const auto& tile : kTiles) {
+  for (const auto& tile : kWgmmaTiles) {
     for (const int cluster : {2, 1}) {
       for (const bool split : {false, true}) {
         all.push_back({tile.rows, tile.tokens, cluster, split, false});
       }
     }
   }
-  for (const int tokens : {32, kFewTokens}) {
+  for (const auto& tile : kWgmmaSharedTiles) {
     for (int slices = 1; slices <= kWgmmaMostSlices; ++slices) {
-      all.push_back({128, tokens, slices, false, true});
+      all.push_back({tile.rows, tile.tokens, slices, false, true});
     }
   }
-  for (const auto& tile : kTiles) {
-    for (int slices = 2; slices <= kWgmmaMostSlices && tile.tokens > kFewTokens; ++slices) {
+  for (const auto& tile : kWgmmaTiles) {
+    for (int slices = 2; slices <= kWgmmaMostSlices && tile.tokens > kWgmmaSharedTokens; ++slices) {
       all.push_back({tile.rows, tile.tokens, slices, false, true});
     }
   }
@@ -42,34 +37,6 @@ std::vector<WgmmaConfig> all_configs() {
 constexpr int64_t kMostRows = int64_t{1} << 30;  // of m and n: tiles past the end still fit an int
 
 int64_t blocks(int64_t extent, int64_t size) { return (extent + size - 1) / size; }
-
-// The clusters of `blocks` blocks, one a multiprocessor, that surely run at once: each lies in one
-// of the GPU's parts, which have 16 multiprocessors or a few more.
-int64_t clusters_at_once(int blocks, const Device& device) {
-  return std::max(1, device.multiprocessors / 16 * (16 / blocks));
-}
-
-// The same for slices, each of which takes about two groups longer than its own.
-double sliced_cost(const GemmProblem& problem, const WgmmaConfig& config, const Device& device) {
-  const int64_t groups = group_count(problem.k), tiles = blocks(problem.n, config.rows);
-  const int64_t waves = config.tokens <= kFewTokens
-                            ? blocks(tiles * config.cluster, 2 * device.multiprocessors)
-                            : blocks(tiles, clusters_at_once(config.cluster, device));
-  const auto steps = static_cast<double>(blocks(groups, config.cluster) + 2);
-  return static_cast<double>(waves) * steps / static_cast<double>(groups) * config.rows / 128 *
-         (config.tokens + 24);
-}
-
-// In units of a token of a tile: how long the last block is busy. A tile costs its tokens and the
-// unpacking of its weights; blocks that copy for themselves wait a little longer.
-double guessed_cost(const GemmProblem& problem, const WgmmaConfig& config, const Device& device) {
-  if (config.sliced) return sliced_cost(problem, config, device);
-  const WgmmaSchedule schedule = wgmma_schedule(problem, config, device);
-  const double waves = schedule.split > 0
-                           ? static_cast<double>(schedule.tiles) / schedule.clusters + 0.05
-                           : static_cast<double>(blocks(schedule.tiles, schedule.clusters));
-  return waves * config.rows / 128 * (config.tokens + 24) * (config.cluster == 1 ? 1.05 : 1.0);
-}
 
 }  // namespace
 
@@ -142,8 +109,8 @@ std::string wgmma_config_why_not(const GemmProblem& problem, const WgmmaConfig& 
   if (problem.m > config.tokens) {
     return detail::join("its slices are of ", config.tokens, " tokens at most");
   }
-  const int narrower = config.tokens > 128 ? 128 : kFewTokens;
-  if (config.tokens > kFewTokens && problem.m <= narrower) {
+  const int narrower = config.tokens > 128 ? 128 : kWgmmaSharedTokens;
+  if (config.tokens > kWgmmaSharedTokens && problem.m <= narrower) {
     return detail::join("a tile of ", narrower, " tokens is enough");
   }
   const int64_t groups = group_count(problem.k);
@@ -160,7 +127,7 @@ std::vector<WgmmaConfig> wgmma_configs(const GemmProblem& problem, const Device&
     if (wgmma_config_why_not(problem, config, device).empty()) all.push_back(config);
   }
   std::stable_sort(all.begin(), all.end(), [&](const WgmmaConfig& a, const WgmmaConfig& b) {
-    return guessed_cost(problem, a, device) < guessed_cost(problem, b, device);
+    return wgmma_guessed_us(problem, a, device) < wgmma_guessed_us(problem, b, device);
   });
   return all;
 }
