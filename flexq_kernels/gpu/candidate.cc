@@ -51,6 +51,14 @@ void add_family(std::vector<Candidate>& out, std::vector<Refusal>* refusals,
   }
 }
 
+// Up to 16 tokens a product takes as long as the bytes of its weights, and stream reads them
+// fastest; of more its blocks multiply longer than they read, and slices of wgmma take less time,
+// unless all row tiles are in the first round of stream's blocks.
+bool stream_comes_first(const GemmProblem& problem, const Device& device) {
+  constexpr int64_t kFewTokens = 16, kResident = 2;  // blocks of a multiprocessor, of more tokens
+  return problem.m <= kFewTokens || row_tiles(problem.n) <= kResident * device.multiprocessors;
+}
+
 template <typename Config>
 bool parse_family(std::optional<Candidate>& out, const std::string& family,
                   const std::string& text) {
@@ -98,8 +106,10 @@ CodeOrder code_order(const Candidate& candidate) {
 std::vector<Candidate> candidates(const GemmProblem& problem, const Device& device,
                                   std::vector<Refusal>* refusals) {
   std::vector<Candidate> out;
-  add_family<StreamConfig>(out, refusals, problem, device);
+  const bool stream_first = stream_comes_first(problem, device);
+  if (stream_first) add_family<StreamConfig>(out, refusals, problem, device);
   add_family<WgmmaConfig>(out, refusals, problem, device);
+  if (!stream_first) add_family<StreamConfig>(out, refusals, problem, device);
   add_family<MmaConfig>(out, refusals, problem, device);
   return out;
 }

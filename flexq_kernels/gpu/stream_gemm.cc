@@ -23,10 +23,10 @@ struct Candidate {
 constexpr StreamKernel kDirect = StreamKernel::kDirect, kAsync = StreamKernel::kAsync,
                        kWide = StreamKernel::kWide;
 constexpr Candidate kCandidates[] = {
-    {8, 4, {kAsync, 1, 3, 1}},  {8, 3, {kDirect, 1, 3, 1}},  {8, 5, {kDirect, 1, 1, 1}},
-    {8, 4, {kDirect, 1, 2, 1}}, {16, 2, {kDirect, 1, 2, 1}}, {16, 3, {kDirect, 1, 1, 1}},
-    {16, 2, {kAsync, 2, 3, 1}}, {32, 2, {kWide, 8, 4, 1}},   {32, 2, {kWide, 8, 4, 2}},
-    {32, 2, {kAsync, 2, 3, 1}}, {32, 2, {kAsync, 1, 3, 1}},  {32, 2, {kDirect, 1, 2, 1}},
+    {8, 4, {kAsync, 1, 3, 1}},   {8, 3, {kDirect, 1, 3, 1}}, {8, 5, {kDirect, 1, 1, 1}},
+    {8, 4, {kDirect, 1, 2, 1}},  {16, 2, {kAsync, 2, 3, 1}}, {16, 3, {kDirect, 1, 1, 1}},
+    {16, 2, {kDirect, 1, 2, 1}}, {32, 2, {kWide, 8, 4, 1}},  {32, 2, {kWide, 8, 4, 2}},
+    {32, 2, {kAsync, 2, 3, 1}},  {32, 2, {kAsync, 1, 3, 1}}, {32, 2, {kDirect, 1, 2, 1}},
 };
 
 // How good a guess is: blocks by blocks that the rounds which they take have room for. 17 are a bad

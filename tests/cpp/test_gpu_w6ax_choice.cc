@@ -1,8 +1,12 @@
 // Candidates, tables and the selector: which kernel does a problem, and what is said about it.
 // Needs the kernels to be compiled, and no GPU.
+#include <cmath>
+#include <functional>
+#include <sstream>
 #include <string>
 
 #include "flexq_kernels/gpu/selector.h"
+#include "flexq_kernels/gpu/wgmma_gemm_guess.h"
 #include "tests/cpp/check.h"
 
 namespace {
@@ -17,6 +21,24 @@ const std::string kHead = "# flexq w6ax choices 1\n# gpu Test H100\n";
 
 std::string shown(const Candidate& candidate) {
   return std::string(family_name(candidate)) + " " + config_text(candidate);
+}
+
+// The built-in rows of an H200, where the build has all families for it.
+void for_rows_of_h200(const std::function<void(const GemmProblem&, const Candidate&, double)>& f) {
+  if (!wgmma_why_not({64, 4096, 4096, 8}, hopper()).empty()) return;
+  std::istringstream rows(ChoiceTable::parse(built_in_choices("NVIDIA H200")).text());
+  int64_t n = 0, k = 0, m = 0;
+  std::string line, family, config, us;
+  while (std::getline(rows, line)) {
+    std::istringstream cells(line);
+    if (!(cells >> n >> k >> m)) continue;
+    cells >> family;
+    std::getline(cells >> std::ws, config, '\t');
+    cells >> us;
+    const auto candidate = parse_candidate(family, config);
+    EXPECT(candidate.has_value());
+    if (candidate) f({m, n, k, 8}, *candidate, std::stod(us));
+  }
 }
 
 }  // namespace
@@ -98,6 +120,35 @@ TEST(the_selector_takes_the_table_and_else_the_default) {
   const Selector other(ampere(), kHead + row);
   EXPECT(other.note().find("not Test A6000") != std::string::npos);
   EXPECT_EQ(other.choose(problem).why, std::string("default"));
+}
+
+// Where no table is, as on an H100: the family that was the faster one on an H200.
+TEST(the_default_is_of_the_measured_family) {
+  for_rows_of_h200([](const GemmProblem& problem, const Candidate& measured, double) {
+    const Candidate guess = candidates(problem, hopper()).front();
+    std::ostringstream ours, theirs;
+    ours << problem << ": " << family_name(guess);
+    theirs << problem << ": " << family_name(measured);
+    EXPECT_EQ(ours.str(), theirs.str());
+  });
+}
+
+// Of 96 tokens or more; of fewer, GPUs that were measured differ in the clusters that fit at once.
+TEST(the_guess_of_a_time_is_near_the_measured_one) {
+  double logs = 0;
+  int count = 0;
+  for_rows_of_h200([&](const GemmProblem& problem, const Candidate& measured, double us) {
+    if (problem.m < 96) return;
+    const auto guessed = [&](const Candidate& one) {
+      return wgmma_guessed_us(problem, std::get<WgmmaConfig>(one), hopper());
+    };
+    EXPECT(guessed(measured) > 0.8 * us && guessed(measured) < 1.25 * us);
+    // No config that would take far longer than the best one comes before it.
+    EXPECT(guessed(measured) < 1.15 * guessed(candidates(problem, hopper()).front()));
+    logs += std::log(guessed(measured) / us);
+    ++count;
+  });
+  if (count > 0) EXPECT(std::abs(logs / count) < 0.05);
 }
 
 TEST(what_needs_a_workspace_is_chosen_as_any_other) {
