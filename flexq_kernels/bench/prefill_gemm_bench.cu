@@ -3,14 +3,14 @@
 //   prefill_gemm_bench [--m 512,2048] [--shape 4096x11008] [--config "tokens=192 cluster=2"]
 //                      [--all] [--quick]
 //
-// Shapes are the linear layers of LLaMA, LLaMA-2 and OPT; in those marked * activations have 8
-// bits, else 6. Operands are random; weights rotate through more than the L2 cache holds. Each
-// config is first compared, to the last bit, with a naive kernel at sampled outputs; then all are
-// timed for moments in turns, so that none has a cooler GPU than another. The fastest runs for a
-// second, in turns with cuBLASLt (0.6 s); the line below has the moment of every tile's best
-// config. Up to 256 tokens: the best of five replays of 40 launches that depend on each other,
-// beside cuBLASLt INT8, and the six best configs. --all: those of all configs. --quick: a fifth of
-// the seconds. The GEMM alone is timed: activations are quantised, y is fp16.
+// Shapes are the linear layers of LLaMA, LLaMA-2 and OPT, or the one that is named; in those marked
+// * activations have 8 bits, else 6. Operands are random; weights rotate through more than the L2
+// cache holds. Each config is first compared, to the last bit, with a naive kernel at sampled
+// outputs; then all are timed for moments in turns, so that none has a cooler GPU than another. The
+// fastest runs for a second, in turns with cuBLASLt (0.6 s); the line below has the moment of every
+// tile's best config. Up to 256 tokens: the best of five replays of 40 launches that depend on each
+// other, beside cuBLASLt INT8, and the six best configs. --all: those of all configs. --quick: a
+// fifth of the seconds. The GEMM alone is timed: activations are quantised, y is fp16.
 #include <signal.h>
 #include <unistd.h>
 
@@ -403,6 +403,31 @@ Options parse(int argc, char** argv) {
   return options;
 }
 
+// Those of the list, or the one that is named; its activations have 6 bits if it is not listed.
+std::vector<Shape> shapes(const Options& options) {
+  constexpr int64_t kMostWeights = int64_t{500} << 20, kMostValues = int64_t{8192} * 28672;
+  std::vector<Shape> out;
+  for (const Shape& shape : kShapes) {
+    const std::string name = std::to_string(shape.n) + "x" + std::to_string(shape.k);
+    if (options.shape.empty() || options.shape == name) out.push_back(shape);
+  }
+  if (!out.empty()) return out;
+  long long n = 0, k = 0;
+  char more = 0;
+  if (std::sscanf(options.shape.c_str(), "%lldx%lld%c", &n, &k, &more) != 2 || n < 1 || k < 1 ||
+      n > kMostWeights / k) {
+    throw std::invalid_argument("--shape \"" + options.shape + "\" is not NxK of up to " +
+                                std::to_string(kMostWeights) + " weights");
+  }
+  for (const int64_t m : options.tokens) {
+    if (m * std::max(n, k) > kMostValues) {
+      throw std::invalid_argument("--shape " + options.shape + " takes up to " +
+                                  std::to_string(kMostValues / std::max(n, k)) + " tokens");
+    }
+  }
+  return {{"other", n, k, false}};
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -413,10 +438,8 @@ int main(int argc, char** argv) {
     check_cuda(cudaGetDeviceProperties(&device, 0), "GPU");
     std::printf("%s, %d multiprocessors\n", device.name, device.multiProcessorCount);
     Bench bench(options);
-    for (const Shape& shape : kShapes) {
-      const std::string name = std::to_string(shape.n) + "x" + std::to_string(shape.k);
-      if (options.shape.empty() || options.shape == name) bench.run_shape(shape);
-    }
+    const std::vector<Shape> all = shapes(options);
+    for (const Shape& shape : all) bench.run_shape(shape);
     bench.summary();
     return bench.failures == 0 ? 0 : 1;
   } catch (const std::exception& error) {
