@@ -8,12 +8,18 @@ namespace flexq_ft {
 
 namespace {
 
-// Of kAuto: the largest batch that was measured to take less time as one kernel than op by op: one
-// sequence in every scheme and model, two in six bits with blocks in pairs (in one model of five
-// they take 1 % more; see docs/results/h200/step-kernel.md).
+// Of kAuto: the largest batch that takes less time as one kernel than op by op, as far as that was
+// measured (docs/results/h200/step-kernel.md): one sequence always; more where blocks come in pairs
+// and what the sequences need leaves enough shared memory for a long ring, four of six bits and two
+// of other schemes. W8A8 wins with two in a short one as well.
 int64_t measured_faster(const RunnerModel& model, const StepKernel& kernel) {
+  constexpr int kLongRing = 12;  // stages
+  if (!kernel.pairs()) return 1;
   const Scheme scheme = model.decoder.weights().layers.front().qkv.format.scheme;
-  return scheme == Scheme::kW6Ax && kernel.pairs() ? 2 : 1;
+  int64_t most = std::min<int64_t>(scheme == Scheme::kW6Ax ? 4 : 2, kernel.most_tokens());
+  if (scheme == Scheme::kW8A8) return most;
+  while (most > 1 && kernel.ring_stages(most) < kLongRing) --most;
+  return most;
 }
 
 std::string refusal(const RunnerModel& model, const StepModel& step,

@@ -201,7 +201,7 @@ StepKernel::StepKernel(const StepModel& model, const cuda::DeviceInfo& device, S
       max_parts_(std::max(1, device.multiprocessors / static_cast<int>(model.config.num_kv_heads))),
       flow_(StepFlow::of(device)) {
   for (int tokens = 1; tokens <= step::kMaxTokens; ++tokens) {
-    if (step::make_shared_map(shared_sizes(tokens)).stages == 0) break;
+    if (ring_stages(tokens) == 0) break;
     most_tokens_ = tokens;
   }
   pairs_ = most_tokens_ > 1 &&
@@ -241,6 +241,10 @@ StepKernel::StepKernel(const StepModel& model, const cuda::DeviceInfo& device, S
 }
 
 StepKernel::~StepKernel() { cuda::release_pinned(fault_); }
+
+int StepKernel::ring_stages(int64_t tokens) const {
+  return step::make_shared_map(shared_sizes(static_cast<int>(tokens))).stages;
+}
 
 step::SharedSizes StepKernel::shared_sizes(int tokens) const {
   const ModelConfig& config = model_.config;

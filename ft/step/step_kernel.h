@@ -49,6 +49,9 @@ class StepKernel {
   // Batches of up to so many sequences fit into a multiprocessor's shared memory.
   int64_t most_tokens() const { return most_tokens_; }
 
+  // Of the ring in a step of so many tokens: what they need is not the ring's.
+  int ring_stages(int64_t tokens) const;
+
   // logits [sequences, vocab] fp32 of the newest token of each sequence, whose K and V join the
   // cache. The batch has one token for each sequence: 1 … most_tokens().
   void run(Tensor logits, const RaggedBatch& batch, Stream stream);

@@ -128,6 +128,33 @@ TEST(a_batch_that_leaves_no_ring_has_no_map) {
   EXPECT(make_shared_map(sizes).stages > 0);
 }
 
+// The lengths that StepPath's choice between one kernel and op by op goes by, of models of which
+// both were measured.
+TEST(what_sequences_need_shortens_the_ring) {
+  struct Case {
+    int tokens, hidden, widest_k, operand_bytes, stages;
+  };
+  // LLaMA-7B, 13B and 30B and OPT-30B: six bits, then 16.
+  for (const Case& c :
+       {Case{1, 4096, 11008, 1, 16}, Case{4, 4096, 11008, 1, 12}, Case{8, 4096, 11008, 1, 8},
+        Case{3, 5120, 13824, 1, 12}, Case{4, 5120, 13824, 1, 10}, Case{8, 5120, 13824, 1, 6},
+        Case{2, 6656, 17920, 1, 12}, Case{4, 6656, 17920, 1, 10}, Case{2, 7168, 28672, 1, 12},
+        Case{3, 7168, 28672, 1, 10}, Case{2, 4096, 11008, 2, 12}, Case{2, 6656, 17920, 2, 10},
+        Case{2, 7168, 28672, 2, 8}}) {
+    SharedSizes sizes;
+    sizes.tokens = c.tokens;
+    sizes.hidden = c.hidden;
+    sizes.widest_k = c.widest_k;
+    sizes.operand_bytes = c.operand_bytes;
+    sizes.raw_k = c.operand_bytes == 1 ? c.hidden : 0;
+    sizes.spread = c.operand_bytes == 1 ? 16 : 64;
+    sizes.ops = 161;
+    sizes.attention_floats = 3000;
+    sizes.block_bytes = 232448;  // of an H100 or H200
+    EXPECT_EQ(make_shared_map(sizes).stages, c.stages);
+  }
+}
+
 TEST(parts_of_a_context_are_whole_stages) {
   for (const int head_dim : {64, 128}) {
     int before = 0;

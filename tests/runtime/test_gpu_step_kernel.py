@@ -166,16 +166,19 @@ def test_a_row_of_a_batch_is_the_row_alone(engine: Make, scheme: str, rows: int)
         assert generate(gpu, [prompt], params, logprobs=True)[0] == want
 
 
-def test_auto_takes_the_kernel_for_one_sequence(engine: Make) -> None:
-    auto, on, off = (engine("fp16", step_kernel=choice) for choice in ("auto", "on", "off"))
-    assert auto.step_note == "decode steps of one sequence run as one kernel, larger ones op by op"
+@pytest.mark.parametrize(("scheme", "most"), [("fp16", 2), ("w8a16", 2), ("w8a8", 2), ("w6ax", 4)])
+def test_auto_takes_the_kernel_for_few_sequences(engine: Make, scheme: str, most: int) -> None:
+    """So many of a small model, where blocks come in pairs."""
+    auto, on, off = (
+        engine(scheme, max_batch=8, step_kernel=choice) for choice in ("auto", "on", "off")
+    )
+    note = f"decode steps of up to {most} sequences run as one kernel, larger ones op by op"
+    assert auto.step_note == note
     assert off.step_note == "decode steps run op by op: step_kernel is off"
     params = {**GREEDY, "max_tokens": 24}
-    one, three = [[17]], [[17], [18], [19]]
-    assert generate(auto, one, params, logprobs=True) == generate(on, one, params, logprobs=True)
-    assert generate(auto, three, params, logprobs=True) == generate(
-        off, three, params, logprobs=True
-    )
+    few, many = ([[17 + i] for i in range(count)] for count in (most, most + 1))
+    assert generate(auto, few, params, logprobs=True) == generate(on, few, params, logprobs=True)
+    assert generate(auto, many, params, logprobs=True) == generate(off, many, params, logprobs=True)
 
 
 def test_more_sequences_than_it_takes_run_op_by_op(engine: Make) -> None:
