@@ -11,8 +11,8 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -59,14 +59,16 @@ class Console:
     def out(self, text: str, *, end: str = "\n") -> None:
         """A result, as it is, flushed at once (streamed tokens)."""
         if not self.muted:
-            sys.stdout.write(text + end)
-            sys.stdout.flush()
+            with _named_stdout():
+                sys.stdout.write(text + end)
+                sys.stdout.flush()
 
     def show(self, renderable: RenderableType) -> None:
         """A result that rich lays out: a table, a panel."""
         if not self.muted:
-            self.rich(stderr=False).print(renderable)
-            sys.stdout.flush()
+            with _named_stdout():
+                self.rich(stderr=False).print(renderable)
+                sys.stdout.flush()
 
     def info(self, text: RenderableType) -> None:
         """Something about the run; silent under -q."""
@@ -152,9 +154,21 @@ def write_atomically(path: Path, text: str) -> None:
     except OSError as error:
         with suppress(OSError):
             partial.unlink()
-        raise ConfigError(
-            f"{path} cannot be written.", cause=str(error), hint="name a file in a writable folder"
-        ) from error
+        raise _unwritable(path, error.strerror or str(error)) from error
+
+
+def check_writable(path: Path) -> None:
+    """Before long work whose result goes into this file; ConfigError if it cannot be made there."""
+    if not path.parent.is_dir():
+        raise _unwritable(path, f"there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise _unwritable(path, f"the folder {path.parent} is not writable")
+
+
+def _unwritable(path: Path, cause: str) -> ConfigError:
+    return ConfigError(
+        f"{path} cannot be written.", cause=f"{cause}.", hint="name a file in a writable folder"
+    )
 
 
 def describe_error(error: BaseException, *, debug: bool = False) -> str:
@@ -170,7 +184,10 @@ def describe_error(error: BaseException, *, debug: bool = False) -> str:
         return f"error: {error.format_message()}"
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return "interrupted"
-    text = f"error: {type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.strerror:
+        text = "error: " + (f"{error.filename}: " if error.filename else "") + error.strerror
+    else:
+        text = f"error: {type(error).__name__}: {error}"
     return text if debug else text + "\n  Try:   the same command with --debug, for the traceback"
 
 
@@ -204,6 +221,26 @@ def error_to_json(error: BaseException) -> dict[str, Any]:
     }
 
 
+def open_missing_streams() -> None:
+    """A process started without a standard stream (`>&-`) has None for it. Its descriptor is taken
+    too, so that no file of the run becomes number 0, 1 or 2."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123
+
+
+@contextmanager
+def _named_stdout() -> Iterator[None]:
+    """Says of an error that it is stdout's, as of a full disk that it was redirected to."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        silence_stdout()  # what is still to be written would fail too
+        raise OSError(error.errno, error.strerror, "stdout") from error
+
+
 def silence_stdout() -> None:
     """After a closed pipe: let the interpreter's last flush go nowhere."""
     devnull = os.open(os.devnull, os.O_WRONLY)
@@ -231,6 +268,7 @@ def _saves(
                 raise click.BadParameter(
                     f"{path} ends in {path.suffix or 'no suffix'}; known: {', '.join(suffixes)}."
                 )
+            check_writable(path)
         console.save = list(value)
 
     return callback

@@ -21,6 +21,7 @@ from flexq_ft.orchestrate.cli.console import (
     console,
     describe_error,
     exit_code,
+    open_missing_streams,
     silence_stdout,
 )
 from flexq_ft.orchestrate.suggest import nearest
@@ -183,6 +184,7 @@ def main() -> None:
     """Console script `flexq-ft`."""
     # Ended from outside, too, it ends its ranks and removes its temporary files.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    open_missing_streams()
     code = run_cli(sys.argv[1:])
     try:
         sys.stdout.flush()

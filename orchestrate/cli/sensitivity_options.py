@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import rich_click as click
 
 from flexq_ft.converter.options import DTYPES
+from flexq_ft.orchestrate.cli.console import check_writable
 from flexq_ft.orchestrate.cli.options import SIZE, device_option
 from flexq_ft.orchestrate.eval.sensitivity_plot import SUFFIXES
 
@@ -42,6 +43,12 @@ def _known_suffix(
 ) -> Path | None:
     if value is not None and value.suffix not in SUFFIXES:
         raise click.BadParameter(f"{value} does not end in one of {', '.join(SUFFIXES)}.")
+    return _writable(ctx, parameter, value)
+
+
+def _writable(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
+    if value is not None:
+        check_writable(value)
     return value
 
 
@@ -81,7 +88,7 @@ def sensitivity_options(function: _F) -> _F:
         ),
         click.option(
             "--policy-out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.yaml",
-            panel="Policy",
+            panel="Policy", callback=_writable,
             help="Write the policy that was found, for --policy of the other verbs.",
         ),
         click.option(

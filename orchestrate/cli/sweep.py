@@ -86,6 +86,9 @@ def command(
     title = f"Sweep {file.stem}" + (", synthetic weights" if spec.synthetic_weights else "")
     run = SweepRun(cases, folder, title=title, rounds=spec.rounds, plots=plots, cache_dir=cache_dir)
     config = {"file": str(file), "out": str(folder), **spec.model_dump(mode="json", by_alias=True)}
+    for model in dict.fromkeys(case.source() for case in cases):
+        if not model.exists():
+            console.warn(f"{model} does not exist: its cases would fail")
     pending = run.pending(force=force)
     if dry_run:
         return _list_cases(run, pending, config=config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flexq_ft.errors import LaunchError
+from flexq_ft.errors import ConfigError, LaunchError
 from flexq_ft.orchestrate.cli.console import write_atomically
 from flexq_ft.orchestrate.sweep.case import case_row, own_options
 from flexq_ft.orchestrate.sweep.case_config import Case
@@ -103,6 +104,8 @@ class SweepRun:
         rebuilt from them. With force, shared evaluations are made anew too.
         """
         pending = self.pending(force=force)
+        if pending:
+            self._make_folder()
         if force:
             shutil.rmtree(self.folder / STATE_NAME, ignore_errors=True)
         failed: set[str] = set()
@@ -125,6 +128,19 @@ class SweepRun:
             self.write_report()
         return self.rows()
 
+    def _make_folder(self) -> None:
+        """Before the first case, whose row would be lost. Raises ConfigError if it cannot be."""
+        try:
+            (self.folder / LOGS_NAME).mkdir(parents=True, exist_ok=True)
+            if not os.access(self.folder, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise ConfigError(
+                f"the folder {self.folder} cannot be written.",
+                cause=f"{error.strerror}.",
+                hint="--out FOLDER",
+            ) from error
+
     def rows(self) -> list[Row]:
         """A row a case, its rounds joined, in the sweep's order; none of cases that never ran."""
         found = self.store.cases()
@@ -145,7 +161,6 @@ class SweepRun:
     def _run_turn(self, turn: Turn) -> Row:
         case = turn.case
         log = self.folder / LOGS_NAME / f"{case.case_id}-{turn.round}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
         options = own_options(state=self.folder / STATE_NAME, cache_dir=self._cache_dir)
         options += ["--parent", str(os.getpid())]
         started = time.monotonic()

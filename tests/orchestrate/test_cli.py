@@ -132,6 +132,16 @@ def test_save_of_an_unknown_suffix_is_refused_before_the_run(
     assert ".xlsx" in capsys.readouterr().err and not calls
 
 
+def test_save_into_an_absent_folder_is_refused_before_the_run(
+    use_model: Use, capsys: Capture, tmp_path: Path
+) -> None:
+    calls = use_model(says("hi"))
+    path = tmp_path / "absent" / "x.json"
+    assert run_cli(["run", "m", "q", "--save", str(path)]) == 2
+    err = capsys.readouterr().err
+    assert f"{path} cannot be written" in err and f"no folder {path.parent}" in err and not calls
+
+
 def test_sampling_flags_arrive(use_model: Use) -> None:
     native = FakeNative(says("hi"))
     use_model(native)

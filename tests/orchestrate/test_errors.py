@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -157,4 +158,21 @@ def test_stdout_that_cannot_be_written_is_a_failure() -> None:
         done = subprocess.run(
             command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=os.environ
         )
-    assert done.returncode == 1 and "error: OSError" in done.stderr
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: stdout: No space left on device\n")
+    assert done.stderr.count("error:") == 1
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_standard_stream_that_was_never_open_is_no_failure(closed: str) -> None:
+    command = [sys.executable, "-m", "flexq_ft.orchestrate", "--version"]
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {closed}', "sh", *command], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_error_of_the_system_names_the_file(fail_with: Fail, capsys: Capture) -> None:
+    fail_with(PermissionError(errno.EACCES, os.strerror(errno.EACCES), "a/file"))
+    assert run_cli(["run", "m", "q"]) == 1
+    assert capsys.readouterr().err.startswith("error: a/file: Permission denied\n")

@@ -372,6 +372,8 @@ def test_without_a_budget_the_policy_has_flexqs_share(checkpoint: Path, capsys: 
         (["--max-a8", "150%"], "no share such as 25%"),
         (["--tokens", "1M"], "more than the"),
         (["--plot", "x.txt"], "does not end in one of .png"),
+        (["--plot", "absent/x.png"], "absent/x.png cannot be written"),
+        (["--policy-out", "absent/p.yaml"], "there is no folder absent"),
         (["--window", "512"], "does not fit the model"),
     ],
 )

@@ -284,6 +284,25 @@ def test_dry_run_lists_cases_and_runs_none(
     assert [parse_case(shlex.split(item["command"])[3:]).batch for item in results[:3]] == [1, 2, 4]
 
 
+def test_a_folder_that_cannot_be_made_stops_the_sweep_before_its_first_case(
+    sweeper: Sweeper, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = sweeper.file(matrix={"model": "fine"})
+    assert run_cli(["sweep", str(file), "--out", str(file / "out")]) == 2
+    assert f"the folder {file / 'out'} cannot be written" in capsys.readouterr().err
+    assert not sweeper.started
+
+
+def test_an_absent_model_is_said_before_its_cases_fail(
+    sweeper: Sweeper, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (sweeper.folder / "there").mkdir()
+    file = sweeper.file(matrix={"model": ["there", "lost"], "batch": [1, 2]})
+    assert run_cli(["sweep", str(file), "--dry-run"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"warning: {sweeper.folder / 'lost'} does not exist: its cases would fail"
+
+
 def test_sweep_verb_exit_code_and_envelope(
     sweeper: Sweeper, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -390,6 +409,7 @@ def test_a_round_that_failed_keeps_the_numbers_of_the_others() -> None:
 def test_max_minutes_stops_between_cases_and_the_rest_follows(
     sweeper: Sweeper, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (sweeper.folder / "fine").mkdir()
     file = sweeper.file(model="fine", rounds=2, matrix={"batch": [1, 2, 3]})
     arguments = ["sweep", str(file), "--out", str(sweeper.out)]
     clock = itertools.count(0.0, 10.0)  # a turn looks at it three times, and once before
