@@ -43,7 +43,7 @@ class Calibrator:
                 layers[int(unit.linear.split(".")[1])] += sum(
                     source.tensors[part.name].source_bytes for part in unit.parts
                 )
-        progress.start(total_bytes=sum(layers), total_tensors=len(layers))
+        progress.start(task="calibrating", total_bytes=sum(layers), total_tensors=len(layers))
         self.used = self._windows.describe()
         alpha = header.smoothing["alpha"]
         try:

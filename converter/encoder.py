@@ -47,7 +47,9 @@ class Encoder:
             if lacking:
                 work.append((unit, lacking))
         self._progress.start(
-            total_bytes=sum(self._bytes_of(unit) for unit, _ in work), total_tensors=len(work)
+            task="converting",
+            total_bytes=sum(self._bytes_of(unit) for unit, _ in work),
+            total_tensors=len(work),
         )
         with ThreadPoolExecutor(1) as others, ThreadPoolExecutor(self._plan.jobs) as pool:
             try:

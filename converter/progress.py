@@ -10,9 +10,9 @@ __all__ = ["ProgressSink", "SilentProgress"]
 class ProgressSink(Protocol):
     """Called from worker threads, one call at a time (the converter holds a lock)."""
 
-    def start(self, *, total_bytes: int, total_tensors: int) -> None:
-        """Once, and before that once for a calibration if there is one. Bytes are those of the
-        source tensors that are still to be converted, or to be run."""
+    def start(self, *, task: str, total_bytes: int, total_tensors: int) -> None:
+        """Once with the task `converting`, and before that with `calibrating` if that is done.
+        Bytes are those of the source tensors that are still to be converted, or to be run."""
 
     def advance(self, *, tensor: str, source_bytes: int) -> None:
         """A tensor is done: its files are complete."""
@@ -24,7 +24,7 @@ class ProgressSink(Protocol):
 class SilentProgress:
     """Says nothing."""
 
-    def start(self, *, total_bytes: int, total_tensors: int) -> None:
+    def start(self, *, task: str, total_bytes: int, total_tensors: int) -> None:
         pass
 
     def advance(self, *, tensor: str, source_bytes: int) -> None:

@@ -205,7 +205,7 @@ def command(model: str | None, shape: str | None, **options: Any) -> int:
         notify=console.info,
         detail=console.detail,
         report_error=report_error,
-        progress=ConversionProgress("converting"),
+        progress=ConversionProgress(),
     )
     rows = []
     for number, group in enumerate(groups, start=1):

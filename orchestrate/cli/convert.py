@@ -139,7 +139,7 @@ def command(
     if dry_run:
         _show_plan(plan(source, options), source, out, options)
         return
-    report = convert(source, out, options, progress=ConversionProgress("converting"))
+    report = convert(source, out, options, progress=ConversionProgress())
     _show_report(report, source, out, options)
 
 

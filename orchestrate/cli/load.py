@@ -33,7 +33,7 @@ def load_model(model: Path, options: Mapping[str, Any], *, max_batch: int = 1) -
             max_batch=max_batch,
             cache_dir=options["cache_dir"],
             notify=console.info,
-            progress=ConversionProgress("converting"),
+            progress=ConversionProgress(),
             load_progress=loading,
         )
     info = llm.info
@@ -65,7 +65,7 @@ def load_scorer(model: Path, options: Mapping[str, Any], *, tokens: int, max_bat
         lm_head=options["lm_head"],
         cache_dir=options["cache_dir"],
         notify=console.info,
-        progress=ConversionProgress("converting"),
+        progress=ConversionProgress(),
     )
     chosen = {
         "int8_mode": None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 
 from flexq_ft.converter.folder import is_model_folder
+from flexq_ft.orchestrate.cli import convert
 from flexq_ft.orchestrate.cli.main import run_cli
+from flexq_ft.orchestrate.cli.progress import ConversionProgress
 from tests.converter.conftest import folder_bytes
 from tests.converter.layout_oracle import read_tensors
 from tests.reference.quantization import weight_int6
@@ -32,8 +35,9 @@ def run_json(capsys: Capture, *args: object) -> dict[str, Any]:
 
 
 def test_convert_shows_folders_worst_tensors_and_plain_progress(
-    checkpoint: Checkpoint, tmp_path: Path, capsys: Capture
+    checkpoint: Checkpoint, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(convert, "ConversionProgress", partial(ConversionProgress, patience_s=0.0))
     assert (
         run("convert", checkpoint("llama-gqa"), tmp_path, "--scheme", "flexq", "--tp", "1,2") == 0
     )
@@ -47,6 +51,13 @@ def test_convert_shows_folders_worst_tensors_and_plain_progress(
     assert "warning: tensor parallel 2: attention.dense" in streams.err
     assert run("convert", checkpoint("llama-gqa"), tmp_path, "--scheme", "flexq") == 0
     assert "verified" in capsys.readouterr().out
+
+
+def test_a_conversion_of_a_moment_shows_no_progress(
+    checkpoint: Checkpoint, tmp_path: Path, capsys: Capture
+) -> None:
+    assert run("convert", checkpoint("qwen2"), tmp_path) == 0
+    assert "converting" not in capsys.readouterr().err
 
 
 def test_convert_json(checkpoint: Checkpoint, tmp_path: Path, capsys: Capture) -> None:

@@ -117,7 +117,7 @@ class StopAfter:
         self.left = tensors
         self.total = 0
 
-    def start(self, *, total_bytes: int, total_tensors: int) -> None:
+    def start(self, *, task: str, total_bytes: int, total_tensors: int) -> None:
         self.total = total_tensors
 
     def advance(self, *, tensor: str, source_bytes: int) -> None:

@@ -221,7 +221,7 @@ class Stop:
     def __init__(self, steps: int) -> None:
         self.left = steps
 
-    def start(self, **_: int) -> None:
+    def start(self, **_: object) -> None:
         pass
 
     def advance(self, **_: object) -> None:

@@ -327,6 +327,25 @@ def test_a_load_shows_its_progress_once_it_takes_a_moment(capsys: Capture) -> No
     assert [line.split(" (")[0] for line in lines] == ["loading: 50 %", "loading: 100 %"]
 
 
+def test_the_rate_of_a_late_bar_is_that_of_all_its_work(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flexq_ft.orchestrate.cli import progress
+
+    clock = iter([0.0, 0.5, 2.0, 2.0, 4.0, 4.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    console.reset([])
+    work = progress.ConversionProgress()
+    work.start(task="calibrating", total_bytes=8_000_000, total_tensors=3)
+    for size in (1_000_000, 3_000_000, 4_000_000):
+        work.advance(tensor="x", source_bytes=size)
+    work.finish()
+    assert capsys.readouterr().err.splitlines() == [
+        "calibrating: 50 % (4.0 MB of 8.0 MB, 2.0 MB/s, 2 s left)",
+        "calibrating: 100 % (8.0 MB of 8.0 MB, 2.0 MB/s, 0 s left)",
+    ]
+
+
 def test_progress_without_a_terminal_is_plain_lines(capsys: Capture) -> None:
     from flexq_ft.orchestrate.cli.progress import progress
 
