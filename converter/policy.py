@@ -92,9 +92,12 @@ def _load(policy: str | Path) -> tuple[_Checker, Any]:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         content = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
+        place, cause = path.name, str(error)
+        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark and error.problem:
+            place, cause = f"{place}:{error.problem_mark.line + 1}", error.problem
         raise ConfigError(
-            f"{path.name} is not valid YAML",
-            cause=str(error),
+            f"{place} is not valid YAML",
+            cause=cause,
             hint="configs/policies/ has policies to start from",
         ) from error
     lines: dict[tuple[str | int, ...], int] = {}

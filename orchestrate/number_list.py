@@ -15,8 +15,8 @@ _FACTORS = {"k": 1 << 10, "M": 1 << 20}
 def expand_numbers(value: object) -> object:
     """`8`, `"2k"`, `"1,2,4"`, `"1-64*2"`, `"128-1024+128"`, or a list of such, as numbers.
 
-    A range without a step counts by 1; its end is included when a step lands on it. Anything else
-    is returned as it is, for pydantic to refuse.
+    A range without a step counts by 1; its end is included when a step lands on it. Raises
+    ValueError of other texts; what is neither text nor list is returned as it is, for pydantic.
     """
     numbers: list[object] = []
     for item in value if isinstance(value, list) else [value]:
@@ -34,7 +34,7 @@ def _expand_text(part: str) -> Iterable[object]:
     if match := _RANGE.fullmatch(part):
         step = 1 if match[4] is None else _whole(match[4])
         return _range(_whole(match[1]), _whole(match[2]), match[3] or "+", step)
-    return [part]
+    raise ValueError(f"'{part}' is not a number above 0, or a range such as 1-16*2")
 
 
 def _whole(text: str) -> int:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 from flexq_ft.errors import ConfigError
 
+_LISTED = 40  # a longer list is no answer
+
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like this one, if any is close."""
@@ -24,9 +26,10 @@ def refuse_unknown(what: str, given: Iterable[str], known: Iterable[str]) -> Non
     for name in unknown:
         close = nearest(name, names)
         parts.append(f"'{name}'" + (f" (did you mean '{close}'?)" if close else ""))
+    listed = len(names) <= _LISTED
     raise ConfigError(
         f"unknown {what}: {', '.join(parts)}.",
-        cause=f"known are {', '.join(sorted(names))}.",
+        cause=f"known are {', '.join(sorted(names))}." if listed else f"{len(names):,} are known.",
         hint="correct the name, or leave it out",
         unknown=unknown,
     )

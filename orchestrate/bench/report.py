@@ -28,12 +28,23 @@ CSV_COLUMNS = (
 )  # fmt: skip
 
 
+def row_label(row: Row) -> str:
+    """As a table shows it; what was not asked for is as the folder was found to have it."""
+    config, model = row["config"], row["model"]
+    if model is not None:
+        config = {**config, "lm_head": model["lm_head"]}
+        if config["scheme"] is None:
+            policy = config["policy"] or (model["policy"] or {}).get("name")
+            config |= {"scheme": model["scheme"], "policy": policy}
+    return scheme_label(Case(**config))
+
+
 def cells(rows: Sequence[Row]) -> list[list[str]]:
     """Two lines a row, one a phase; an error takes the place of numbers."""
     lines = []
     for row in rows:
         config = row["config"]
-        head = [scheme_label(Case(**config)), str(config["batch"]), _lengths(config)]
+        head = [row_label(row), str(config["batch"]), _lengths(config)]
         if row["error"] is not None:
             empty = [""] * (len(COLUMNS) - len(head) - 2)
             lines.append([*head, "failed", *empty, row["error"]["kind"]])
@@ -105,8 +116,7 @@ def reproduce_lines(rows: Sequence[Row]) -> list[str]:
 def profile_table(row: Row) -> Table:
     """Node by node of one decode step, the slowest first."""
     table = Table(
-        title=f"{scheme_label(Case(**row['config']))}, batch {row['config']['batch']}: "
-        "one step, op by op",
+        title=f"{row_label(row)}, batch {row['config']['batch']}: one step, op by op",
         title_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
@@ -145,7 +155,7 @@ def markdown(rows: Sequence[Row], *, title: str) -> str:
     lines = [f"# {title}", "", *_md_table(COLUMNS, cells(rows)), "", *_meaning(rows), ""]
     for row in rows:
         if row.get("profile"):
-            label = scheme_label(Case(**row["config"]))
+            label = row_label(row)
             lines += [f"## One decode step, op by op: {label}, batch {row['config']['batch']}", ""]
             lines += [*_md_table(PROFILE_COLUMNS, profile_cells(row)), ""]
     lines += ["## Commands", "", "```", *(row["reproduce"] for row in rows), "```"]
@@ -185,7 +195,7 @@ def _machine_line(row: Row) -> str:
                           ("temperature_c", "°C"), ("power_w", "W"))
         if state.get(key) is not None
     ]  # fmt: skip
-    after = f"; after {scheme_label(Case(**row['config']))}: {', '.join(known)}" if known else ""
+    after = f"; after {row_label(row)}: {', '.join(known)}" if known else ""
     notes = "".join(f"; {machine[key]}" for key in ("gemm_note", "step_note") if machine[key])
     return f"{machine['name']}: {machine['read_bandwidth_gb_s']:,.1f} GB/s read{after}{notes}"
 

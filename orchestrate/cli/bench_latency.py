@@ -20,6 +20,7 @@ from flexq_ft.orchestrate.cli.options import (
     step_kernel_option,
 )
 from flexq_ft.orchestrate.cli.progress import ConversionProgress
+from flexq_ft.orchestrate.shapes import find_shape
 
 SCHEMA = "flexq-ft/bench-latency/1"
 
@@ -222,6 +223,8 @@ def _plan(model: str | None, shape: str | None, options: dict[str, Any]) -> list
             f"MODEL or --shape NAME is needed, and {given} given.",
             hint="flexq-ft bench latency OUT   or   --shape llama-7b --synthetic-weights",
         )
+    if shape is not None:
+        find_shape(shape)
     case = Case(
         model=str(shape or model),
         is_shape=shape is not None,

@@ -14,7 +14,7 @@ from flexq_ft.orchestrate import world
 from flexq_ft.orchestrate.api import LLM
 from flexq_ft.orchestrate.cli.console import common_options, console
 from flexq_ft.orchestrate.cli.eval_options import WindowedText, text_options, window_config
-from flexq_ft.orchestrate.cli.load import load_scorer
+from flexq_ft.orchestrate.cli.load import find_scored, load_scorer
 from flexq_ft.orchestrate.cli.options import SCHEME_TABLE, scored_model_options
 from flexq_ft.orchestrate.cli.progress import progress
 from flexq_ft.orchestrate.engine.client import refuse_linear_inputs
@@ -22,7 +22,11 @@ from flexq_ft.orchestrate.eval.divergence import Divergence
 from flexq_ft.orchestrate.eval.layer_errors import TOKENS, relative_errors, table
 from flexq_ft.orchestrate.eval.logit_file import LogitFile
 from flexq_ft.orchestrate.eval.perplexity import TextWindows
-from flexq_ft.orchestrate.eval.reference import check_same_model, find_reference
+from flexq_ft.orchestrate.eval.reference import (
+    check_same_source,
+    check_same_vocabulary,
+    find_reference,
+)
 from flexq_ft.orchestrate.eval.scorer import RuntimeScorer
 
 SCHEMA = "flexq-ft/eval-kl/1"
@@ -70,13 +74,16 @@ def command(model: Path, against: str, **options: Any) -> int:
     tokens = text.longest_window
     changed = {"scheme": scheme, "int8_mode": None, "policy": None, "lm_head": None}
     float_options = {**options, **changed}
+    if scheme is None:
+        folders = [find_scored(model, options), find_scored(reference, float_options)]
+        check_same_source(*(found.folder for found in folders))
     with load_scorer(reference, float_options, tokens=tokens) as llm:
         windows = text.cut(RuntimeScorer(llm))
         kept = _keep_logits(llm, windows)
         inputs = _linear_inputs(llm, windows) if options["layers"] else None
         reference_info = llm.info
     with kept, load_scorer(model, options, tokens=tokens) as llm:
-        check_same_model(llm.info, reference_info)
+        check_same_vocabulary(llm.info, reference_info)
         divergence = _diverge(llm, windows, kept)
         layers = inputs and relative_errors(inputs, _linear_inputs(llm, windows))
         config = {**window_config(model, options), "against": against, **asdict(llm.info)}

@@ -7,10 +7,20 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import rich_click as click
+
+from flexq_ft.orchestrate.suggest import nearest
+
+
+def refuse_unknown_command(ctx: click.Context, args: Sequence[str], known: Sequence[str]) -> None:
+    """UsageError with the nearest, or all of them, if args start with none of the known."""
+    if args and not args[0].startswith("-") and args[0] not in known:
+        close = nearest(args[0], known)
+        way_out = f"Did you mean '{close}'?" if close else f"There are {', '.join(known)}."
+        raise click.UsageError(f"No such command '{args[0]}'. {way_out}", ctx)
 
 
 class MemberGroup(click.RichGroup):
@@ -31,6 +41,10 @@ class MemberGroup(click.RichGroup):
         command: click.Command = importlib.import_module(self._module(cmd_name)).command
         keep_lines(command)
         return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        refuse_unknown_command(ctx, args, self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
 
     def _module(self, name: str) -> str:
         return f"{__package__}.{self.name}_{name}"

@@ -12,7 +12,7 @@ from flexq_ft.orchestrate.cli.console import console
 from flexq_ft.orchestrate.cli.options import chosen_scheme
 from flexq_ft.orchestrate.cli.progress import ConversionProgress, LoadProgress
 from flexq_ft.orchestrate.engine.info import EngineInfo
-from flexq_ft.orchestrate.models import find_model
+from flexq_ft.orchestrate.models import FoundModel, find_model
 from flexq_ft.orchestrate.sampling import FIELDS, SamplingParams
 
 
@@ -53,10 +53,9 @@ def load_model(model: Path, options: Mapping[str, Any], *, max_batch: int = 1) -
     return llm
 
 
-def load_scorer(model: Path, options: Mapping[str, Any], *, tokens: int, max_batch: int = 1) -> LLM:
-    """Open MODEL as `options.scored_model_options` describe, for texts of `tokens` tokens, or of
-    as many as the model takes, if these are fewer."""
-    found = find_model(
+def find_scored(model: Path, options: Mapping[str, Any]) -> FoundModel:
+    """MODEL as `options.scored_model_options` describe, converted if it has to be."""
+    return find_model(
         model,
         tensor_parallel_size=options["tp"],
         scheme=chosen_scheme(options["scheme"], options["int8_mode"]),
@@ -67,6 +66,12 @@ def load_scorer(model: Path, options: Mapping[str, Any], *, tokens: int, max_bat
         notify=console.info,
         progress=ConversionProgress(),
     )
+
+
+def load_scorer(model: Path, options: Mapping[str, Any], *, tokens: int, max_batch: int = 1) -> LLM:
+    """Open MODEL as `options.scored_model_options` describe, for texts of `tokens` tokens, or of
+    as many as the model takes, if these are fewer."""
+    found = find_scored(model, options)
     chosen = {
         "int8_mode": None,
         "scheme": found.scheme,

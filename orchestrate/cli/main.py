@@ -24,7 +24,7 @@ from flexq_ft.orchestrate.cli.console import (
     open_missing_streams,
     silence_stdout,
 )
-from flexq_ft.orchestrate.suggest import nearest
+from flexq_ft.orchestrate.cli.group import refuse_unknown_command
 
 # In the order of the help page, each with its line there.
 VERBS = {
@@ -73,10 +73,7 @@ class VerbGroup(click.RichGroup):
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
-            close = nearest(args[0], self.list_commands(ctx))
-            known = f"Did you mean '{close}'?" if close else f"There are {', '.join(VERBS)}."
-            raise click.UsageError(f"No such command '{args[0]}'. {known}", ctx)
+        refuse_unknown_command(ctx, args, self.list_commands(ctx))
         return super().resolve_command(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:

@@ -72,7 +72,7 @@ def check_simulation(options: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"{', '.join(given)} cannot be given with --simulate."
             if simulated
-            else f"{', '.join(given)} mean something with --simulate only.",
+            else f"{', '.join(given)} cannot be given without --simulate.",
             cause="the runtime's choices are --scheme and --policy, the simulation's --policy, or "
             "--wbits, --abits and what is beside them.",
             hint="one kind or the other",

@@ -75,7 +75,7 @@ def compare(a: Result, b: Result, *, allow_different: bool = False) -> Compariso
     if not pairs:
         raise ConfigError(
             f"{a.path} and {b.path} have no case in common.",
-            cause=f"as {only_a[0].label} here, and {only_b[0].label} there.",
+            cause=f"here is {only_a[0].label}, there {only_b[0].label}, for example.",
             hint="the same sweep, or the same options, on both sides",
         )
     differences = _differences(pairs)

@@ -35,18 +35,24 @@ def find_reference(model: Path, against: str) -> tuple[Path, str | None]:
     return model, against
 
 
-def check_same_model(ours: EngineInfo, reference: EngineInfo) -> None:
-    """Raises ConfigError unless both folders were made from the same source, as far as they say,
-    and have the same vocabulary."""
-    sources = [_source(Path(info.model_dir)) for info in (ours, reference)]
+def check_same_source(ours: Path, reference: Path) -> None:
+    """Raises ConfigError unless both folders were made from the same source, as far as they say."""
+    sources = [_source(folder) for folder in (ours, reference)]
     if None not in sources and sources[0] != sources[1]:
         cause = f"their sources have the sha256 {sources[0]} and {sources[1]}."
-    elif ours.vocab_size != reference.vocab_size:
+        raise _other_model(ours, reference, cause)
+
+
+def check_same_vocabulary(ours: EngineInfo, reference: EngineInfo) -> None:
+    """What folders that name no source must at least have in common. Raises ConfigError."""
+    if ours.vocab_size != reference.vocab_size:
         cause = f"they have {ours.vocab_size:,} and {reference.vocab_size:,} tokens."
-    else:
-        return
-    raise ConfigError(
-        f"{ours.model_dir} and {reference.model_dir} are not the same model.",
+        raise _other_model(Path(ours.model_dir), Path(reference.model_dir), cause)
+
+
+def _other_model(ours: Path, reference: Path, cause: str) -> ConfigError:
+    return ConfigError(
+        f"{ours} and {reference} are not the same model.",
         cause=cause,
         hint="--against FOLDER, converted from the same checkpoint",
     )

@@ -78,8 +78,9 @@ def test_errors_name_the_line_and_the_nearest_key(tmp_path: Path, body: str, mes
 def test_other_faults(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="schema must be flexq-ft/policy/1"):
         resolve("default: 6\n", tmp_path)
-    with pytest.raises(ConfigError, match="not valid YAML"):
-        resolve("rules: [", tmp_path)
+    with pytest.raises(ConfigError, match=r"mine\.yaml:2 is not valid YAML") as caught:
+        resolve("rules: [}\n", tmp_path)
+    assert "\n" not in caught.value.cause
     with pytest.raises(ConfigError, match="neither a built-in name nor a file") as caught:
         resolve_policy("flexk", num_layers=1, linears=LLAMA)
     assert caught.value.hint == "--policy flexq"

@@ -72,6 +72,9 @@ def test_schemes_batches_and_files(model: Path, tmp_path: Path, capsys: Capture)
         assert decode["device_tok_s"] > decode["tok_s"]  # a step is a part of what the clock sees
     assert rows[0]["memory_bytes"]["weights"] > rows[2]["memory_bytes"]["weights"]
     assert saves[1].read_text().startswith("# Latency of ")
+    assert run_cli(["bench", "latency", str(model), *arguments[4:8], *QUICK]) == 0
+    out = capsys.readouterr().out
+    assert "fp16" in out and "as converted" not in out
     lines = list(csv.DictReader(saves[2].read_text().splitlines()))
     assert len(lines) == 12 and {line["phase"] for line in lines} == {"prefill", "decode"}
     assert float(lines[1]["p50_ms"]) == rows[0]["decode"]["tpot_ms"]["p50"]
@@ -148,6 +151,7 @@ def test_one_failed_case_of_several_is_a_row_and_the_exit_code(
         (["m", "--shape", "llama-7b"], "both were given"),
         ([], "neither was given"),
         (["--shape", "llama-7b"], "has no weights"),
+        (["--shape", "lama-7b"], "Did you mean 'llama-7b'?"),
         (["--shape", "lama-7b", "--synthetic-weights"], "Did you mean 'llama-7b'"),
         (["m", "--scheme", "fp16,w5"], "'w5' is not one of"),
         (["m", "--batch", "8-1"], "never reaches its end"),

@@ -276,6 +276,14 @@ def test_version_names_commit_and_cuda(capsys: Capture) -> None:
     assert "commit" in (out := capsys.readouterr().out) and "CUDA: " in out
 
 
+@pytest.mark.parametrize("module", ["flexq_ft", "flexq_ft.orchestrate"])
+def test_python_runs_the_package(module: str, capsys: Capture) -> None:
+    command = [sys.executable, "-m", module, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run_cli(["--version"]) == 0
+    assert (done.returncode, done.stdout) == (0, capsys.readouterr().out)
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from flexq_ft.orchestrate.cli.main import run_cli; run_cli(['--help']);"
@@ -369,6 +377,10 @@ def test_an_unknown_verb_names_the_nearest(capsys: Capture) -> None:
     assert "No such command 'runn'. Did you mean 'run'?" in capsys.readouterr().err
     assert run_cli(["quantize"]) == 2
     assert "There are convert, run, chat," in capsys.readouterr().err
+    assert run_cli(["bench", "latancy"]) == 2
+    assert "No such command 'latancy'. Did you mean 'latency'?" in capsys.readouterr().err
+    assert run_cli(["eval", "mmlu"]) == 2
+    assert "There are ppl, tasks, kl." in capsys.readouterr().err
 
 
 def test_a_prompt_beyond_the_sliding_window_names_it(use_model: Use, capsys: Capture) -> None:

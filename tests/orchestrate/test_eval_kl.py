@@ -203,11 +203,13 @@ def test_a_converted_folder_needs_the_float_one(folders: dict[str, Path], capsys
     assert "--against nowhere is no folder" in capsys.readouterr().err
 
 
-def test_another_model_is_no_reference(
-    folders: dict[str, Path], capsys: Capture, tmp_path: Path
+def test_another_model_is_no_reference_and_is_not_run(
+    folders: dict[str, Path], capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from flexq_ft.orchestrate.cli import eval_kl
     from tests.tools.checkpoints import make_checkpoint
 
+    monkeypatch.setattr(eval_kl, "load_scorer", None)
     source = make_checkpoint(tmp_path / "hf", hidden=64, heads=2, positions=128, seed=1)
     convert(source, tmp_path / "other", ConvertOptions(scheme="fp16"))
     args = arguments(folders["w6a6"], "--against", str(tmp_path / "other"), "--json", "-q")

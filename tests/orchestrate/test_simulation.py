@@ -194,7 +194,7 @@ def test_fewer_bits_cost_more(checkpoint: Path, capsys: Capture) -> None:
     [
         (["--simulate", "--scheme", "w6ax"], "--scheme cannot be given with --simulate"),
         (["--simulate", "--tp", "2"], "--tp cannot be given with --simulate"),
-        (["--wbits", "6"], "--wbits mean something with --simulate only"),
+        (["--wbits", "6"], "--wbits cannot be given without --simulate"),
         (["--simulate", "--abits", "8", "--flex-linear-quant"], "goes with --abits 6"),
         (["--simulate", "--wbits", "1"], "--wbits"),
         (["--simulate", "--wbits", "6", "--policy", "flexq"], "cannot be given with --simulate --"),

@@ -56,6 +56,13 @@ def test_range_that_never_ends_is_refused(tmp_path: Path, text: str) -> None:
         cases_of(tmp_path, matrix={"batch": text})
 
 
+@pytest.mark.parametrize("text", ["1-x", "four", "1.5k"])
+def test_a_text_that_is_no_number_is_refused_with_the_grammar(tmp_path: Path, text: str) -> None:
+    said = rf"sweep\.yaml:\d+: matrix\.batch: '{text}' is not a number above 0, or a range such"
+    with pytest.raises(ConfigError, match=said):
+        cases_of(tmp_path, matrix={"batch": text})
+
+
 def test_unknown_key_names_line_and_nearest(tmp_path: Path) -> None:
     text = "schema: flexq-ft/sweep/1\nmodel: m\n\n# sizes\nmatrix:\n  scheme: fp16\n  batchs: 3\n"
     with pytest.raises(ConfigError) as caught:
