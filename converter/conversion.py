@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -27,6 +29,9 @@ from flexq_ft.converter.writer import FolderWriter, UnitRecord
 from flexq_ft.errors import ConfigError, WeightError
 
 __all__ = ["ConvertReport", "FolderReport", "convert", "plan"]
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +139,14 @@ class _Conversion:
             if created:
                 with suppress(OSError):
                     self._out.rmdir()
+            raise
+        except OSError as error:
+            if error.errno in _FULL:
+                raise ConfigError(
+                    f"the disk of {self._out} is full",
+                    cause=os.strerror(error.errno or 0),
+                    hint="free space: the same command goes on where it stopped",
+                ) from error
             raise
         finally:
             for job in open_jobs:

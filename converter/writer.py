@@ -152,8 +152,15 @@ class FolderWriter:
             self._journal = None
 
     def _open_journal(self) -> None:
-        self.partial.mkdir(parents=True, exist_ok=True)
-        self._journal = os.open(self.partial / _JOURNAL, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            self.partial.mkdir(parents=True, exist_ok=True)
+            self._journal = os.open(self.partial / _JOURNAL, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise ConfigError(
+                f"{self.partial} cannot be written",
+                cause=error.strerror or str(error),
+                hint="name an OUT that you may write to",
+            ) from error
         try:
             fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -139,7 +139,11 @@ def command(
     if dry_run:
         _show_plan(plan(source, options), source, out, options)
         return
-    report = convert(source, out, options, progress=ConversionProgress())
+    try:
+        report = convert(source, out, options, progress=ConversionProgress())
+    except KeyboardInterrupt:
+        console.info("\nfinished tensors are kept: the same command goes on where it stopped")
+        raise
     _show_report(report, source, out, options)
 
 

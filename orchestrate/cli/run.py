@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -55,7 +56,7 @@ class Row:
     "--prompt-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     panel="Prompt",
-    help="The prompt is the content of this file.",
+    help="The prompt is the content of this file, without its last line end.",
 )
 @click.option(
     "--jsonl",
@@ -93,7 +94,7 @@ class Row:
 @model_options
 @common_options
 def command(model: Path, prompt: str | None, **options: Any) -> int:
-    """Generate text from PROMPT (`-`: stdin), from a file, or from JSON lines.
+    """Generate text from PROMPT (`-`: stdin, without its last line end), a file, or JSON lines.
 
     MODEL is a converted folder, a Hugging Face folder or a .gguf file; the last two are converted
     into a cache first.
@@ -128,11 +129,16 @@ def _read_prompt(prompt: str | None, file: Path | None) -> str:
             click.get_current_context(),
         )
     if file is not None:
-        return _decoded(file.read_bytes(), str(file))
+        return _without_line_end(_decoded(file.read_bytes(), str(file)))
     if prompt == "-":
-        return _decoded(sys.stdin.buffer.read(), "stdin")
+        return _without_line_end(_decoded(sys.stdin.buffer.read(), "stdin"))
     assert prompt is not None
     return prompt
+
+
+def _without_line_end(text: str) -> str:
+    """The one that editors and echo put behind a text, which is no part of the prompt."""
+    return re.sub(r"\r?\n\Z", "", text)
 
 
 def _decoded(data: bytes, name: str) -> str:

@@ -103,7 +103,11 @@ def command(
         console.info(line + ("" if row is None else _outcome(row)))
 
     seconds = math.inf if max_minutes is None else 60 * max_minutes
-    rows = run.run(force=force, seconds=seconds, observe=observe)
+    try:
+        rows = run.run(force=force, seconds=seconds, observe=observe)
+    except KeyboardInterrupt:
+        console.info("\nfinished cases are kept: the same command goes on where it stopped")
+        raise
     if run.stopped:
         console.warn(
             f"stopped after {max_minutes:g} minutes with {run.stopped} of {total} still to run; "

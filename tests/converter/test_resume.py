@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import signal
 import subprocess
@@ -148,6 +150,32 @@ def test_finished_tensors_are_kept_and_damaged_ones_made_again(
     assert 0 < sink.total <= len(report.plan.units) - 40 + 2
     assert (tmp_path / "1-gpu" / untouched.name).stat().st_ino == inode
     assert {name: folder_bytes(tmp_path / name) for name in FOLDERS} == whole
+
+
+def test_a_full_disk_is_said_and_the_conversion_goes_on(
+    source: Path,
+    whole: dict[str, dict[str, bytes]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Full(StopAfter):
+        def advance(self, *, tensor: str, source_bytes: int) -> None:
+            self.left -= 1
+            if self.left == 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(ConfigError, match=f"the disk of {tmp_path} is full") as caught:
+        convert(source, tmp_path, OPTIONS, progress=Full(40))
+    assert "goes on where it stopped" in caught.value.hint
+    assert convert(source, tmp_path, OPTIONS).folders[0].action == "resumed"
+    assert {name: folder_bytes(tmp_path / name) for name in FOLDERS} == whole
+
+
+def test_a_folder_that_cannot_be_made_is_named(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"file/out/1-gpu\.partial cannot be written") as caught:
+        convert(source, tmp_path / "file/out", OPTIONS)
+    assert caught.value.cause == "Not a directory"
 
 
 def test_other_options_do_not_resume(source: Path, tmp_path: Path) -> None:

@@ -61,18 +61,24 @@ def test_stdin_is_the_prompt_for_a_dash(
     use_model: Use, capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     use_model(lambda ids: [*ids, *[EOS] * 9])
-    (tmp_path / "in").write_text("from stdin")
+    (tmp_path / "in").write_text("from stdin\n")
     with (tmp_path / "in").open() as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
         assert run_cli(["run", "m", "-", "-q"]) == 0
     assert capsys.readouterr().out == "from stdin\n"
 
 
-def test_prompt_file(use_model: Use, capsys: Capture, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "prompt"),
+    [("é\nfile", "é\nfile"), ("file\n", "file"), ("file\r\n", "file"), ("file\n\n", "file\n")],
+)
+def test_the_last_line_end_of_a_prompt_file_is_not_the_prompts(
+    use_model: Use, capsys: Capture, tmp_path: Path, content: str, prompt: str
+) -> None:
     use_model(lambda ids: [*ids, *[EOS] * 9])
-    (tmp_path / "p.txt").write_text("é from a file")
+    (tmp_path / "p.txt").write_bytes(content.encode())
     assert run_cli(["run", "m", "--prompt-file", str(tmp_path / "p.txt"), "-q"]) == 0
-    assert capsys.readouterr().out == "é from a file\n"
+    assert capsys.readouterr().out == prompt + "\n"
 
 
 def test_ids_in_and_out(use_model: Use, capsys: Capture) -> None:

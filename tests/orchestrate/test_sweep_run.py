@@ -261,8 +261,8 @@ def test_interrupt_keeps_finished_rows(sweeper: Sweeper) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGINT)
-    process.communicate(timeout=30)
-    assert process.returncode == 130
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and b"the same command goes on" in err
     rows = RowStore(sweeper.out).load()
     assert [Path(row["config"]["model"]).name for row in rows] == ["fine"]
     assert "fine" in (sweeper.out / "report.md").read_text(encoding="utf-8")
