@@ -121,7 +121,9 @@ def _find(name: str, files: dict[str, Any], rank: int) -> list[str]:
                 f"{name!r} has no shard of rank {rank}: the folder holds ranks 0 to {ranks[-1]}",
                 hint=f"--rank {ranks[-1]}",
             )
-        near = difflib.get_close_matches(name, known, n=3)
+        layers = {name.split(".")[2] for name in known if name.startswith("model.layers.")}
+        short = [f"layers.{layer}.{part}" for layer in layers for part in _LINEAR_FILES]
+        near = difflib.get_close_matches(name, [*known, *short, "lm_head"], n=3)
         raise ConfigError(
             f"{name!r} (rank {rank}) is no tensor of this folder",
             hint=f"did you mean {', '.join(near)}?" if near else "flexq-ft inspect DIR lists them",

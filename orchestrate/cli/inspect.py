@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,12 @@ _ROWS, _COLUMNS = 4, 8  # of the corner that is shown
 @click.argument("model", metavar="DIR", type=click.Path(path_type=Path))
 @click.argument("tensor", required=False)
 @click.option("--verify", is_flag=True, help="Check the size and the hash of every file.")
-@click.option("--tp", type=int, default=None, help="Which folder of several.")
+@click.option(
+    "--tp",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Which folder of several.  [default: the only one, or 1-gpu; --verify: all]",
+)
 @click.option("--rank", type=click.IntRange(min=0), default=0, help="Whose shard of TENSOR.")
 @click.option(
     "--at", default="0,0", metavar="ROW,COLUMN", help="Corner of the values that are shown."
@@ -40,7 +45,7 @@ def command(
     DIR is a folder made by convert, or a checkpoint (Hugging Face folder, GGUF file). TENSOR is a
     linear (layers.0.qkv), or a file's name with or without its end.
     """
-    from flexq_ft.converter.folder import is_model_folder, resolve_model_dir
+    from flexq_ft.converter.folder import is_model_folder, list_model_dirs, resolve_model_dir
 
     if not is_model_folder(model):
         if tensor or verify:
@@ -50,13 +55,17 @@ def command(
             )
         _show_source(model)
         return
-    folder = resolve_model_dir(model, tp)
+    folders = list(list_model_dirs(model).values()) if tp is None else []
     if verify:
-        _verify(folder)
-    elif tensor:
+        _verify(folders or [resolve_model_dir(model, tp)])
+        return
+    folder = resolve_model_dir(model, tp)
+    if tensor:
         _show_tensor(folder, tensor, rank, _corner(at))
     else:
         _show_folder(folder)
+    if others := [path.name for path in folders if path != folder]:
+        console.info(f"beside it: {', '.join(others)}; --tp N shows another")
 
 
 def _corner(at: str) -> tuple[int, int]:
@@ -66,23 +75,29 @@ def _corner(at: str) -> tuple[int, int]:
     return int(row), int(column)
 
 
-def _verify(folder: Path) -> None:
+def _verify(folders: Sequence[Path]) -> None:
     from flexq_ft.converter.verification import hashed_files, load_manifest, verify
 
-    faults = verify(folder)
-    count = len(hashed_files(load_manifest(folder)))
-    rows = [{"file": fault.file, "problem": fault.problem} for fault in faults]
-    if faults:
-        verb = "does" if len(faults) == 1 else "do"
+    place = folders[0] if len(folders) == 1 else folders[0].parent
+    total, causes, rows = 0, [], []
+    for folder in folders:
+        faults = verify(folder)
+        count = len(hashed_files(load_manifest(folder)))
+        total += count
+        if not faults and not console.json_mode:
+            console.out(f"{folder}: all {count} files are as the manifest says")
+        where = f"{folder.name}/" if len(folders) > 1 else ""
+        causes += [f"{where}{fault}" for fault in faults]
+        rows += [{"file": f"{where}{fault.file}", "problem": fault.problem} for fault in faults]
+    if rows:
+        verb = "does" if len(rows) == 1 else "do"
         raise WeightError(
-            f"{len(faults)} of {count} weight files in {folder} {verb} not match manifest.json.",
-            cause="; ".join(str(fault) for fault in faults),
+            f"{len(rows)} of {total} weight files in {place} {verb} not match manifest.json.",
+            cause="; ".join(causes),
             hint="flexq-ft convert SRC OUT (verifies, and repairs the files that differ)",
             faults=rows,
         )
-    if not console.json_mode:
-        console.out(f"{folder}: all {count} files are as the manifest says")
-    console.emit(SCHEMA, config={"model": str(folder), "verify": True}, results={"files": count})
+    console.emit(SCHEMA, config={"model": str(place), "verify": True}, results={"files": total})
 
 
 def _show_source(path: Path) -> None:
@@ -210,9 +225,19 @@ def _show_pairs(title: str, values: Mapping[str, Any]) -> None:
     table.add_column("key")
     table.add_column("value")
     for key, value in values.items():
-        table.add_row(key, "-" if value is None else str(value))
+        table.add_row(key, _shown(value))
     console.out(title)
     console.show(table)
+
+
+def _shown(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_shown(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_shown, value)) or "-"
+    return str(value)
 
 
 def _file_table(files: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -140,7 +140,9 @@ def test_inspect_folder_and_checkpoint(
     assert results["bits_per_weight"] == pytest.approx(6.125, rel=0.25)  # 300 = 2.3 groups
     assert len(results["rank_bytes"]) == 2
     assert run("inspect", tmp_path) == 0
-    assert "frag16x128" in capsys.readouterr().out
+    streams = capsys.readouterr()
+    assert "frag16x128" in streams.out and "theta " in streams.out and "{" not in streams.out
+    assert "False" not in streams.out and "beside it: 2-gpu" in streams.err
     found = run_json(capsys, "inspect", source)["results"]
     assert (found["kind"], found["model"]["inter_size"]) == ("safetensors", 300)
     assert run("inspect", source, "--verify") == 2
@@ -164,6 +166,8 @@ def test_inspect_shows_unpacked_codes_with_their_scales(
     assert sum(gate["statistics"]["code_counts"].values()) == codes.size
     assert run("inspect", tmp_path, "model.norm.weight") == 2
     assert "did you mean" in capsys.readouterr().err
+    assert run("inspect", tmp_path, "layers.1.gateup") == 2
+    assert "did you mean layers.1.gate_up" in capsys.readouterr().err
     assert run("inspect", tmp_path, "layers.0.o") == 0
     assert run("inspect", tmp_path, "model.final_layernorm.weight") == 0
 
@@ -185,6 +189,20 @@ def test_verify_lists_every_fault(checkpoint: Checkpoint, tmp_path: Path, capsys
     assert f"{files[3]} holds 5 bytes" in error
     assert f"{files[7]} is missing" in error
     assert f"{files[9]} has hash" in error
+
+
+def test_verify_means_all_folders_of_a_model(
+    checkpoint: Checkpoint, tmp_path: Path, capsys: Capture
+) -> None:
+    assert run("convert", checkpoint("qwen2"), tmp_path, "--tp", "1,2") == 0
+    files = [len(list((tmp_path / name).glob("*.bin"))) for name in ("1-gpu", "2-gpu")]
+    assert run_json(capsys, "inspect", tmp_path, "--verify")["results"]["files"] == sum(files)
+    (tmp_path / "2-gpu/model.wte.weight.bin").write_bytes(b"short")
+    assert run("inspect", tmp_path, "--verify") == 3
+    streams = capsys.readouterr()
+    assert f"1 of {sum(files)} weight files in {tmp_path} does not match" in streams.err
+    assert "2-gpu/model.wte.weight.bin holds 5 bytes" in streams.err and "1-gpu" in streams.out
+    assert run("inspect", tmp_path, "--verify", "--tp", "1") == 0
 
 
 def test_an_ft_folder_without_a_manifest(
