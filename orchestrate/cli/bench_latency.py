@@ -26,8 +26,8 @@ SCHEMA = "flexq-ft/bench-latency/1"
 
 EPILOG = f"""\
 Examples:
-  flexq-ft bench latency out/llama-7b --scheme fp16,w8a16,w8a8 --batch 1-16*2
-  flexq-ft bench latency --shape llama-7b --synthetic-weights --batch 1
+  flexq-ft bench latency ./llama-7b-hf --scheme fp16,w8a8,flexq --batch 1-16*2
+  flexq-ft bench latency --shape llama-7b --synthetic-weights --batch 1 \\
     --prompt-tokens 15 --output-tokens 256 --save h100.json --save h100.csv
 
 Prompts are random ids, different at every request; outputs never end early.

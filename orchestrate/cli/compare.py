@@ -11,7 +11,8 @@ from flexq_ft.orchestrate.cli.console import console, table_options
 SCHEMA = "flexq-ft/compare/1"
 
 EPILOG = """\
-Example: flexq-ft compare a.json b.json --fail-if 'decode_tok_s < 0.97x'
+Example:
+  flexq-ft compare a.json b.json --fail-if 'decode_tok_s < 0.97x'
 
 A and B are JSON files of flexq-ft sweep or flexq-ft bench latency (--save
 FILE.json), or folders of sweeps. A condition is METRIC, one of < <= > >=, and

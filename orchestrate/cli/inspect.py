@@ -16,12 +16,19 @@ if TYPE_CHECKING:
     from flexq_ft.converter.inspection import FolderSummary, TensorValues
 
 SCHEMA = "flexq-ft/inspect/1"
+
+EPILOG = """\
+Examples:
+  flexq-ft inspect out/llama-7b --verify
+  flexq-ft inspect out/llama-7b layers.0.down --at 16,256
+"""
+
 _ROWS, _COLUMNS = 4, 8  # of the corner that is shown
 
 
 @click.command(
     "inspect",
-    epilog="Example: flexq-ft inspect out/llama-7b layers.0.down --at 16,256",
+    epilog=EPILOG,
 )
 @click.argument("model", metavar="DIR", type=click.Path(path_type=Path))
 @click.argument("tensor", required=False)

@@ -16,7 +16,9 @@ from flexq_ft.orchestrate.devices import check_device
 SCHEMA = "flexq-ft/sweep-result/1"
 
 EPILOG = f"""\
-Example: flexq-ft sweep configs/sweeps/quick.yaml --dry-run
+Examples:
+  flexq-ft sweep configs/sweeps/quick.yaml --dry-run
+  flexq-ft sweep configs/sweeps/quick.yaml --plots --save quick.json
 
 A finished case is not run again: a sweep that was interrupted, killed, or
 stopped by --max-minutes goes on where it stopped. A case that fails is a row
