@@ -96,7 +96,11 @@ def find_model(
     from flexq_ft.converter.folder import is_model_folder, resolve_model_dir
 
     if not model.exists():
-        raise ConfigError(f"{model} does not exist.", hint="flexq-ft run PATH_OF_A_MODEL …")
+        from flexq_ft.converter.source import absent_model
+
+        raise absent_model(
+            model, hint="a folder that flexq-ft convert wrote, a Hugging Face folder or a GGUF file"
+        )
     is_folder = is_model_folder(model)
     if is_folder and preparation.words():
         raise ConfigError(

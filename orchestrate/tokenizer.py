@@ -65,7 +65,18 @@ class Tokenizer:
         return None if found is None else int(found)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Special tokens as the model's own post-processor adds them (BOS, for most)."""
+        """Special tokens as the model's own post-processor adds them (BOS, for most).
+
+        Raises ConfigError for a text that is no Unicode, as half of a surrogate pair is.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(
+                "the text is not Unicode.",
+                cause=f"character {error.start} is {text[error.start]!r}, half of a pair.",
+                hint="UTF-8, or in JSON both halves",
+            ) from error
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from flexq_ft.converter.folder import is_model_folder
@@ -9,7 +10,7 @@ from flexq_ft.converter.source.base import Source, TensorInfo, hash_files
 from flexq_ft.converter.source.safetensors import SafetensorsSource
 from flexq_ft.errors import ConfigError
 
-__all__ = ["Source", "TensorInfo", "hash_files", "open_source"]
+__all__ = ["Source", "TensorInfo", "absent_model", "hash_files", "open_source"]
 
 _FORMATS = "a Hugging Face folder (model.safetensors or pytorch_model.bin) or a GGUF file"
 
@@ -22,7 +23,7 @@ def open_source(path: str | Path) -> Source:
     """
     path = Path(path)
     if not path.exists():
-        raise ConfigError(f"{path} does not exist", hint=_FORMATS)
+        raise absent_model(path, hint=_FORMATS)
     if path.is_file():
         if path.suffix == ".gguf":
             return _open_gguf(path)
@@ -36,6 +37,15 @@ def open_source(path: str | Path) -> Source:
 
             return PytorchSource(path)
     return _open_other_folder(path)
+
+
+def absent_model(path: Path, *, hint: str) -> ConfigError:
+    """The error of a path that is not there. Of ORG/NAME, which other tools fetch from the Hugging
+    Face Hub, it says how to do that; hint: of any other."""
+    name = str(path)
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) and not path.parent.exists():
+        hint = f"hf download {name} --local-dir {path.name}, and then {path.name}"
+    return ConfigError(f"{path} does not exist", hint=hint)
 
 
 def _open_other_folder(path: Path) -> Source:

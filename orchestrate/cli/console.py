@@ -7,6 +7,7 @@ the rest, `emit` for the JSON envelope. `common_options` gives a verb -q, -v, --
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -221,12 +222,19 @@ def error_to_json(error: BaseException) -> dict[str, Any]:
     }
 
 
-def open_missing_streams() -> None:
-    """A process started without a standard stream (`>&-`) has None for it. Its descriptor is taken
-    too, so that no file of the run becomes number 0, 1 or 2."""
+def prepare_streams() -> None:
+    """Streams that no text can make fail.
+
+    A character that the terminal's encoding does not have is written as `?`. A process started
+    without a standard stream (`>&-`) has None for it. Its descriptor is taken too, so that no file
+    of the run becomes number 0, 1 or 2.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from flexq_ft.orchestrate.cli.console import (
     console,
     describe_error,
     exit_code,
-    open_missing_streams,
+    prepare_streams,
     silence_stdout,
 )
 from flexq_ft.orchestrate.cli.group import refuse_unknown_command
@@ -181,7 +181,7 @@ def main() -> None:
     """Console script `flexq-ft`."""
     # Ended from outside, too, it ends its ranks and removes its temporary files.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    open_missing_streams()
+    prepare_streams()
     code = run_cli(sys.argv[1:])
     try:
         sys.stdout.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -89,7 +90,7 @@ class Row:
     "--logprobs",
     is_flag=True,
     panel="Sampling",
-    help="Log-probabilities of the output's tokens (in --json and --jsonl).",
+    help="Log-probabilities of the output's tokens (in --json, --save and --jsonl).",
 )
 @model_options
 @common_options
@@ -106,6 +107,14 @@ def command(model: Path, prompt: str | None, **options: Any) -> int:
         rows = list(_read_rows(options["jsonl"], params))
         with load_model(model, options, max_batch=options["max_batch"]) as llm:
             return _run_rows(llm, rows, resolved_config(llm, model, params))
+    if options["ids"] and options["chat_template"]:
+        raise click.UsageError(
+            "--chat-template takes a text, and --ids gives none.", click.get_current_context()
+        )
+    if options["logprobs"] and not (console.json_mode or console.save):
+        raise click.UsageError(
+            "--logprobs are shown with --json, --save or --jsonl.", click.get_current_context()
+        )
     text = _read_prompt(prompt, options["prompt_file"])
     ids = _parse_ids(text) if options["ids"] else None
     with load_model(model, options) as llm:
@@ -133,7 +142,7 @@ def _read_prompt(prompt: str | None, file: Path | None) -> str:
     if prompt == "-":
         return _without_line_end(_decoded(sys.stdin.buffer.read(), "stdin"))
     assert prompt is not None
-    return prompt
+    return _decoded(os.fsencode(prompt), "PROMPT")
 
 
 def _without_line_end(text: str) -> str:

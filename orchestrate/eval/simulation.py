@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flexq_ft.converter.source import absent_model
 from flexq_ft.converter.torch_packages import import_torch, torch_device
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.eval.fake_quant import FakeFormat, quantize_model
@@ -41,6 +42,8 @@ class HfCheckpoint:
         """wanted_by: of the errors. Raises ConfigError without torch or for what is no Hugging Face
         folder, DeviceError for a GPU that torch does not see."""
         torch, transformers = import_torch(wanted_by)
+        if not folder.exists():
+            raise absent_model(folder, hint="a Hugging Face folder")
         if not (folder / "config.json").is_file():
             raise ConfigError(
                 f"{wanted_by} needs a Hugging Face folder, and {folder} holds no config.json.",

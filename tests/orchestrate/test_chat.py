@@ -195,6 +195,9 @@ def test_template_files_are_found(tmp_path: Path) -> None:
     loaded = Tokenizer.load(tmp_path)
     assert loaded is not None and loaded.apply_chat_template(MESSAGES) == "from the file"
     assert loaded.encode("a") == [97] and loaded.decode([97, EOS]) == "a"
+    with pytest.raises(ConfigError, match="the text is not Unicode") as caught:
+        loaded.encode("ab\ud800")
+    assert "character 2" in caught.value.cause
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])

@@ -81,6 +81,12 @@ def test_the_last_line_end_of_a_prompt_file_is_not_the_prompts(
     assert capsys.readouterr().out == prompt + "\n"
 
 
+def test_a_prompt_of_other_bytes_than_utf8_is_refused(use_model: Use, capsys: Capture) -> None:
+    use_model(says("hi"))
+    assert run_cli(["run", "m", os.fsdecode(b"\xff\xfe")]) == 2
+    assert "PROMPT is not UTF-8 text" in capsys.readouterr().err
+
+
 def test_ids_in_and_out(use_model: Use, capsys: Capture) -> None:
     use_model(lambda ids: [*ids, EOS], tokenizer=False)
     assert run_cli(["run", "m", "5,6,7", "--ids", "-q"]) == 0
@@ -212,7 +218,7 @@ def test_jsonl_keeps_order_and_carries_errors(
         "",
         '{"id": "c", "prompt": "x", "temprature": 1}',
         '{"id": "d", "prompt": "x", "prompt_token_ids": [1]}',
-        '{"id": "e", "prompt": ""}',
+        '{"id": "e", "prompt": "\\ud800"}',
         '{"id": "f", "prompt": "x", "top_p": 2}',
         "[" * 100_000,
         '{"id": "line\u2028end", "prompt": "x\u2028"}',
@@ -255,9 +261,11 @@ def test_jsonl_under_json_is_one_document(use_model: Use, capsys: Capture, tmp_p
         ["run", "m", "q", "--prompt-file", __file__],
         ["run", "m", "q", "--jsonl", __file__],
         ["run", "m", "--jsonl", __file__, "--ids"],
+        ["run", "m", "1,2", "--ids", "--chat-template"],
+        ["run", "m", "q", "--logprobs"],
     ],
 )
-def test_none_or_several_prompts_are_usage_errors(args: list[str], capsys: Capture) -> None:
+def test_prompts_and_flags_that_contradict_are_refused(args: list[str], capsys: Capture) -> None:
     assert run_cli(args) == 2
     assert "Try:   flexq-ft run --help" in capsys.readouterr().err
 

@@ -172,6 +172,13 @@ def test_a_standard_stream_that_was_never_open_is_no_failure(closed: str) -> Non
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_character_that_the_terminal_does_not_have_is_no_failure() -> None:
+    command = [sys.executable, "-m", "flexq_ft.orchestrate", "run", "--help"]
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, capture_output=True, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"") and b'{"id": ?' in done.stdout
+
+
 def test_an_error_of_the_system_names_the_file(fail_with: Fail, capsys: Capture) -> None:
     fail_with(PermissionError(errno.EACCES, os.strerror(errno.EACCES), "a/file"))
     assert run_cli(["run", "m", "q"]) == 1
