@@ -19,6 +19,7 @@ from flexq_ft.errors import ConfigError, FlexQFtError
 from flexq_ft.orchestrate import world
 from flexq_ft.orchestrate.api import LLM
 from flexq_ft.orchestrate.cli.console import common_options, console, write_atomically
+from flexq_ft.orchestrate.cli.interrupts import note_handled
 from flexq_ft.orchestrate.cli.load import load_model, resolved_config, sampling_from
 from flexq_ft.orchestrate.cli.options import SCHEME_TABLE, model_options, sampling_options
 from flexq_ft.orchestrate.conversation import Conversation
@@ -208,6 +209,7 @@ def _interrupt_flag() -> Iterator[list[bool]]:
     pressed: list[bool] = []
 
     def note(number: int, frame: FrameType | None) -> None:
+        note_handled()
         pressed.append(True)
 
     before = signal.signal(signal.SIGINT, note)

@@ -25,6 +25,7 @@ from flexq_ft.orchestrate.cli.console import (
     silence_stdout,
 )
 from flexq_ft.orchestrate.cli.group import refuse_unknown_command
+from flexq_ft.orchestrate.cli.interrupts import watch_interrupts
 
 # In the order of the help page, each with its line there.
 VERBS = {
@@ -182,6 +183,7 @@ def main() -> None:
     # Ended from outside, too, it ends its ranks and removes its temporary files.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     prepare_streams()
+    watch_interrupts()
     code = run_cli(sys.argv[1:])
     try:
         sys.stdout.flush()

@@ -107,6 +107,40 @@ def test_exit_code_130_for_a_real_ctrl_c() -> None:
     assert process.returncode == 130 and "Traceback" not in err
 
 
+def test_a_second_ctrl_c_ends_a_native_call_that_the_first_waits_for() -> None:
+    code = (
+        "import hashlib, sys, threading; from flexq_ft.orchestrate.cli import load, main\n"
+        "def wait(model, **keywords):\n"
+        "    threading.Timer(0.5, sys.stderr.write, ['ready\\n']).start()\n"
+        "    hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)\n"
+        "load.LLM = wait; sys.argv = ['flexq-ft', 'run', 'm', 'q']; main.main()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None and process.stderr.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == "\n"
+    assert "Ctrl-C again ends at once" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+
+
+def test_ctrl_c_that_is_handled_counts_no_longer() -> None:
+    code = (
+        "import sys, time; from flexq_ft.orchestrate.cli import interrupts\n"
+        "interrupts.PATIENCE_S = 0.05; interrupts.watch_interrupts()\n"
+        "for _ in range(5):\n"
+        "    try:\n"
+        "        print('ready', file=sys.stderr, flush=True); time.sleep(60)\n"
+        "    except KeyboardInterrupt: time.sleep(0.3)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for _ in range(5):
+        assert process.stderr.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0 and process.stderr.read() == ""
+
+
 def test_an_error_is_a_sentence_a_cause_and_a_way_out(fail_with: Fail, capsys: Capture) -> None:
     fail_with(errors.WeightError("it is bad.", cause="17 != 18.", hint="mend it", rank=1, host="h"))
     run_cli(["run", "m", "q"])
