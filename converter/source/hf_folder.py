@@ -38,6 +38,15 @@ class HfFolder(Source):
     def hf_config(self) -> dict[str, Any]:
         return read_json_object(self._path / "config.json")
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if (self._path / "tokenizer.json").is_file():
+            return ()
+        note = f"{self.name} holds no tokenizer.json: the model will take and give token ids only"
+        if (self._path / "tokenizer.model").is_file():
+            note += "; transformers' AutoTokenizer makes one of tokenizer.model (save_pretrained)"
+        return (note,)
+
     def source_files(self) -> tuple[Path, ...]:
         small = (self._path / name for name in (*CONFIG_FILES, *TOKENIZER_FILES))
         return (*self._weight_paths, *(path for path in small if path.is_file()))

@@ -119,6 +119,18 @@ def test_usage_errors(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_checkpoint_without_a_tokenizer_is_said(
+    own_checkpoint: Checkpoint, tmp_path: Path, capsys: Capture
+) -> None:
+    source = own_checkpoint("qwen2")
+    (source / "tokenizer.json").unlink(missing_ok=True)
+    assert run("convert", source, tmp_path / "out", "--dry-run") == 0
+    assert "holds no tokenizer.json: the model will take and give" in capsys.readouterr().err
+    (source / "tokenizer.model").write_bytes(b"")
+    assert run("convert", source, tmp_path / "out") == 0
+    assert "AutoTokenizer makes one of tokenizer.model" in capsys.readouterr().err
+
+
 def test_a_faulty_model_is_exit_3(
     own_checkpoint: Checkpoint, tmp_path: Path, capsys: Capture
 ) -> None:

@@ -79,7 +79,7 @@ def test_other_faults(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="schema must be flexq-ft/policy/1"):
         resolve("default: 6\n", tmp_path)
     with pytest.raises(ConfigError, match=r"mine\.yaml:2 is not valid YAML") as caught:
-        resolve("rules: [}\n", tmp_path)
+        resolve("default: 6\nrules: [}\n", tmp_path)
     assert "\n" not in caught.value.cause
     with pytest.raises(ConfigError, match="neither a built-in name nor a file") as caught:
         resolve_policy("flexk", num_layers=1, linears=LLAMA)
