@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import math
 import os
@@ -12,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,42 +103,47 @@ class SweepRun:
         rebuilt from them. With force, shared evaluations are made anew too.
         """
         pending = self.pending(force=force)
-        if pending:
-            self._make_folder()
-        if force:
-            shutil.rmtree(self.folder / STATE_NAME, ignore_errors=True)
-        failed: set[str] = set()
-        started = time.monotonic()
-        try:
-            for number, turn in enumerate(pending, start=1):
-                if turn.case.case_id in failed:
-                    continue
-                if time.monotonic() - started >= seconds:
-                    rest = pending[number - 1 :]
-                    self.stopped = sum(turn.case.case_id not in failed for turn in rest)
-                    break
-                observe(number, turn, None)
-                row = self._run_turn(turn)
-                self.store.append(row)
-                if row["error"] is not None:
-                    failed.add(turn.case.case_id)
-                observe(number, turn, row)
-        finally:
-            self.write_report()
+        with self._own_folder() if pending else contextlib.nullcontext():
+            if force:
+                shutil.rmtree(self.folder / STATE_NAME, ignore_errors=True)
+            try:
+                self._run_turns(pending, seconds, observe)
+            finally:
+                self.write_report()
         return self.rows()
 
-    def _make_folder(self) -> None:
-        """Before the first case, whose row would be lost. Raises ConfigError if it cannot be."""
+    def _run_turns(self, pending: Sequence[Turn], seconds: float, observe: Observer) -> None:
+        failed: set[str] = set()
+        started = time.monotonic()
+        for number, turn in enumerate(pending, start=1):
+            if turn.case.case_id in failed:
+                continue
+            if time.monotonic() - started >= seconds:
+                rest = pending[number - 1 :]
+                self.stopped = sum(turn.case.case_id not in failed for turn in rest)
+                break
+            observe(number, turn, None)
+            row = self._run_turn(turn)
+            self.store.append(row)
+            if row["error"] is not None:
+                failed.add(turn.case.case_id)
+            observe(number, turn, row)
+
+    @contextlib.contextmanager
+    def _own_folder(self) -> Iterator[None]:
+        """Before the first case, whose row would be lost. Raises ConfigError if another sweep has
+        the folder, or it cannot be written."""
         try:
             (self.folder / LOGS_NAME).mkdir(parents=True, exist_ok=True)
-            if not os.access(self.folder, os.W_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            lock = self.store.lock()
         except OSError as error:
             raise ConfigError(
                 f"the folder {self.folder} cannot be written.",
                 cause=f"{error.strerror}.",
                 hint="--out FOLDER",
             ) from error
+        with lock:
+            yield
 
     def rows(self) -> list[Row]:
         """A row a case, its rounds joined, in the sweep's order; none of cases that never ran."""

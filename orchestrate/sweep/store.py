@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from flexq_ft.errors import ConfigError
 
@@ -38,6 +39,22 @@ class RowStore:
                     hint="remove that line, or name another --out",
                 ) from error
         return list(rows.values())
+
+    def lock(self) -> BinaryIO:
+        """Open until the last row is appended: two sweeps would cut off each other's rows.
+
+        Raises ConfigError if another one has it, OSError if the file cannot be made.
+        """
+        file = self.path.open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise ConfigError(
+                f"another sweep is writing {self.path}.",
+                hint="wait for it, end it, or name another --out",
+            ) from error
+        return file
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add one row, on disk when this returns."""

@@ -293,6 +293,16 @@ def test_a_folder_that_cannot_be_made_stops_the_sweep_before_its_first_case(
     assert not sweeper.started
 
 
+def test_two_sweeps_do_not_write_one_folder(sweeper: Sweeper) -> None:
+    run = sweeper.run(matrix={"model": ["fine"]})
+    run.run()
+    with run.store.lock(), pytest.raises(ConfigError, match="another sweep is writing"):
+        run.run(force=True)
+    assert len(sweeper.started) == 1
+    with run.store.lock():
+        assert len(run.run()) == 1  # a finished one writes no row
+
+
 def test_an_absent_model_is_said_before_its_cases_fail(
     sweeper: Sweeper, capsys: pytest.CaptureFixture[str]
 ) -> None:
