@@ -139,6 +139,12 @@ def test_tiled_scales(rng: np.random.Generator) -> None:
     assert not rows[37:].any()
 
 
+def test_a_packed_weight_is_shown_by_its_sizes(rng: np.random.Generator) -> None:
+    _, w, _ = operands(rng, 1, 17, 192)
+    assert repr(kernels.pack(w)) == "PackedWeight(n=17, k=192, device=cpu)"
+    assert repr(kernels.pack(torch.from_numpy(w))) == "PackedWeight(n=17, k=192, device=cpu)"
+
+
 def test_what_does_not_fit_is_refused_by_name(rng: np.random.Generator) -> None:
     values, w, _ = operands(rng, 4, 17, 192)
     packed, on_numpy = kernels.pack(torch.from_numpy(w)), kernels.pack(w)
@@ -154,8 +160,10 @@ def test_what_does_not_fit_is_refused_by_name(rng: np.random.Generator) -> None:
         kernels.linear(x, packed, act_bits=8, bias=torch.zeros(17, dtype=torch.float16))
     with pytest.raises(ConfigError, match="x is float64"):
         kernels.linear(x.double(), packed, act_bits=8)
-    with pytest.raises(ConfigError, match="to 7 bits: only 6 and 8"):
+    with pytest.raises(ConfigError, match="act_bits is 7; it must be 6, 8 or 16"):
         kernels.linear(x, packed, act_bits=7)
+    with pytest.raises(ConfigError, match="packed is a ndarray, expected a PackedWeight"):
+        kernels.linear(values, w, act_bits=8)
     with pytest.raises(ConfigError, match=r"x has shape \[4, 191\], expected \[..., 192\]"):
         kernels.linear(values[:, 1:], on_numpy, act_bits=8)
     with pytest.raises(ConfigError, match="x is a list, expected a NumPy array or a PyTorch"):

@@ -175,6 +175,10 @@ class PackedWeight:
     n: int
     k: int
 
+    def __repr__(self) -> str:
+        device = getattr(self.codes, "device", "cpu")
+        return f"PackedWeight(n={self.n}, k={self.k}, device={device})"
+
 
 def pack(weight: Any) -> PackedWeight:
     """Quantises and packs a weight `[N, K]`; the result lies where the weight lies.
@@ -235,6 +239,13 @@ def linear(x: Any, packed: PackedWeight, *, act_bits: int, bias: Any | None = No
     the products of a stream share one that is kept. A row with a value that is not finite is NaN;
     with 16 bits it is what the floats give. There is no gradient.
     """
+    if not isinstance(packed, PackedWeight):
+        raise ConfigError(
+            f"packed is a {type(packed).__name__}, expected a PackedWeight",
+            hint="kernels.pack(weight)",
+        )
+    if act_bits not in (6, 8, 16):
+        raise ConfigError(f"act_bits is {act_bits}; it must be 6, 8 or 16")
     if isinstance(x, np.ndarray):
         return _linear_numpy(x, packed, act_bits, bias)
     torch = _torch_of(x, "x")
