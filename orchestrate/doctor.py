@@ -140,7 +140,12 @@ def _disk() -> str:
     root = place = cache_root(None)
     while not place.exists():
         place = place.parent
-    return f"{shutil.disk_usage(place).free / 1e9:.1f} GB free at {root}"
+    free = f"{shutil.disk_usage(place).free / 1e9:.1f} GB free at {root}"
+    models = [path for path in root.glob("*") if path.is_dir()]
+    if not models:
+        return free
+    size = sum(file.stat().st_size for path in models for file in path.rglob("*") if file.is_file())
+    return f"{free}; converted models: {len(models)}, {size / 1e9:.1f} GB"
 
 
 def _driver() -> Finding:
