@@ -276,7 +276,8 @@ def _saves(
                 raise click.BadParameter(
                     f"{path} ends in {path.suffix or 'no suffix'}; known: {', '.join(suffixes)}."
                 )
-            check_writable(path)
+            if not console.muted:  # rank 0 writes, and another rank's host may have no such folder
+                check_writable(path)
         console.save = list(value)
 
     return callback

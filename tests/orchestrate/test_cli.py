@@ -154,6 +154,18 @@ def test_save_into_an_absent_folder_is_refused_before_the_run(
     assert f"{path} cannot be written" in err and f"no folder {path.parent}" in err and not calls
 
 
+def test_the_folder_of_save_is_that_of_rank_0(
+    use_model: Use, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = use_model(says("hi"))
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "1")
+    monkeypatch.setattr("flexq_ft.orchestrate.world.join", lambda size: None)
+    monkeypatch.setattr("flexq_ft.orchestrate.cli.main.time.sleep", lambda seconds: None)
+    assert run_cli(["run", "m", "q", "--tp", "2", "--save", str(tmp_path / "absent" / "x.md")]) == 2
+    assert len(calls) == 1  # as far as that the option was taken
+
+
 def test_sampling_flags_arrive(use_model: Use) -> None:
     native = FakeNative(says("hi"))
     use_model(native)
