@@ -33,7 +33,7 @@ def load_text(name: str) -> EvalText:
     if name in _NAMED:
         return _NAMED[name]()
     path = Path(name)
-    if not path.is_file():
+    if not path.exists() or path.is_dir():  # a pipe is as good as a file
         raise ConfigError(
             f"{name} is no file, and no data set that is known by name.",
             cause=f"known by name are {', '.join(_NAMED)}.",

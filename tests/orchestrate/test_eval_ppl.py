@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -203,6 +204,18 @@ def test_c4_by_name_is_documents_joined_by_spaces(
     assert evaluated(capsys, args)["results"]["protocol"] == "raw"
     assert run_cli([*args, "--protocol", "paper"]) == 2
     assert "--protocol raw" in capsys.readouterr().err
+
+
+def test_a_text_may_come_through_a_pipe(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, "a téxt".encode())
+    os.close(writer)
+    try:
+        assert load_text(f"/dev/fd/{reader}").data.decode() == "a téxt"
+    finally:
+        os.close(reader)
+    with pytest.raises(ConfigError, match="is no file, and no data set"):
+        load_text(str(tmp_path))
 
 
 def test_names_without_network_or_package_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
