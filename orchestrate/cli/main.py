@@ -172,10 +172,15 @@ def _report(error: BaseException) -> int:
 def _schema(argv: Sequence[str]) -> str:
     """Of the document that this command line would have written."""
     verb = next((a for a in argv if a in VERBS), "cli")
+    if verb == "cli":
+        return "flexq-ft/cli/1"
+    module = importlib.import_module(f"{__package__}.{verb}")
     if verb in ("bench", "eval"):
-        members = importlib.import_module(f"{__package__}.{verb}").MEASUREMENTS
-        verb += next((f"-{a}" for a in argv if a in members), "")
-    return f"flexq-ft/{verb}/1"
+        member = next((a for a in argv if a in module.MEASUREMENTS), None)
+        if member is None:
+            return f"flexq-ft/{verb}/1"
+        module = importlib.import_module(f"{__package__}.{verb}_{member}")
+    return str(module.SCHEMA)
 
 
 def main() -> None:

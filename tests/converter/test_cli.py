@@ -17,6 +17,7 @@ from flexq_ft.orchestrate.cli.main import run_cli
 from flexq_ft.orchestrate.cli.progress import ConversionProgress
 from tests.converter.conftest import folder_bytes
 from tests.converter.layout_oracle import read_tensors
+from tests.orchestrate.schemas import validate
 from tests.reference.quantization import weight_int6
 
 Checkpoint = Callable[[str], Path]
@@ -31,6 +32,7 @@ def run_json(capsys: Capture, *args: object) -> dict[str, Any]:
     capsys.readouterr()
     assert run(*args, "--json", "-q") == 0
     document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    validate(document, f"{args[0]}.json")
     return document
 
 
@@ -224,6 +226,7 @@ def test_an_ft_folder_without_a_manifest(
     (tmp_path / "1-gpu/manifest.json").unlink()
     assert run("inspect", tmp_path) == 0
     assert "no manifest" in capsys.readouterr().out
+    assert "model" in run_json(capsys, "inspect", tmp_path)["results"]
     assert run("inspect", tmp_path, "--verify") == 3
 
 

@@ -81,7 +81,7 @@ def test_json_gives_the_conversation_at_the_end(
     type_lines(monkeypatch, "a")
     assert run_cli(["chat", "m", "--json", "--max-tokens", "9"]) == 0
     document = json.loads(capsys.readouterr().out)
-    validate(document, "envelope.json")
+    validate(document, "chat.json")
     assert document["results"][0]["messages"][1] == {"role": "assistant", "content": "ok"}
 
 

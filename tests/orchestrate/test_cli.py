@@ -17,7 +17,7 @@ from flexq_ft.orchestrate.cli.console import console
 from flexq_ft.orchestrate.cli.main import VERBS, run_cli
 from tests.orchestrate import fakes
 from tests.orchestrate.fakes import EOS, FakeNative, says
-from tests.orchestrate.schemas import validate
+from tests.orchestrate.schemas import SCHEMAS, validate
 
 Use = Callable[..., list[dict[str, Any]]]
 Capture = pytest.CaptureFixture[str]
@@ -124,6 +124,17 @@ def test_an_error_is_in_the_document_too(use_model: Use, capsys: Capture) -> Non
 def test_usage_errors_are_in_the_document_too(capsys: Capture) -> None:
     assert run_cli(["run", "m", "q", "--json", "--no-such-flag"]) == 2
     validate(json.loads(capsys.readouterr().out), "envelope.json")
+
+
+@pytest.mark.parametrize("verb", [*VERBS, "bench latency", "bench gemm", "eval ppl", "eval kl"])
+def test_an_error_is_in_the_verb_s_own_document(verb: str, capsys: Capture) -> None:
+    assert run_cli([*verb.split(), "--no-such-flag", "--json"]) == 2
+    document = json.loads(capsys.readouterr().out)
+    schema = document["schema"].split("/")[1]
+    assert schema == {"sweep": "sweep-result"}.get(verb, verb.replace(" ", "-"))
+    validate(
+        document, f"{schema}.json" if (SCHEMAS / f"{schema}.json").exists() else "envelope.json"
+    )
 
 
 def test_save_writes_json_and_markdown(use_model: Use, capsys: Capture, tmp_path: Path) -> None:
