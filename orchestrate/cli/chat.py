@@ -47,7 +47,8 @@ In the conversation:
 """
 
 
-@click.command("chat", epilog=EPILOG)
+# A reply is seldom as short as a continuation that is asked for.
+@click.command("chat", epilog=EPILOG, context_settings={"default_map": {"max_tokens": 1024}})
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--system", metavar="TEXT", panel="Prompt", help="The system message.")
 @sampling_options
@@ -103,7 +104,9 @@ class Chat:
 
     def _reply(self, text: str) -> None:
         limit = self._params.max_tokens
-        ids, dropped = self.conversation.ask(text, reply_tokens=limit)
+        # A quarter of the context, at most, is kept free: a long limit is no wish to forget.
+        room = min(limit, self._llm.info.max_len // 4)
+        ids, dropped = self.conversation.ask(text, reply_tokens=room)
         if dropped:
             console.info(f"[the context is full: the {dropped} oldest messages were dropped]")
         # New draws at each turn, all of them given by the one seed.

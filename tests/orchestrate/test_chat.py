@@ -97,6 +97,20 @@ def test_a_full_context_drops_the_oldest_turns_and_says_so(
     assert last.startswith("<system>sys<user>second<assistant>0123456789<user>third")
 
 
+def test_a_long_limit_of_replies_does_not_cost_the_history(
+    use_model: Use, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native = FakeNative(says("0123456789"))
+    use_model(native, max_len=400)
+    type_lines(monkeypatch, "first", "second", "third")
+    assert run_cli(["chat", "m"]) == 0  # up to 1,024 tokens of a reply
+    assert "dropped" not in capsys.readouterr().err
+    assert [params["max_tokens"] for _, params in native.admitted] == [
+        400 - len(prompt) for prompt in prompts(native)
+    ]
+    assert prompts(native)[-1].startswith("<user>first")
+
+
 def test_a_message_longer_than_the_context_is_refused_and_forgotten(
     use_model: Use, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
