@@ -175,15 +175,22 @@ def test_what_the_sampler_does_not_know_is_refused(ours: Any) -> None:
 
 @pytest.mark.slow
 def test_tasks_from_local_folders(
-    checkpoint: Path, data: Path, capsys: Capture, tmp_path: Path, theirs: Any
+    checkpoint: Path,
+    data: Path,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    theirs: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from flexq_ft.orchestrate.eval.harness import load_tasks
 
+    monkeypatch.chdir(tmp_path)  # no git repository
     args = ["eval", "tasks", str(checkpoint), "--cache-dir", str(tmp_path), "--dtype", "fp32"]
     args += ["--tasks", "piqa,arc_easy", "--data-dir", str(data), "--max-len", str(CONTEXT)]
     saved = tmp_path / "tasks.md"
     assert run_cli([*args, "--json", "-q", "--save", str(saved)]) == 0
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
+    assert "fatal" not in captured.err
     document = json.loads(captured.out)
     validate(document, "eval-tasks.json")
     piqa, arc = document["results"]
