@@ -108,6 +108,11 @@ def params_for(
     """One for each of so many prompts."""
     if isinstance(params, SamplingParams):
         return [params] * count
+    if not all(isinstance(one, SamplingParams) for one in params):
+        raise ConfigError(
+            f"sampling is given by SamplingParams, not by {params!r:.80}.",
+            hint="SamplingParams(max_tokens=64)",
+        )
     if len(params) != count:
         raise ConfigError(
             f"{count} prompts, but {len(params)} SamplingParams.",

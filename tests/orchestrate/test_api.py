@@ -45,6 +45,8 @@ def test_params_for_each_prompt() -> None:
     assert [len(r.outputs[0].token_ids) for r in results] == [1, 3]
     with pytest.raises(ConfigError, match="2 SamplingParams"):
         fake_llm(ECHO).generate(["a", "b", "c"], params)
+    with pytest.raises(ConfigError, match=r"given by SamplingParams, not by \{'max_tokens': 2\}"):
+        fake_llm(ECHO).generate("a", {"max_tokens": 2})  # type: ignore[arg-type]
 
 
 def test_metrics_count_tokens_and_keep_prefill_and_decode_apart() -> None:
