@@ -25,11 +25,14 @@ class LogitFile:
         folder = tempfile.gettempdir()
         free = shutil.disk_usage(folder).free
         if needed > free:
+            # Half of the room is left to others; of less than a window's, nothing can be made.
+            fitting = windows * free // (2 * needed)
+            few = f"--max-windows {fitting}" if fitting else "a smaller --window"
             raise ConfigError(
                 f"the logits of {windows} windows need {needed / 1e9:,.1f} GB in {folder}, which "
                 f"has {free / 1e9:,.1f} GB.",
                 cause=f"a window has {tokens:,} tokens, and the vocabulary {vocab:,}.",
-                hint=f"--max-windows {max(1, windows * free // (2 * needed))}, or TMPDIR=FOLDER",
+                hint=f"{few}, or TMPDIR=FOLDER on a larger disk",
             )
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  closed with this object
         self._is_reading = False

@@ -145,7 +145,7 @@ def cut_windows(
         raise ConfigError(
             f"a perplexity window of {window} tokens does not fit the model.",
             cause=f"the model has {max_positions} positions, and a window needs at least 2.",
-            hint=f"window: {min(LONGEST_WINDOW, max_positions)}",
+            hint=f"a window of {min(LONGEST_WINDOW, max_positions)} tokens",
         )
     ids = np.asarray(encode(protocol_text(data, protocol=protocol)), dtype=np.int64)
     if ids.size < 2:

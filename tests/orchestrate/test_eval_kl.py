@@ -127,6 +127,10 @@ def test_a_disk_without_room_is_an_error_before_the_run(monkeypatch: pytest.Monk
     with pytest.raises(ConfigError, match=r"16 windows need 4\.2 GB .* has 1\.0 GB") as error:
         LogitFile(windows=16, tokens=2048, vocab=32000)
     assert "--max-windows 1, or TMPDIR" in error.value.hint
+    monkeypatch.setattr(logit_file.shutil, "disk_usage", lambda path: usage(0, 0, 10**8))
+    with pytest.raises(ConfigError) as error:
+        LogitFile(windows=16, tokens=2048, vocab=32000)
+    assert "a smaller --window, or TMPDIR" in error.value.hint
 
 
 def test_two_schemes_of_one_checkpoint(checkpoint: Path, capsys: Capture, tmp_path: Path) -> None:
