@@ -33,6 +33,7 @@ Examples:
   flexq-ft run model.gguf --ids 1,450,7 --json
   flexq-ft run out/llama-7b --jsonl prompts.jsonl > answers.jsonl
 
+A PROMPT that begins with a dash comes last, after -- alone.
 A row of --jsonl: {{"id": …, "prompt": "…" or "prompt_token_ids": […], and any
 sampling field}}. Rows come out in their order; one that fails carries its error.
 

@@ -282,7 +282,8 @@ def _describe(item: Any) -> str:
         return unknown_key(str(location[-1]), known if names[:-1] else ["extends", *known])
     where = ".".join(names)
     if item["type"] == "missing":
-        return f"'{where}' is missing"
+        way_out = f"; this version reads schema: {SCHEMA}" if where == "schema" else ""
+        return f"'{where}' is missing{way_out}"
     text = str(item["msg"]).removeprefix("Value error, ")
     given = item["input"]
     if item["type"] == "value_error" or isinstance(given, dict | list):

@@ -100,7 +100,7 @@ def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
     ("text", "expected"),
     [
         ("schema: flexq-ft/sweep/2\nmodel: m\nmatrix: {}\n", ":1: schema"),
-        ("model: m\nmatrix: {}\n", ":1: 'schema' is missing"),
+        ("model: m\nmatrix: {}\n", ":1: 'schema' is missing; this version reads schema: flexq-ft/"),
         ("schema: flexq-ft/sweep/1\nmodel: m\n", "no cases"),
         (
             "schema: flexq-ft/sweep/1\nmodel: m\nmodel: n\nmatrix: {}\n",
