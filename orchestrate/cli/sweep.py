@@ -40,7 +40,7 @@ def _known_device(ctx: click.Context, parameter: click.Parameter, value: str | N
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for rows.jsonl and reports.  [default: sweeps/NAME of the file]",
 )
-@click.option("--dry-run", is_flag=True, help="List the cases, and run none.")
+@click.option("--dry-run", is_flag=True, help="List the cases and say which must fail; run none.")
 @click.option("--force", is_flag=True, help="Measure finished cases again too.")
 @click.option("--plots", is_flag=True, help="PNG files beside the report; needs matplotlib.")
 @click.option(
@@ -78,6 +78,7 @@ def command(
     round. The result is rows.jsonl, a row a case and round with the command that repeats it, and
     report.md, report.csv and plots, made from it.
     """  # fmt: skip
+    from flexq_ft.orchestrate.sweep.foresight import foreseen_failures
     from flexq_ft.orchestrate.sweep.plan import plan_cases
     from flexq_ft.orchestrate.sweep.run import SweepRun
     from flexq_ft.orchestrate.sweep.spec import load_spec
@@ -88,9 +89,8 @@ def command(
     title = f"Sweep {file.stem}" + (", synthetic weights" if spec.synthetic_weights else "")
     run = SweepRun(cases, folder, title=title, rounds=spec.rounds, plots=plots, cache_dir=cache_dir)
     config = {"file": str(file), "out": str(folder), **spec.model_dump(mode="json", by_alias=True)}
-    for model in dict.fromkeys(case.source() for case in cases):
-        if not model.exists():
-            console.warn(f"{model} does not exist: its cases would fail")
+    for line in foreseen_failures(cases):
+        console.warn(line)
     pending = run.pending(force=force)
     if dry_run:
         return _list_cases(run, pending, config=config)

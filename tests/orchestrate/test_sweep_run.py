@@ -303,14 +303,25 @@ def test_two_sweeps_do_not_write_one_folder(sweeper: Sweeper) -> None:
         assert len(run.run()) == 1  # a finished one writes no row
 
 
-def test_an_absent_model_is_said_before_its_cases_fail(
+def test_what_must_fail_is_said_before_any_case_runs(
     sweeper: Sweeper, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (sweeper.folder / "there").mkdir()
-    file = sweeper.file(matrix={"model": ["there", "lost"], "batch": [1, 2]})
+    from tests.tools.checkpoints import make_checkpoint
+
+    model = make_checkpoint(sweeper.folder / "there", hidden=64, heads=4, positions=128)
+    axes = {"tp": [1, 3], "prompt_tokens": [16, 120], "output_tokens": 16, "scheme": "flexq"}
+    file = sweeper.file(matrix={"model": [model.name, "lost"], **axes})
+    capsys.readouterr()  # what transformers said
     assert run_cli(["sweep", str(file), "--dry-run"]) == 0
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line == f"warning: {sweeper.folder / 'lost'} does not exist: its cases would fail"
+    assert capsys.readouterr().err.splitlines() == [
+        f"warning: 1 of 8 cases will fail: 136 tokens do not fit the 128 positions of {model}",
+        "warning: 2 of 8 cases will fail: tensor parallel size 3 does not divide the 4 attention"
+        " heads of there",
+        f"warning: 4 of 8 cases will fail: {sweeper.folder / 'lost'} does not exist",
+    ]
+    shape = sweeper.file(model="llama-7b", synthetic_weights=True, matrix={"prompt_tokens": "2k"})
+    assert run_cli(["sweep", str(shape), "--dry-run"]) == 0
+    assert "1 of 1 cases will fail: 2,176 tokens do not fit" in capsys.readouterr().err
 
 
 def test_sweep_verb_exit_code_and_envelope(
