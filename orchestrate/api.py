@@ -26,7 +26,7 @@ from flexq_ft.orchestrate.engine.options import EngineOptions
 from flexq_ft.orchestrate.engine.single_rank import LoadProgress
 from flexq_ft.orchestrate.models import find_model
 from flexq_ft.orchestrate.outputs import RequestOutput, ScoreOutput, StreamPiece, TextSequence
-from flexq_ft.orchestrate.prompts import Prompt, PromptReader
+from flexq_ft.orchestrate.prompts import Prompt, PromptReader, listed
 from flexq_ft.orchestrate.sampling import SamplingParams, params_for
 from flexq_ft.orchestrate.suggest import refuse_unknown
 from flexq_ft.orchestrate.tokenizer import Tokenizer
@@ -204,7 +204,7 @@ class LLM:
         return generation.pieces(engine, sequence)
 
     def score(
-        self, texts: Sequence[Prompt], *, first: Sequence[int] | None = None
+        self, texts: Prompt | Sequence[Prompt], *, first: Sequence[int] | None = None
     ) -> list[ScoreOutput]:
         """Log-probability of every token of each text (or list of ids), teacher-forced.
 
@@ -212,19 +212,19 @@ class LLM:
         """
         engine = self._open()
         outputs = []
-        all_ids = [self._prompts.ids(text) for text in texts]
-        begins = list(first or [1] * len(texts))
+        all_ids = [self._prompts.ids(text) for text in listed(texts)]
+        begins = list(first or [1] * len(all_ids))
         for ids, begin, scored in zip(all_ids, begins, engine.score(all_ids, begins), strict=True):
             logprobs: list[float | None] = [*[None] * begin, *scored.logprobs]
             outputs.append(ScoreOutput(ids, logprobs, float(sum(scored.logprobs)), scored.argmax))
         return outputs
 
     def forward_logits(
-        self, ids: Sequence[int] | Sequence[Sequence[int]]
+        self, ids: Prompt | Sequence[Prompt]
     ) -> NDArray[np.float32] | list[NDArray[np.float32]]:
-        """Logits [tokens, vocab] in fp32 of one list of ids, or a list of them for several."""
+        """Logits [tokens, vocab] in fp32 of one text or list of ids; of several, a list of them."""
         engine, read = self._open(), self._prompts.ids
-        if len(ids) > 0 and isinstance(ids[0], int | np.integer):
+        if isinstance(ids, str) or (len(ids) > 0 and isinstance(ids[0], int | np.integer)):
             return engine.forward(read(ids))  # type: ignore[arg-type]
         return [engine.forward(read(one)) for one in ids]  # type: ignore[arg-type]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,7 +40,7 @@ class PromptReader:
                 )
             ids = self._tokenizer.encode(prompt)
         else:
-            ids = [int(token) for token in prompt]
+            ids = _whole_ids(prompt)
         self._check_ids(ids)
         return ids
 
@@ -69,7 +70,7 @@ class PromptReader:
         params: SamplingParams | Sequence[SamplingParams],
     ) -> list[TextSequence]:
         """Of a list of prompts, or of one text; params for all, or for each."""
-        batch: list[Prompt] = [prompts] if isinstance(prompts, str) else _as_list(prompts)
+        batch = listed(prompts)
         if batch and isinstance(batch[0], int | np.integer):
             raise ConfigError(
                 "generate() takes a list of prompts.",
@@ -91,13 +92,26 @@ class PromptReader:
             )
 
 
-def _as_list(prompts: Any) -> list[Prompt]:
+def listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """One text as a list of it. Raises ConfigError for what is no list of prompts."""
+    if isinstance(prompts, str):
+        return [prompts]
     try:
-        return list(prompts)
+        return list(prompts)  # type: ignore[arg-type]
     except TypeError as error:
         raise ConfigError(
-            f"generate() takes texts or lists of ids, not {type(prompts).__name__}.",
+            f"prompts are texts or lists of ids, not {type(prompts).__name__}.",
             hint="llm.generate([prompt], params)",
+        ) from error
+
+
+def _whole_ids(prompt: Any) -> list[int]:
+    try:
+        return [operator.index(token) for token in prompt]
+    except TypeError as error:
+        raise ConfigError(
+            f"a prompt is a text or a list of token ids, not {str(prompt)[:60]!r}.",
+            hint="llm.generate(['a text', [1, 450, 7]], params)",
         ) from error
 
 

@@ -131,6 +131,22 @@ def test_without_a_tokenizer_ids_go_in_and_out() -> None:
         llm.generate([[5]], SamplingParams(stop=["x"]))
 
 
+@pytest.mark.parametrize("prompt", [[1.5, 2], ["1", "2"], [[1]], None])
+def test_what_is_neither_text_nor_ids_is_refused(prompt: Any) -> None:
+    llm = fake_llm(ECHO)
+    for call in (llm.generate, llm.score, llm.forward_logits):
+        with pytest.raises(ConfigError, match="a text or a list of token ids"):
+            call([prompt])  # type: ignore[operator]
+
+
+def test_one_text_is_one_text_everywhere() -> None:
+    llm = fake_llm(ECHO)
+    (scored,) = llm.score("abcd")
+    assert scored.token_ids == [*b"abcd"]
+    logits = llm.forward_logits("abc")
+    assert isinstance(logits, np.ndarray) and logits.shape[0] == 3
+
+
 def test_score_begins_with_none_and_sums() -> None:
     (tail,) = fake_llm(ECHO).score(["abcd"], first=[3])
     assert tail.logprobs == [None, None, None, -1.0] and tail.sum_logprob == -1.0
