@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flexq_ft.errors import FlexQFtError
 from flexq_ft.orchestrate.bench.roofline import ModelSizes
-from flexq_ft.orchestrate.sweep.plan import Case
+from flexq_ft.orchestrate.sweep.case_config import Case
 
 
 def foreseen_failures(cases: Sequence[Case]) -> list[str]:
