@@ -23,8 +23,9 @@ ModelWeights load(const ModelFolder& folder, const EngineOptions& options, int r
   load.lm_head = *options.lm_head;
   load.rank = rank;
   load.device = options.device;
-  if (options.device == Device::kCuda)
+  if (options.device == Device::kCuda) {
     load.region_bytes = weight_region_bytes(folder, options, rank);
+  }
   load.synthetic = options.synthetic_weights;
   load.progress = options.progress;
   return load_weights(folder, load);

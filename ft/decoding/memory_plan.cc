@@ -67,6 +67,7 @@ size_t rope_bytes(const ModelConfig& config, const EngineOptions& options) {
   return config.rope ? static_cast<size_t>(options.max_len * config.head_dim) * sizeof(float) : 0;
 }
 
+// Of what a model's files hold, without norms and biases.
 size_t weight_bytes(const ModelConfig& config, const EngineOptions& options,
                     const RankShape& shape) {
   const DataType dtype = *options.dtype;
@@ -79,8 +80,7 @@ size_t weight_bytes(const ModelConfig& config, const EngineOptions& options,
   const int64_t table_rows = config.vocab_size + (config.rope ? 0 : config.max_positions);
   return static_cast<size_t>(config.num_layers) * layer +
          static_cast<size_t>(table_rows * hidden) * size_of(dtype) +
-         linear_bytes(options.device, scheme_of(*options.lm_head), dtype, shape.vocab, hidden) +
-         (on_gpu(options) ? rope_bytes(config, options) : 0);
+         linear_bytes(options.device, scheme_of(*options.lm_head), dtype, shape.vocab, hidden);
 }
 
 // The logits of a step; on a GPU with the state of every slot, and the rows that go into the head.
@@ -137,7 +137,8 @@ MemoryPlan plan_memory(const ModelFolder& folder, const EngineOptions& options, 
   // A captured step computes idle rows too, on a page of their own.
   const int64_t idle_pages = on_gpu(options) ? 1 : 0;
   MemoryPlan plan;
-  plan[MemoryKind::kWeights] = weight_bytes(config, options, shape);
+  plan[MemoryKind::kWeights] =
+      weight_bytes(config, options, shape) + (on_gpu(options) ? rope_bytes(config, options) : 0);
   plan[MemoryKind::kKvCache] = KvCache::bytes(
       config.num_layers, options.kv_pages + idle_pages,
       length(folder.shards.kv_heads[static_cast<size_t>(rank)]), config.head_dim, *options.dtype);

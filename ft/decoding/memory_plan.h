@@ -24,8 +24,9 @@ struct MemoryPlan {
 // Of one rank, on the options' device. options must be resolved, kv_pages included.
 MemoryPlan plan_memory(const ModelFolder& folder, const EngineOptions& options, int rank);
 
-// Room for all weights of a rank in one allocation: what is planned, norms, and biases, whether
-// there are any or not; at most a thousandth too much for a large model.
+// Room for all weights of a rank that are loaded, in one allocation: with norms and biases, whether
+// there are any or not, and without the rotary table; about a thousandth too much for a large
+// model.
 size_t weight_region_bytes(const ModelFolder& folder, const EngineOptions& options, int rank);
 
 // Of a GPU's free memory; not planned with. CUDA's modules, the products' library and graphs come

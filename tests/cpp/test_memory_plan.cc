@@ -123,6 +123,26 @@ TEST(a_gpu_holds_rows_without_padding_and_a_page_for_idle_rows) {
   }
 }
 
+// A rotary table, here of 64 MiB, is no part of what is loaded.
+TEST(a_region_has_room_for_what_is_loaded_and_little_more) {
+  const auto rounded = [](int64_t bytes) { return static_cast<size_t>((bytes + 255) / 256 * 256); };
+  const int64_t linears[][2] = {{3 * 4096, 4096}, {4096, 4096}, {2 * 11008, 4096}, {4096, 11008}};
+  for (const Scheme scheme : {Scheme::kFloat, Scheme::kW8A16, Scheme::kW8A8, Scheme::kW6Ax}) {
+    const bool int6 = scheme == Scheme::kW6Ax, int8 = is_w8(scheme);
+    size_t layer = 2 * rounded(4096 * 2);
+    for (const auto& [n, k] : linears) {
+      layer += rounded(int6 ? n * k * 6 / 8 : int8 ? n * k : n * k * 2);
+      layer += int6 ? rounded(n * k / 128 * 2) : int8 ? rounded(n * 4) : 0;
+    }
+    const size_t loaded = 32 * layer + 2 * rounded(int64_t{32000} * 4096 * 2) + rounded(4096 * 2);
+    EngineOptions options = on_gpu(scheme);
+    options.max_len = 131072;
+    const size_t region = weight_region_bytes(large(scheme, 1), options, 0);
+    EXPECT(loaded <= region);
+    EXPECT(region <= loaded + loaded / 500);
+  }
+}
+
 TEST(a_quantised_head_is_planned_as_such) {
   if (!has_sizes()) return;
   EngineOptions options = on_gpu(Scheme::kFloat);
