@@ -64,11 +64,11 @@ class MemoryRegion {
  public:
   // Throws Error{kOutOfMemory} as a Buffer does.
   MemoryRegion(size_t bytes, MemoryKind kind, Device device);
+  MemoryRegion(const MemoryRegion&) = delete;
+  MemoryRegion& operator=(const MemoryRegion&) = delete;
 
   // Of the region, where there is room; else memory of its own.
   Buffer cut(DataType dtype, Shape shape);
-
-  size_t left() const { return bytes_ - used_; }
 
  private:
   std::shared_ptr<void> memory_;

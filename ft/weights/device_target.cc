@@ -23,18 +23,15 @@ Tensor column_of(const Buffer& buffer) {
 }  // namespace
 
 DeviceTarget::DeviceTarget(size_t region_bytes, size_t block_bytes)
-    : region_(std::make_unique<MemoryRegion>(region_bytes, MemoryKind::kWeights, Device::kCuda)),
-      block_bytes_(block_bytes) {}
+    : region_(region_bytes, MemoryKind::kWeights, Device::kCuda), block_bytes_(block_bytes) {}
 
-Buffer DeviceTarget::values(DataType dtype, Shape shape) const {
-  return region_->cut(dtype, shape);
-}
+Buffer DeviceTarget::values(DataType dtype, Shape shape) { return region_.cut(dtype, shape); }
 
 Layout DeviceTarget::layout(Scheme scheme) const {
   return scheme == Scheme::kW6Ax ? Layout::kFrag16x128Tiled : Layout::kRowMajor;
 }
 
-Buffer DeviceTarget::codes(const LinearWeight& weight) const {
+Buffer DeviceTarget::codes(const LinearWeight& weight) {
   if (weight.format.layout == Layout::kFrag16x128Tiled) {
     return values(weight.format.storage, {flexq_kernels::packed_bytes(weight.n, weight.k)});
   }

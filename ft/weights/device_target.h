@@ -14,8 +14,8 @@ class DeviceTarget : public WeightTarget {
   Device device() const override { return Device::kCuda; }
   Layout layout(Scheme scheme) const override;
   RowOrder paired(int64_t rows) const override;
-  Buffer codes(const LinearWeight& weight) const override;
-  Buffer values(DataType dtype, Shape shape) const override;
+  Buffer codes(const LinearWeight& weight) override;
+  Buffer values(DataType dtype, Shape shape) override;
   size_t block_bytes() const override { return block_bytes_; }
   void* stage(size_t bytes) override;
   void put(const LinearWeight& weight, ConstTensor block, int64_t row, int64_t column,
@@ -36,7 +36,7 @@ class DeviceTarget : public WeightTarget {
   template <typename Use>
   void random_blocks(DataType dtype, Shape shape, const RandomFill& fill, const Use& use);
 
-  std::unique_ptr<MemoryRegion> region_;
+  MemoryRegion region_;
   size_t block_bytes_;
   std::unique_ptr<DeviceUpload> upload_;  // from the first block on: random numbers need none
 };

@@ -16,7 +16,7 @@ Layout HostTarget::layout(Scheme scheme) const {
   return scheme == Scheme::kW8A8 ? Layout::kPanelPairs : Layout::kPanel;
 }
 
-Buffer HostTarget::codes(const LinearWeight& weight) const {
+Buffer HostTarget::codes(const LinearWeight& weight) {
   const DataFormat& format = weight.format;
   if (format.layout == Layout::kFrag16x128) {
     return Buffer(static_cast<size_t>(flexq_kernels::packed_bytes(weight.n, weight.k)),

@@ -10,7 +10,7 @@ class HostTarget : public WeightTarget {
   Device device() const override { return Device::kCpu; }
   Layout layout(Scheme scheme) const override;
   RowOrder paired(int64_t) const override { return {}; }
-  Buffer codes(const LinearWeight& weight) const override;
+  Buffer codes(const LinearWeight& weight) override;
   size_t block_bytes() const override;  // no limit: a panel is made of whole columns
   void* stage(size_t bytes) override;
   void put(const LinearWeight& weight, ConstTensor block, int64_t row, int64_t column,

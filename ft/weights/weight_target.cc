@@ -48,7 +48,7 @@ void check_depth(const LinearWeight& weight) {
 
 }  // namespace
 
-Buffer WeightTarget::values(DataType dtype, Shape shape) const {
+Buffer WeightTarget::values(DataType dtype, Shape shape) {
   return Buffer(dtype, shape, MemoryKind::kWeights, device());
 }
 
@@ -58,7 +58,7 @@ std::unique_ptr<WeightTarget> make_weight_target(Device device, size_t region_by
 }
 
 LinearWeight new_linear(const std::string& name, Scheme scheme, DataType dtype, int act_bits,
-                        int64_t n, int64_t k, size_t parts, const WeightTarget& target) {
+                        int64_t n, int64_t k, size_t parts, WeightTarget& target) {
   LinearWeight out;
   out.name = name;
   out.format = format_of(scheme, dtype, act_bits, target.layout(scheme));

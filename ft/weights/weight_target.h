@@ -23,8 +23,8 @@ class WeightTarget {
   virtual RowOrder paired(int64_t rows) const = 0;
 
   // Memory for the weight's codes, in its layout.
-  virtual Buffer codes(const LinearWeight& weight) const = 0;
-  virtual Buffer values(DataType dtype, Shape shape) const;
+  virtual Buffer codes(const LinearWeight& weight) = 0;
+  virtual Buffer values(DataType dtype, Shape shape);
 
   // Host memory for the next block, of at most block_bytes(); the put that follows takes it.
   virtual size_t block_bytes() const = 0;
@@ -58,6 +58,6 @@ std::unique_ptr<WeightTarget> make_weight_target(Device device, size_t region_by
 // A weight of n rows without its values: format, codes and scales. parts: 1, or 2 of as many rows
 // each. Throws Error{kConfig} if the scheme cannot have so many columns.
 LinearWeight new_linear(const std::string& name, Scheme scheme, DataType dtype, int act_bits,
-                        int64_t n, int64_t k, size_t parts, const WeightTarget& target);
+                        int64_t n, int64_t k, size_t parts, WeightTarget& target);
 
 }  // namespace flexq_ft
