@@ -34,6 +34,18 @@ TEST(heads_of_other_sizes) {
   EXPECT_EQ(refusal(config), "heads of 96 columns, neither 64 nor 128");
 }
 
+// Gate and up lie in whole bands of eight rows, or not in turn at all.
+TEST(gates_that_are_no_whole_bands) {
+  ModelConfig config = with_heads_of_64(small_llama(), 384);
+  config.inter_size = 1020;
+  EXPECT_EQ(refusal(config), "a gated feed-forward of 1020 columns, not a multiple of 8");
+  config.inter_size = 1000;
+  EXPECT(refusal(config).find("gated") == std::string::npos);
+  config.inter_size = 1020;
+  config.gated_ffn = false;
+  EXPECT(refusal(config).find("gated") == std::string::npos);
+}
+
 TEST(a_norm_that_is_wider_than_the_ring) {
   EXPECT_EQ(refusal(with_heads_of_64(small_opt(), 18440)),
             "a layer norm of 18440 columns, more than 18432");
