@@ -53,9 +53,12 @@ def command(a: Path, b: Path, *, conditions: tuple[str, ...], allow_different: b
         table = report.screen_table(comparison)
         if table.row_count:
             console.show(table)
-    for line in report.summary_lines(comparison):
-        if not line.startswith("not alike"):
-            console.info(line)
+        for line in report.summary_lines(comparison):
+            if not line.startswith("not alike"):
+                console.out(line)
+        for text, offenders in failures.items():
+            for line in offenders:
+                console.out(f"{text}: {line}")
     console.emit(
         SCHEMA,
         config={
@@ -68,7 +71,4 @@ def command(a: Path, b: Path, *, conditions: tuple[str, ...], allow_different: b
         markdown=report.markdown(comparison, failures),
         csv=report.to_csv(comparison),
     )
-    for text, offenders in failures.items():
-        for line in offenders:
-            console.info(f"{text}: {line}")
     return 1 if any(failures.values()) else 0
