@@ -16,8 +16,9 @@ from flexq_ft.orchestrate.shapes import find_shape
 from flexq_ft.orchestrate.sweep.points import STEP_NAMES
 from flexq_ft.orchestrate.sweep.spec import CalibrationSpec, Quality, Repeat, Rounding
 
-# What logits depend on, beside the model.
-_NUMBERS = ("scheme", "policy", "dtype", "lm_head", "rotate", "smooth", "rounding", "tp", "device")
+# What logits depend on, beside the model and its preparation.
+_NUMBERS = ("scheme", "policy", "dtype", "lm_head", "tp", "device")
+_PREPARATION = {"rotate", "smooth", "rounding", "calibration"}
 # What a folder is known by; hashing weights at every start would take longer than a small sweep.
 _MANIFEST = "manifest.json"
 
@@ -66,12 +67,10 @@ class Case(BaseModel):
         A model, text or policy file that was replaced therefore makes a new case, which is measured
         again.
         """
-        known: dict[str, Any] = {"case": self.model_dump(mode="json")}
+        known: dict[str, Any] = {"case": self.model_dump(mode="json", exclude=_PREPARATION)}
         known["case"]["model"] = str(self.source().resolve())
         known["model_state"] = model_state(self.source())
-        known |= self._policy_state() | self._calibration_state()
-        if self.calibration is not None:
-            known["case"]["calibration"]["text"] = None
+        known |= self._policy_state() | self._preparation_state()
         if self.quality.ppl is not None:
             known["case"]["quality"]["ppl"]["text"] = None
             known["text_sha256"] = _file_sha256(Path(self.quality.ppl.text))
@@ -89,7 +88,7 @@ class Case(BaseModel):
                 "text": None if ppl is None else ppl.model_dump(exclude={"text"}),
                 "text_sha256": None if ppl is None else _file_sha256(Path(ppl.text)),
                 **self._policy_state(),
-                **self._calibration_state(),
+                **self._preparation_state(),
             }
         )
 
@@ -99,11 +98,16 @@ class Case(BaseModel):
             return {}
         return {"policy_sha256": _file_sha256(Path(self.policy))}
 
-    def _calibration_state(self) -> dict[str, Any]:
-        if self.calibration is None:
+    def _preparation_state(self) -> dict[str, Any]:
+        """Nothing of weights as they are: a sweep from before there was a choice goes on."""
+        words = self.preparation().words()
+        if not words:
             return {}
-        text = _file_sha256(Path(self.calibration.text))
-        return {"calibration": [text, self.calibration.sequences, self.calibration.length]}
+        state: dict[str, Any] = {"preparation": words}
+        if (spec := self.calibration) is not None:
+            text = _file_sha256(Path(spec.text))
+            state["calibration"] = [text, spec.sequences, spec.length]
+        return state
 
     def preparation(self) -> Preparation:
         """Of the checkpoint, where it is converted on the fly."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -384,6 +386,35 @@ def test_a_replaced_calibration_is_a_new_case_and_a_new_evaluation(tmp_path: Pat
         found.append([(case.case_id, case.quality_id()) for case in cases])
     (nearest, gptq), (again, replaced) = found
     assert nearest == again and len({*nearest, *gptq, *replaced}) == 6
+
+
+def test_weights_as_they_are_have_the_case_id_of_before_there_was_a_choice(tmp_path: Path) -> None:
+    model = tmp_path / "m"
+    model.write_bytes(b"model")
+    (case,) = cases_of(tmp_path, matrix={"scheme": "w8a16", "output_tokens": 9}, latency_at=[4])
+    known = {
+        "case": {
+            "model": str(model.resolve()),
+            "synthetic_weights": False,
+            "scheme": "w8a16",
+            "policy": None,
+            "dtype": None,
+            "lm_head": None,
+            "step_kernel": "auto",
+            "tp": 1,
+            "batch": 1,
+            "prompt_tokens": 128,
+            "output_tokens": 9,
+            "latency_at": [4],
+            "repeat": {"min": 3, "max": 3, "until_cv": None},
+            "quality": {"ppl": None, "agreement_with": None},
+            "seed": 0,
+            "device": "auto",
+        },
+        "model_state": [["m", 5, model.stat().st_mtime_ns]],
+    }
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    assert case.case_id == digest[:16]
 
 
 def test_random_weights_have_no_quality(tmp_path: Path) -> None:
