@@ -36,7 +36,7 @@ class LocalEngine:
     """Drives one `_native.Engine` (or what stands for the ranks of a group: worker.Leader)."""
 
     def __init__(self, native: Any, info: EngineInfo) -> None:
-        self._native = native
+        self._opened = native  # None once it is closed
         self._info = info
         self._waiting: deque[Request] = deque()
         self._running: dict[int, _Running] = {}  # by slot
@@ -45,6 +45,12 @@ class LocalEngine:
     @property
     def info(self) -> EngineInfo:
         return self._info
+
+    @property
+    def _native(self) -> Any:
+        if self._opened is None:
+            raise ConfigError("this LLM is closed.", hint="make a new one")
+        return self._opened
 
     def generate(self, requests: Sequence[Request]) -> Generator[list[TokenEvent], None, None]:
         refuse_if_busy(self._is_busy)
@@ -114,7 +120,8 @@ class LocalEngine:
 
     def _release(self, slot: int) -> None:
         del self._running[slot]
-        self._native.release(slot)
+        if self._opened is not None:
+            self._opened.release(slot)
 
     def score(self, texts: Sequence[Sequence[int]], first: Sequence[int]) -> list[Score]:
         scores = self._native.score_batch([list(ids) for ids in texts], list(first))
@@ -135,4 +142,4 @@ class LocalEngine:
         return [dict(node) for node in self._native.step_profile(batch, context)]
 
     def close(self) -> None:
-        self._native = None
+        self._opened = None

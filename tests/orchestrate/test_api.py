@@ -170,6 +170,19 @@ def test_a_closed_llm_says_so() -> None:
         llm.generate("x")
 
 
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_stream_of_a_closed_llm_says_so(steps: int) -> None:
+    native = FakeNative(ECHO)
+    llm = fake_llm(native)
+    stream = llm.stream("abc")
+    for _ in range(steps):
+        next(stream)
+    llm.close()
+    with pytest.raises(ConfigError, match="this LLM is closed"):
+        next(stream)
+    assert native.released == []  # its slots went with it
+
+
 def test_unknown_keyword_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         LLM(tmp_path, tensor_paralel_size=2)
