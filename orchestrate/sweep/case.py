@@ -34,8 +34,9 @@ from flexq_ft.orchestrate.sweep.command import (
     reproduce_command,
 )
 from flexq_ft.orchestrate.sweep.measure import measure
-from flexq_ft.orchestrate.sweep.session import open_session, subject_of
+from flexq_ft.orchestrate.sweep.session import open_session
 from flexq_ft.orchestrate.sweep.store import Row
+from flexq_ft.orchestrate.sweep.subject import subject_of
 
 
 def case_row(case: Case, result: dict[str, Any], *, error: dict[str, Any] | None) -> Row:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from flexq_ft import _native
 from flexq_ft.errors import ConfigError
-from flexq_ft.orchestrate.bench.case import Case as BenchCase
-from flexq_ft.orchestrate.bench.case import Subject, find_subject
+from flexq_ft.orchestrate.bench.case import Subject
 from flexq_ft.orchestrate.bench.roofline import decode_bytes, mean_context
 from flexq_ft.orchestrate.bench.row import Machine, model_digest
 from flexq_ft.orchestrate.bench.session import check_room, measure_bandwidth
@@ -27,6 +24,7 @@ from flexq_ft.orchestrate.gpu_state import GpuState, read_states
 from flexq_ft.orchestrate.sampling import SamplingParams
 from flexq_ft.orchestrate.sweep.case_config import Case
 from flexq_ft.orchestrate.sweep.measure import Served
+from flexq_ft.orchestrate.sweep.subject import as_bench_case
 from flexq_ft.orchestrate.timing import batch_timing, decode_steps_ms, token_times_ms
 from flexq_ft.orchestrate.tokenizer import Tokenizer
 
@@ -198,33 +196,6 @@ def open_session(case: Case, subject: Subject) -> Iterator[EngineSession]:
         yield EngineSession(case, subject, engine, machine, memory)
     finally:
         engine.close()
-
-
-def subject_of(case: Case, cache_dir: Path | None) -> Subject:
-    """Converted into the cache first where need be, in another process: what memory that takes, of
-    the host and of a GPU, is none of the case's."""
-    if case.synthetic_weights:
-        return _subject(case, cache_dir)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        return process.submit(_subject, case, cache_dir).result()
-
-
-def _subject(case: Case, cache_dir: Path | None) -> Subject:
-    return find_subject(
-        as_bench_case(case),
-        cache_dir=cache_dir,
-        notify=console.info,
-        progress=None,
-        preparation=case.preparation(),
-    )
-
-
-def as_bench_case(case: Case) -> BenchCase:
-    """The same point as `flexq-ft bench latency` names it."""
-    same = ("model", "synthetic_weights", "scheme", "policy", "dtype", "lm_head", "step_kernel",
-            "tp", "device", "batch", "prompt_tokens", "output_tokens", "seed")  # fmt: skip
-    values = {name: getattr(case, name) for name in same}
-    return BenchCase(is_shape=case.synthetic_weights, **values)
 
 
 def current_load() -> float:

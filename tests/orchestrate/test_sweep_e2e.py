@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import fcntl
 import json
 import math
 import os
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +209,51 @@ def test_a_case_s_memory_is_watched_from_behind_its_conversion_on(
     )  # fmt: skip
     first, second = (line.split()[0] for line in done.stdout.splitlines()[:2])
     assert (first, second) == ("converting", "loading")
+
+
+@pytest.fixture
+def converting(model: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A case, and its process that converts, which waits for the folder's lock."""
+    command = [sys.executable, "-m", "flexq_ft.orchestrate.sweep.case", str(model)]
+    command += ["--prompt-tokens", "4", "--output-tokens", "2", "--cache-dir", str(tmp_path)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    (lock,) = tmp_path.glob("*.lock")
+    shutil.rmtree(lock.with_suffix(""))
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        case = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 60
+        while not (waiting := [pid for pid in users_of(lock) if pid != os.getpid()]):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield case, waiting[0]
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(waiting[0], signal.SIGKILL)
+    case.communicate()
+
+
+def users_of(file: Path) -> Iterator[int]:
+    """The processes that have it open."""
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if descriptor.readlink() == file:
+                yield int(descriptor.parts[2])
+
+
+def test_a_conversion_ends_with_its_case(converting: tuple[subprocess.Popen[str], int]) -> None:
+    case, _ = converting
+    case.kill()
+    assert case.communicate(timeout=30)[0] == ""  # a sweep reads so far
+
+
+def test_a_conversion_that_was_killed_is_said(
+    converting: tuple[subprocess.Popen[str], int], model: Path
+) -> None:
+    case, process = converting
+    os.kill(process, signal.SIGKILL)
+    row = json.loads(case.communicate(timeout=30)[0])
+    assert case.returncode == 4 and row["error"]["kind"] == "LaunchError"
+    assert f"that converts {model} was killed" in row["error"]["message"]
 
 
 def test_every_preparation_has_its_name_and_its_loss(prepared: Path) -> None:
