@@ -10,24 +10,28 @@ import os
 import select
 import signal
 import threading
-import time
 from types import FrameType
+from typing import ClassVar
 
 from flexq_ft.orchestrate.cli.console import console, exit_code
 
 PATIENCE_S = 1.0
-# The thread may see a signal a little later than the handler that it is for.
-_SLACK_S = 0.2
+_HANDLED = 0  # in the pipe among signals, of which none has this number
 
 
 class InterruptWatch:
-    """For the rest of the process. Made by the main thread, where Ctrl-C is not ignored."""
+    """For the rest of the process. Made by the main thread, where Ctrl-C is not ignored.
 
-    handled_at = 0.0  # when a handler of SIGINT last ran
+    A pipe has each signal when it comes and each handler when it runs, in this order, however late
+    the thread reads them.
+    """
+
+    pipe: ClassVar[int | None] = None
 
     def __init__(self) -> None:
         self._reader, writer = os.pipe()
         os.set_blocking(writer, False)
+        InterruptWatch.pipe = writer
         signal.set_wakeup_fd(writer)
         signal.signal(signal.SIGINT, self._raise)
         threading.Thread(target=self._watch, daemon=True).start()
@@ -38,27 +42,26 @@ class InterruptWatch:
         signal.default_int_handler(number, frame)
 
     def _watch(self) -> None:
-        came: float | None = None  # of the interrupt that may still wait
-        is_said = False
+        waits = is_said = False
         while True:
-            patience = None if came is None else PATIENCE_S
-            is_ready = bool(select.select([self._reader], [], [], patience)[0])
-            is_handled = came is None or self.handled_at >= came - _SLACK_S
-            if is_ready and signal.SIGINT in os.read(self._reader, 64):
-                if is_handled:
-                    came, is_said = time.monotonic(), False
-                elif is_said:
-                    os._exit(exit_code(KeyboardInterrupt()))
-            elif is_handled:
-                came = None
-            elif not is_said:
+            patience = PATIENCE_S if waits and not is_said else None
+            if not select.select([self._reader], [], [], patience)[0]:
                 is_said = True
                 console.info("\nstopping when this step has ended; Ctrl-C again ends at once")
+                continue
+            for event in os.read(self._reader, 64):
+                if event == _HANDLED:
+                    waits = is_said = False
+                elif event == signal.SIGINT and is_said:
+                    os._exit(exit_code(KeyboardInterrupt()))
+                elif event == signal.SIGINT:
+                    waits = True
 
 
 def note_handled() -> None:
     """For handlers of SIGINT: the interrupt waits no longer."""
-    InterruptWatch.handled_at = time.monotonic()
+    if InterruptWatch.pipe is not None:
+        os.write(InterruptWatch.pipe, bytes([_HANDLED]))
 
 
 def watch_interrupts() -> None:

@@ -124,14 +124,16 @@ def test_a_second_ctrl_c_ends_a_native_call_that_the_first_waits_for() -> None:
     assert process.wait(30) == 130
 
 
-def test_ctrl_c_that_is_handled_counts_no_longer() -> None:
+@pytest.mark.parametrize("busy", ["pass", "re.match('(a+)+$', 'a' * 24 + 'b')"])
+def test_ctrl_c_that_is_handled_counts_no_longer(busy: str) -> None:
+    """Also where the watching thread learns of it late, as no other may run meanwhile."""
     code = (
-        "import sys, time; from flexq_ft.orchestrate.cli import interrupts\n"
+        "import re, sys, time; from flexq_ft.orchestrate.cli import interrupts\n"
         "interrupts.PATIENCE_S = 0.05; interrupts.watch_interrupts()\n"
         "for _ in range(5):\n"
         "    try:\n"
         "        print('ready', file=sys.stderr, flush=True); time.sleep(60)\n"
-        "    except KeyboardInterrupt: time.sleep(0.3)\n"
+        f"    except KeyboardInterrupt: {busy}; time.sleep(0.3)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
