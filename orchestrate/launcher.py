@@ -95,8 +95,10 @@ class RankGroup:
                 self._channel.send({"call": "close"})
             self._channel.close()
             self._channel = None
-        self._end_process()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        try:
+            self._end_process()
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _open_channel(self) -> Channel:
         if self._channel is None:
@@ -185,24 +187,36 @@ class RankGroup:
         )
 
     def _end_process(self) -> int | None:
-        """Waits for mpirun and all it wrote; kills its whole session if it takes too long.
+        """Waits for mpirun and all it wrote; kills its whole session if it takes too long, or at
+        another Ctrl-C.
 
         Once: later the number of its session may be another's.
         """
         process, self._process = self._process, None
         if process is None:
             return None
-        for signal_number in (None, signal.SIGTERM, signal.SIGKILL):
-            if signal_number is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal_number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_STOP_SECONDS if signal_number is None else 3.0)
-                break
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # ranks that outlived mpirun
+        try:
+            for signal_number, seconds in ((None, _STOP_SECONDS), (signal.SIGTERM, 3.0)):
+                if signal_number is not None:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal_number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(seconds)
+                    break
+        finally:
+            _kill_session(process.pid)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(3.0)
         self._reader.join(timeout=3.0)
         return process.returncode
+
+
+def _kill_session(session: int) -> None:
+    """mpirun, and the ranks that outlived it: they have process groups of their own."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(int(folder.name)) == session:
+                os.kill(int(folder.name), signal.SIGKILL)
 
 
 def _socket_parent() -> str | None:

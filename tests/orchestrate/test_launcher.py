@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import sys
 import textwrap
@@ -114,6 +115,34 @@ def test_ranks_that_ignore_sigterm_are_killed(
         time.sleep(0.01)
     group.close()
     assert gone(int((tmp_path / "pid").read_text()))
+
+
+def test_a_second_ctrl_c_leaves_neither_ranks_nor_files(
+    mpirun: Mpirun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """While ranks are waited for. They have process groups of their own, as Open MPI's have."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(launcher, "_socket_parent", lambda: str(tmp_path / "tmp"))
+    mpirun(f"""
+        rank = os.fork()
+        if rank == 0:
+            os.setpgid(0, 0)
+            time.sleep(600)
+        open({str(tmp_path / "pids")!r}, 'w').write(f"{{os.getpid()}} {{rank}}")
+        c = channel()
+        time.sleep(600)
+    """)
+    group = RankGroup(2)
+    interrupt = threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT])
+    interrupt.start()
+    with pytest.raises(KeyboardInterrupt):
+        group.close()
+    deadline = time.monotonic() + 10
+    for pid in (tmp_path / "pids").read_text().split():
+        while not gone(int(pid)):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_the_first_failed_rank_is_named_with_its_own_error(mpirun: Mpirun) -> None:
