@@ -52,6 +52,15 @@ class Preparation:
 AS_IT_IS = Preparation()
 
 
+def refuse_preparation(folder: Path, preparation: Preparation) -> None:
+    """Of a model folder. Raises ConfigError unless its weights are taken as they are."""
+    if preparation.words():
+        raise ConfigError(
+            f"{folder} is converted already, and cannot become {', '.join(preparation.words())}.",
+            hint="name the checkpoint, or a folder that was converted so",
+        )
+
+
 @dataclass(frozen=True)
 class FoundModel:
     """A model folder, and the choices as the engine takes them."""
@@ -102,11 +111,8 @@ def find_model(
             model, hint="a folder that flexq-ft convert wrote, a Hugging Face folder or a GGUF file"
         )
     is_folder = is_model_folder(model)
-    if is_folder and preparation.words():
-        raise ConfigError(
-            f"{model} is converted already, and cannot become {', '.join(preparation.words())}.",
-            hint="name the checkpoint, or a folder that was converted so",
-        )
+    if is_folder:
+        refuse_preparation(model, preparation)
     if scheme is None and not is_folder:
         scheme = "w6ax" if policy is not None else dtype or "fp16"
     if scheme is not None:  # checked here, so that the cache and the engine get what makes sense

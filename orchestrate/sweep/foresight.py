@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from flexq_ft.converter.folder import is_model_folder
 from flexq_ft.errors import FlexQFtError
 from flexq_ft.orchestrate.bench.roofline import ModelSizes
+from flexq_ft.orchestrate.models import refuse_preparation
 from flexq_ft.orchestrate.sweep.case_config import Case
 
 
 def foreseen_failures(cases: Sequence[Case]) -> list[str]:
-    """A line for each reason: a model that is absent or no model, ranks that do not divide it,
-    lengths beyond its positions. Of GGUF files and pytorch_model.bin the first alone."""
+    """A line for each reason: a model that is absent or no model, or a folder that would have to be
+    converted anew; ranks that do not divide it, lengths beyond its positions. Of GGUF files and
+    pytorch_model.bin the first alone."""
     reasons = Counter(reason for case in cases if (reason := _reason(case)))
     return [f"{count} of {len(cases)} cases will fail: {why}" for why, count in reasons.items()]
 
@@ -24,6 +27,8 @@ def _reason(case: Case) -> str | None:
     if not source.exists():
         return f"{source} does not exist"
     try:
+        if is_model_folder(source):
+            refuse_preparation(source, case.preparation())
         positions = _positions(source, case.tp, case.scheme == "w6ax", case.synthetic_weights)
     except FlexQFtError as error:
         return error.message.rstrip(".")
@@ -39,7 +44,7 @@ def _positions(source: Path, tp: int, is_grouped: bool, is_shape: bool) -> int |
     reads the model in the case itself."""
     from flexq_ft import _native
     from flexq_ft.converter.architectures.hf_config import parse_hf_config
-    from flexq_ft.converter.folder import is_model_folder, resolve_model_dir
+    from flexq_ft.converter.folder import resolve_model_dir
     from flexq_ft.converter.shards import GROUP_SIZE, plan_shards
     from flexq_ft.converter.source.json_file import read_json_object
 

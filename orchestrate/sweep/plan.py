@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from flexq_ft.converter.folder import is_model_folder
 from flexq_ft.converter.options import POLICY_SCHEMES
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.shapes import find_shape
@@ -79,22 +80,20 @@ def _resolve(values: dict[str, Any], spec: SweepSpec, base: Path) -> dict[str, A
     scheme, policy = resolve_scheme(values["scheme"], values["policy"])
     if scheme is None and spec.synthetic_weights:
         scheme = "fp16"  # nothing was converted
-    return {
-        **values,
-        "model": _resolve_model(model, base, is_shape=spec.synthetic_weights),
-        "scheme": scheme,
-        "policy": _resolve_policy(policy, base),
-        **_resolve_preparation(values, scheme, _resolve_calibration(spec.calibration, base)),
-    }
+    path = _resolve_model(model, base, is_shape=spec.synthetic_weights)
+    resolved = {**values, "model": path, "scheme": scheme, "policy": _resolve_policy(policy, base)}
+    return resolved | _resolve_preparation(resolved, _resolve_calibration(spec.calibration, base))
 
 
 def _resolve_preparation(
-    values: dict[str, Any], scheme: str | None, calibration: CalibrationSpec | None
+    values: dict[str, Any], calibration: CalibrationSpec | None
 ) -> dict[str, Any]:
-    """What a scheme has no use for is left out. `smooth` None: as `convert` does."""
-    smooth, rounding = values["smooth"], values["rounding"]
+    """What a scheme has no use for is left out. `smooth` None: as `convert` does, of a checkpoint;
+    a folder is as it was converted."""
+    scheme, smooth, rounding = (values[name] for name in ("scheme", "smooth", "rounding"))
     if smooth is None:
         smooth = scheme == "w8a8" and calibration is not None
+        smooth = smooth and not is_model_folder(Path(values["model"]))
     if scheme not in (None, "w8a8", "w6ax"):
         smooth = False
     if scheme not in (None, "w6ax"):

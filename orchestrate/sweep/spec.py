@@ -182,9 +182,9 @@ class SweepSpec(_Strict):
 
     synthetic_weights: models are shapes (names of configs/models, or INI files) with random
     weights, for times and memory alone. calibration: of the cases that are smoothed or rounded by
-    it; as in `convert`, w8a8 is smoothed where there is one, unless smooth is false. rounds: each
-    starts every case once. latency_at: numbers of output tokens whose end-to-end latency is taken,
-    all from the one request of a case.
+    it; as by `convert`, a checkpoint's w8a8 is smoothed where there is one, unless smooth is false.
+    rounds: each starts every case once. latency_at: numbers of output tokens whose end-to-end
+    latency is taken, all from the one request of a case.
     """
 
     schema_: Literal["flexq-ft/sweep/1"] = Field(alias="schema")

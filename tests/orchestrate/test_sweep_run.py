@@ -319,6 +319,11 @@ def test_what_must_fail_is_said_before_any_case_runs(
         " heads of there",
         f"warning: 4 of 8 cases will fail: {sweeper.folder / 'lost'} does not exist",
     ]
+    (sweeper.folder / "done" / "1-gpu").mkdir(parents=True)
+    file = sweeper.file(model="done", matrix={"rotate": True})
+    assert run_cli(["sweep", str(file), "--dry-run"]) == 0
+    assert "1 of 1 cases will fail: " in (err := capsys.readouterr().err)
+    assert "done is converted already, and cannot become rotated" in err
     shape = sweeper.file(model="llama-7b", synthetic_weights=True, matrix={"prompt_tokens": "2k"})
     assert run_cli(["sweep", str(shape), "--dry-run"]) == 0
     assert "1 of 1 cases will fail: 2,176 tokens do not fit" in capsys.readouterr().err

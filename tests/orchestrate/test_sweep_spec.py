@@ -350,6 +350,9 @@ def test_w8a8_is_smoothed_where_there_is_a_text_as_by_convert(tmp_path: Path) ->
         cases = cases_of(tmp_path, matrix={"scheme": ["w8a16", "w8a8", "w6ax"]}, **content)
         found.append([case.smooth for case in cases])
     assert found == [[False, False, False], [False, True, False]]
+    (tmp_path / "m" / "1-gpu").mkdir(parents=True)
+    (case,) = cases_of(tmp_path, matrix={"scheme": "w8a8"}, calibration={"text": "calib.txt"})
+    assert not case.smooth and case.calibration is None  # it is as it was converted
 
 
 @pytest.mark.parametrize(
