@@ -7,13 +7,12 @@ the rest, `emit` for the JSON envelope. `common_options` gives a verb -q, -v, --
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -22,6 +21,7 @@ from rich.console import Console as RichConsole
 from rich.console import RenderableType
 
 from flexq_ft.errors import ConfigError, FlexQFtError
+from flexq_ft.orchestrate.cli.streams import json_for_stdout, named_stdout
 from flexq_ft.orchestrate.world import world_from_environment
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -60,14 +60,14 @@ class Console:
     def out(self, text: str, *, end: str = "\n") -> None:
         """A result, as it is, flushed at once (streamed tokens)."""
         if not self.muted:
-            with _named_stdout():
+            with named_stdout():
                 sys.stdout.write(text + end)
                 sys.stdout.flush()
 
     def show(self, renderable: RenderableType) -> None:
         """A result that rich lays out: a table, a panel."""
         if not self.muted:
-            with _named_stdout():
+            with named_stdout():
                 self.rich(stderr=False).print(renderable)
                 sys.stdout.flush()
 
@@ -135,12 +135,12 @@ class Console:
             warnings=self.warnings,
             error=None if error is None else error_to_json(error),
         )
-        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
         for path in self.save:
             own = {".md": markdown, ".csv": csv}.get(path.suffix)
+            text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
             write_atomically(path, text if own is None else own)
         if self.json_mode:
-            self.out(text, end="")
+            self.out(json_for_stdout(document, indent=2))
 
 
 console = Console()
@@ -220,44 +220,6 @@ def error_to_json(error: BaseException) -> dict[str, Any]:
         "rank": None,
         "host": None,
     }
-
-
-def prepare_streams() -> None:
-    """Streams that no text can make fail.
-
-    A character that the terminal's encoding does not have is written as `?`. A process started
-    without a standard stream (`>&-`) has None for it. Its descriptor is taken too, so that no file
-    of the run becomes number 0, 1 or 2.
-    """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-
-
-@contextmanager
-def _named_stdout() -> Iterator[None]:
-    """Says of an error that it is stdout's, as of a full disk that it was redirected to."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        silence_stdout()  # what is still to be written would fail too
-        raise OSError(error.errno, error.strerror, "stdout") from error
-
-
-def silence_stdout() -> None:
-    """After a closed pipe: let the interpreter's last flush go nowhere."""
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(devnull, sys.stdout.fileno())
-    except (OSError, ValueError):  # a replaced stdout has no descriptor to mend
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
-    finally:
-        os.close(devnull)
 
 
 def _sets(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:

@@ -21,11 +21,10 @@ from flexq_ft.orchestrate.cli.console import (
     console,
     describe_error,
     exit_code,
-    prepare_streams,
-    silence_stdout,
 )
 from flexq_ft.orchestrate.cli.group import refuse_unknown_command
 from flexq_ft.orchestrate.cli.interrupts import watch_interrupts
+from flexq_ft.orchestrate.cli.streams import prepare_streams, silence_stdout
 
 # In the order of the help page, each with its line there.
 VERBS = {

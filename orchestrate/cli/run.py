@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from flexq_ft.orchestrate.api import LLM
 from flexq_ft.orchestrate.cli.console import common_options, console
 from flexq_ft.orchestrate.cli.load import load_model, resolved_config, sampling_from
 from flexq_ft.orchestrate.cli.options import SCHEME_TABLE, model_options, sampling_options
+from flexq_ft.orchestrate.cli.streams import json_for_stdout
 from flexq_ft.orchestrate.outputs import RequestOutput
 from flexq_ft.orchestrate.sampling import FIELDS, SamplingParams
 from flexq_ft.orchestrate.suggest import refuse_unknown
@@ -143,7 +143,7 @@ def _read_prompt(prompt: str | None, file: Path | None) -> str:
     if prompt == "-":
         return _without_line_end(_decoded(sys.stdin.buffer.read(), "stdin"))
     assert prompt is not None
-    return _decoded(os.fsencode(prompt), "PROMPT")
+    return _decoded(prompt.encode(errors="surrogateescape"), "PROMPT")
 
 
 def _without_line_end(text: str) -> str:
@@ -286,7 +286,7 @@ def _run_rows(llm: LLM, rows: Sequence[Row], config: dict[str, Any]) -> int:
                 entry |= result.to_json()
             document.append(entry)
             if not console.json_mode:
-                console.out(json.dumps(entry, ensure_ascii=False))
+                console.out(json_for_stdout(entry))
     if failed:
         console.warn(f"{failed} of {len(rows)} rows failed; each carries its error.")
     console.emit(SCHEMA, config=config, results=document, markdown=_rows_markdown(document))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -213,6 +214,21 @@ def test_a_character_that_the_terminal_does_not_have_is_no_failure() -> None:
     environment = os.environ | {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
     done = subprocess.run(command, capture_output=True, check=False, env=environment)
     assert (done.returncode, done.stderr) == (0, b"") and b'{"id": ?' in done.stdout
+
+
+def test_json_has_a_character_that_the_terminal_does_not_have() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "flexq_ft.orchestrate",
+        "run",
+        "/no/model/é\u4e2d",
+        "q",
+        "--json",
+    ]
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, capture_output=True, check=False, env=environment)
+    assert "/no/model/é\u4e2d does not exist" in json.loads(done.stdout)["error"]["message"]
 
 
 def test_an_error_of_the_system_names_the_file(fail_with: Fail, capsys: Capture) -> None:
