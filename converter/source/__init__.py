@@ -40,11 +40,11 @@ def open_source(path: str | Path) -> Source:
 
 
 def absent_model(path: Path, *, hint: str) -> ConfigError:
-    """The error of a path that is not there. Of ORG/NAME, which other tools fetch from the Hugging
-    Face Hub, it says how to do that; hint: of any other."""
+    """The error of a path that is not there; hint: what is expected. ORG/NAME may be meant of the
+    Hugging Face Hub, from which other tools fetch it: it says how to do that too."""
     name = str(path)
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) and not path.parent.exists():
-        hint = f"hf download {name} --local-dir {path.name}, and then {path.name}"
+        hint += f"; one of the Hugging Face Hub: hf download {name} --local-dir {path.name}"
     return ConfigError(f"{path} does not exist", hint=hint)
 
 
