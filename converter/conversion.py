@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from flexq_ft import _native
@@ -241,8 +242,8 @@ class _Conversion:
         for job in jobs:
             job.writer.finish(self._small_files(job, job.writer.done))
 
-    def _hash_source(self) -> None:
-        self._sha256 = hash_files(self._source.source_files())
+    def _hash_source(self, over: Event) -> None:
+        self._sha256 = hash_files(self._source.source_files(), over=over)
 
     def _small_files(self, job: Job, records: dict[str, UnitRecord]) -> dict[str, bytes]:
         header = self.plan.header

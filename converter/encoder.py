@@ -37,10 +37,11 @@ class Encoder:
         jobs: Sequence[Job],
         calibrator: Calibrator | None,
         *,
-        beside: Callable[[], None] | None = None,
+        beside: Callable[[threading.Event], None] | None = None,
     ) -> None:
-        """beside: what else is to be done meanwhile. Where threads fail, the error of one is raised
-        when all have ended; one of encoding before one of `beside`."""
+        """beside: what else is to be done meanwhile, until its event is set: when encoding failed
+        or was interrupted. Where threads fail, the error of one is raised when all have ended; one
+        of encoding before one of `beside`."""
         work: list[_Work] = []
         for unit in self._plan.units:
             lacking = [job for job in jobs if unit.stem not in job.writer.done]
@@ -51,9 +52,10 @@ class Encoder:
             total_bytes=sum(self._bytes_of(unit) for unit, _ in work),
             total_tensors=len(work),
         )
+        over = threading.Event()
         with ThreadPoolExecutor(1) as others, ThreadPoolExecutor(self._plan.jobs) as pool:
             try:
-                other = None if beside is None else others.submit(beside)
+                other = None if beside is None else others.submit(beside, over)
                 rounding = self._plan.header.rounding
                 if rounding is not None and calibrator is not None:
                     self._encode_all(pool, [(*item, None) for item in work if not item[0].linear])
@@ -65,6 +67,7 @@ class Encoder:
                 if other is not None:
                     other.result()
             finally:
+                over.set()
                 pool.shutdown(wait=True, cancel_futures=True)
                 self._progress.finish()
 

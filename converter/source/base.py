@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from flexq_ft.converter.dtypes import Array
@@ -102,10 +104,11 @@ def model_name(path: Path) -> str:
     return path.stem if path.is_file() else path.name
 
 
-def hash_files(paths: Iterable[Path]) -> str:
+def hash_files(paths: Iterable[Path], *, over: Event | None = None) -> str:
     """sha256 over the lines "<sha256 of the file>  <name>", sorted by name.
 
-    The same as `sha256sum FILES | sha256sum` in the checkpoint's folder.
+    The same as `sha256sum FILES | sha256sum` in the checkpoint's folder. Raises CancelledError once
+    `over` is set.
     """
     lines = []
     buffer = bytearray(_HASH_CHUNK)
@@ -113,6 +116,8 @@ def hash_files(paths: Iterable[Path]) -> str:
         digest = hashlib.sha256()
         with path.open("rb", buffering=0) as file:
             while size := file.readinto(buffer):
+                if over is not None and over.is_set():
+                    raise CancelledError
                 digest.update(memoryview(buffer)[:size])
         lines.append(f"{digest.hexdigest()}  {path.name}\n")
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError
 from pathlib import Path
+from threading import Event
 
 import pytest
 
-from flexq_ft.converter import ConvertOptions, convert, verify
+from flexq_ft.converter import ConvertOptions, conversion, convert, verify
 from flexq_ft.converter.architectures import Unit
 from flexq_ft.converter.report import Quality
 from flexq_ft.converter.schemes.blocks import Outputs
@@ -150,6 +152,27 @@ def test_finished_tensors_are_kept_and_damaged_ones_made_again(
     assert 0 < sink.total <= len(report.plan.units) - 40 + 2
     assert (tmp_path / "1-gpu" / untouched.name).stat().st_ino == inode
     assert {name: folder_bytes(tmp_path / name) for name in FOLDERS} == whole
+
+
+def test_an_interrupt_does_not_wait_for_the_hash_of_the_source(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a large model it takes minutes."""
+    hashing = conversion.hash_files
+    ended: list[bool] = []
+
+    def late(paths: Iterable[Path], *, over: Event) -> str:
+        ended.append(over.wait(60))
+        return hashing(paths, over=over)
+
+    monkeypatch.setattr(conversion, "hash_files", late)
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, tmp_path, OPTIONS, progress=StopAfter(20))
+    assert ended == [True]
+    over = Event()
+    over.set()
+    with pytest.raises(CancelledError):
+        hashing([source / "config.json"], over=over)
 
 
 def test_a_full_disk_is_said_and_the_conversion_goes_on(
