@@ -11,6 +11,7 @@
 #pragma once
 
 #include "ft/kernels/attention_common.cuh"
+#include "ft/kernels/attention_copy.cuh"
 
 namespace flexq_ft::gpu {
 
@@ -28,21 +29,6 @@ struct PrefillShape {
     return static_cast<size_t>(rows + 4 * kTile) * kStride * 2;
   }
 };
-
-__device__ __forceinline__ uint32_t shared_address(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
-
-// 16 bytes, or zeros; through the L2 alone.
-__device__ __forceinline__ void copy_async(void* to, const void* from, bool there) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
-               "r"(there ? 16 : 0)
-               : "memory");
-}
-__device__ __forceinline__ void copy_commit() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-__device__ __forceinline__ void copy_wait() { asm volatile("cp.async.wait_group 0;" ::: "memory"); }
 
 __device__ __forceinline__ void load_matrices(uint32_t (&r)[4], uint32_t address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
@@ -134,8 +120,8 @@ __device__ __forceinline__ void load_prefill_tile(T* k, T* v, const AttentionVie
         const int at = page * kPageTokens + i * kStep;
         const bool there = at + row < limit;
         const int64_t source = there ? from + i * kStep * view.head_dim : 0;
-        copy_async(k_to + at * Shape::kStride, view.k + source, there);
-        copy_async(v_to + at * Shape::kStride, view.v + source, there);
+        copy_async(shared_address(k_to + at * Shape::kStride), view.k + source, there);
+        copy_async(shared_address(v_to + at * Shape::kStride), view.v + source, there);
       }
     }
   } else {
@@ -150,8 +136,8 @@ __device__ __forceinline__ void load_prefill_tile(T* k, T* v, const AttentionVie
         from = view.page_at(pages[row / kPageTokens], kv_head) + row % kPageTokens * view.head_dim +
                column;
       }
-      copy_async(k + row * Shape::kStride + column, view.k + from, there);
-      copy_async(v + row * Shape::kStride + column, view.v + from, there);
+      copy_async(shared_address(k + row * Shape::kStride + column), view.k + from, there);
+      copy_async(shared_address(v + row * Shape::kStride + column), view.v + from, there);
     }
   }
 }

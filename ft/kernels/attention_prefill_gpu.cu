@@ -81,7 +81,8 @@ __global__ void __launch_bounds__(kPrefillThreads, kDim > 128 ? 1 : 2)
     const int column = i % Shape::kWords * 8;
     const bool there = row < tile.rows && column < view.head_dim;
     const int64_t from = ((tile.token + row) * view.heads + head) * view.head_dim + column;
-    copy_async(q + row * Shape::kStride + column, view.q + (there ? from : 0), there);
+    copy_async(shared_address(q + row * Shape::kStride + column), view.q + (there ? from : 0),
+               there);
   }
   if (me < Shape::kPages) {
     pages_of(0)[me] = page_of(0);

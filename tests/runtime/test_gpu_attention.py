@@ -109,6 +109,15 @@ def test_a_sequence_alone_is_the_same_in_a_batch(device, dtype, heads, kv_heads,
         np.testing.assert_array_equal(alone.run(), together[batch.rows(s)])
 
 
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (18, 2)])
+def test_many_decodes_of_any_lengths(device, heads, kv_heads):
+    """More than a warp has lanes, and than a GPU has warps: each has several, or parts of one."""
+    lengths = np.random.default_rng(5).integers(1, 700, 300)
+    lengths[40] = 5000
+    batch = Filled([(int(n) - 1, 1) for n in lengths], heads, kv_heads, 64, "fp16")
+    reference.assert_close(batch.run(), batch.want(), dtype="fp16")
+
+
 @pytest.mark.parametrize("sequences", [DECODES, PREFILLS])
 def test_a_repeated_run_gives_the_same_bits(device, sequences):
     batch = Filled(sequences, 8, 2, 128, "bf16")
