@@ -121,6 +121,11 @@ bool needs_workspace(const Candidate& candidate) {
   return config != nullptr && config->split;
 }
 
+bool takes_gate(const Candidate& candidate, const GemmProblem& problem) {
+  const auto* config = std::get_if<WgmmaConfig>(&candidate);
+  return config != nullptr && wgmma_takes_gate(*config) && problem.n % kTileRows == 0;
+}
+
 void gemm_w6ax(const Output& y, const Activations& a, const Weight& w, const GemmProblem& problem,
                const Candidate& candidate, void* workspace, const Launch& launch) {
   problem.validate();

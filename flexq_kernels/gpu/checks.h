@@ -30,8 +30,10 @@ inline void check_weight(const Weight& w) {
   check_pointer(w.scales, "weight scales");
 }
 
-inline void check_output(const Output& y) {
+inline void check_output(const Output& y, bool takes_gate = false) {
   check_pointer(y.values, "output");
+  FLEXQ_CHECK(takes_gate || y.gate == Gate::kNone,
+              "an output with a gate: only the wgmma family takes it");
   if (y.bias != nullptr) check_pointer(y.bias, "bias");
   if (y.residual != nullptr) check_pointer(y.residual, "residual");
 }

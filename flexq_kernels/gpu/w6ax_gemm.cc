@@ -24,6 +24,11 @@ CodeOrder w6ax_code_order(const GemmProblem& problem) {
   return code_order(device_selector().choose(problem).candidate);
 }
 
+bool w6ax_takes_gate(const GemmProblem& problem) {
+  if (problem.act_bits == 16) return false;
+  return takes_gate(device_selector().choose(problem).candidate, problem);
+}
+
 size_t w6ax_workspace_bytes(const GemmProblem& problem) {
   if (problem.m == 0 || problem.act_bits == 16) return 0;
   return needs_workspace(device_selector().choose(problem).candidate) ? w6ax_workspace_bytes() : 0;

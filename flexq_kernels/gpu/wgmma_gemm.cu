@@ -26,7 +26,7 @@ WgmmaParams make_params(const Activations& x, const Weight& w, const GemmProblem
   WgmmaParams params;
   params.groups = static_cast<int>(group_count(problem.k));
   params.y.m = static_cast<int>(problem.m);
-  params.y.n = static_cast<int>(problem.n);
+  params.y.n = params.rows = static_cast<int>(problem.n);
   encode_tensor_maps(params, x, w, problem, config);
   const auto blocks = [](int64_t extent, int64_t size) {
     return static_cast<int>((extent + size - 1) / size);
@@ -41,6 +41,14 @@ WgmmaParams make_params(const Activations& x, const Weight& w, const GemmProblem
     params.schedule = wgmma_schedule(problem, config, current_device());
   }
   return params;
+}
+
+void check_gate(const Output& y, const GemmProblem& problem, const WgmmaConfig& config) {
+  if (y.gate == Gate::kNone) return;
+  FLEXQ_CHECK(wgmma_takes_gate(config), problem, ": a gate, which ", config, " does not take");
+  FLEXQ_CHECK(problem.n % kTileRows == 0, problem, ": n of gate and up in bands of eight rows, ",
+              "which must be a multiple of ", kTileRows);
+  FLEXQ_CHECK(y.residual == nullptr, problem, ": a residual, which a gate does not take");
 }
 
 template <typename Tile, bool kDump>
@@ -102,7 +110,8 @@ void launch(const WgmmaParams& params, const WgmmaConfig& config, const Launch& 
 void wgmma_gemm(const Output& y, const Activations& x, const Weight& w, const GemmProblem& problem,
                 const WgmmaConfig& config, void* workspace, const Launch& how) {
   if (!has_work(problem, wgmma_why_not)) return;
-  check_output(y);
+  check_output(y, true);
+  check_gate(y, problem, config);
   WgmmaParams params = make_params(x, w, problem, config);
   if (params.schedule.split > 0) {
     check_pointer(workspace, "workspace of a wgmma GEMM that splits");
@@ -114,6 +123,8 @@ void wgmma_gemm(const Output& y, const Activations& x, const Weight& w, const Ge
   params.y.bias = y.bias;
   params.y.residual = y.residual;
   params.type = y.type;
+  params.gate = y.gate;
+  if (y.gate != Gate::kNone) params.y.n /= 2;
   launch<false>(params, config, how);
 }
 

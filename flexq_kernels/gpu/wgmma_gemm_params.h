@@ -22,12 +22,14 @@ struct WgmmaTile {
   static constexpr int kWarps = kRows / kTileRows / kRowTiles;  // multiplying ones
   static constexpr bool kWide = kRows > 128 || kTokens == 256;  // products of 128 tokens, or of 64
   static constexpr bool kSliced = false;
+  static constexpr bool kGates = wgmma_takes_gate({kRows, kTokens});
 };
 
 // The same by a cluster whose blocks have a slice of K each; it is of any size.
 template <int kRows, int kTokens>
 struct WgmmaSlicedTile : WgmmaTile<kRows, kTokens, 1> {
   static constexpr bool kSliced = true;
+  static constexpr bool kGates = false;
 };
 
 constexpr int kWgmmaMostSlices = 8;  // a cluster that every Hopper GPU takes
@@ -43,6 +45,8 @@ struct WgmmaParams {
   CUtensorMap scales;         // [group][token], in boxes of 1 x tokens
   StoreTarget y;
   FloatType type = FloatType::kFp32;
+  Gate gate = Gate::kNone;
+  int rows = 0;             // of the weight: y.n, or twice as many with a gate
   int32_t* sums = nullptr;  // [m, n, groups] instead of y
   int groups = 0;
   int slices = 0;   // where config.sliced; then nothing below `tiles` is used

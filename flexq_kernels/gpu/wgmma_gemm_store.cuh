@@ -8,6 +8,7 @@
 
 #include <algorithm>
 
+#include "flexq_kernels/gpu/activation.cuh"
 #include "flexq_kernels/gpu/store_tile.cuh"
 #include "flexq_kernels/gpu/wgmma_gemm_params.h"
 
@@ -64,17 +65,17 @@ struct alignas(16) Vector {
   T values[16 / sizeof(T)];
 };
 
-// What was staged, to token `token` and row `row` on of the result.
+// What was staged, to token `token` and columns `column` … `end` - 1 of the result.
 template <typename T>
 __device__ __forceinline__ void store_staged(const unsigned char* staging, const StoreTarget& to,
-                                             int lane, int row, int token) {
+                                             int lane, int column, int end, int token) {
   constexpr int kVector = 16 / static_cast<int>(sizeof(T)), kVectors = kTileRows / kVector;
-  const int n = row + lane % kVectors * kVector;
+  const int n = column + lane % kVectors * kVector;
   const bool whole = to.n % kVector == 0;  // then no vector is split, and all are aligned
 #pragma unroll
   for (int i = 0; i < kStagedTokens<T> * kVectors / 32; ++i) {
     const int in_block = i * (32 / kVectors) + lane / kVectors, m = token + in_block;
-    if (m >= to.m || n >= to.n) continue;
+    if (m >= to.m || n >= end) continue;
     const unsigned char* const from = staging + in_block * kStagingPitch<T> + lane % kVectors * 16;
     const int64_t at = static_cast<int64_t>(m) * to.n + n;
     T* const y = static_cast<T*>(to.values) + at;
@@ -91,7 +92,7 @@ __device__ __forceinline__ void store_staged(const unsigned char* staging, const
       *reinterpret_cast<Vector<T>*>(y) = out;
     } else {
 #pragma unroll 1
-      for (int e = 0; e < kVector && n + e < to.n; ++e) {
+      for (int e = 0; e < kVector && n + e < end; ++e) {
         const T value = reinterpret_cast<const T*>(from)[e];
         y[e] = to.residual == nullptr ? value : rounded<T>(widened(value) + widened(r[e]));
       }
@@ -101,7 +102,7 @@ __device__ __forceinline__ void store_staged(const unsigned char* staging, const
 
 template <typename T, int kChunks>
 __device__ __forceinline__ void store_rows_as(const StoreTarget& to, const float (*y)[32],
-                                              unsigned char* staging, int lane, int row,
+                                              unsigned char* staging, int lane, int column, int end,
                                               int token) {
   constexpr int kValues = kStagedTokens<T> / 2;  // of a lane
 #pragma unroll
@@ -109,29 +110,47 @@ __device__ __forceinline__ void store_rows_as(const StoreTarget& to, const float
     __syncwarp();  // the staged in front were read
     stage_rows<T>(staging, &y[i / 32][i % 32], lane);
     __syncwarp();
-    store_staged<T>(staging, to, lane, row, token + 2 * i);
+    store_staged<T>(staging, to, lane, column, end, token + 2 * i);
   }
 }
 
-// A warp's rows from `row` on x all tokens from `token` on: y of kChunks x 64 tokens.
+// Rows g <- what becomes of gates in them and ups in rows g + 8.
 template <int kChunks>
+__device__ __forceinline__ void gate_rows(float (*y)[32], Gate gate) {
+  with_activation(gate, [&](auto activated) {
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+#pragma unroll
+      for (int i = 0; i < 32; ++i) {
+        if (i % 4 < 2) y[c][i] = __fmul_rn(activated(y[c][i]), y[c][i + 2]);
+      }
+    }
+  });
+}
+
+// A warp's rows from `row` on x all tokens from `token` on: y of kChunks x 64 tokens.
+template <int kChunks, bool kGates>
 __device__ __forceinline__ void store_rows(const WgmmaParams& p, float (*y)[32],
                                            unsigned char* staging, int lane, int row, int token) {
   if (p.y.bias != nullptr) {
     const int n = row + lane / 4;
-    const float bias[2] = {n < p.y.n ? p.y.bias[n] : 0, n + 8 < p.y.n ? p.y.bias[n + 8] : 0};
+    const float bias[2] = {n < p.rows ? p.y.bias[n] : 0, n + 8 < p.rows ? p.y.bias[n + 8] : 0};
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
 #pragma unroll
       for (int i = 0; i < 32; ++i) y[c][i] += bias[i % 4 / 2];
     }
   }
+  const bool gated = kGates && p.gate != Gate::kNone;
+  if (gated) gate_rows<kChunks>(y, p.gate);
+  const int column = gated ? row / 2 : row;
+  const int end = min(p.y.n, column + (gated ? kTileRows / 2 : kTileRows));
   if (p.type == FloatType::kFp32) {
-    store_rows_as<float, kChunks>(p.y, y, staging, lane, row, token);
+    store_rows_as<float, kChunks>(p.y, y, staging, lane, column, end, token);
   } else if (p.type == FloatType::kFp16) {
-    store_rows_as<__half, kChunks>(p.y, y, staging, lane, row, token);
+    store_rows_as<__half, kChunks>(p.y, y, staging, lane, column, end, token);
   } else {
-    store_rows_as<__nv_bfloat16, kChunks>(p.y, y, staging, lane, row, token);
+    store_rows_as<__nv_bfloat16, kChunks>(p.y, y, staging, lane, column, end, token);
   }
 }
 

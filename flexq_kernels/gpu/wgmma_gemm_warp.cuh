@@ -141,7 +141,7 @@ struct WgmmaWarp {
       } else {
 #pragma unroll
         for (int r = 0; r < Tile::kRowTiles; ++r) {
-          store_rows<kChunks>(
+          store_rows<kChunks, Tile::kGates>(
               p, y + r * kChunks, memory + Shared::kStagingAt + fresh(warp) * kStagingBytes,
               fresh(lane), where.rows + kTileRows * (r * Tile::kWarps + fresh(warp)), where.tokens);
         }

@@ -55,7 +55,7 @@ py::array gpu_w6ax(const py::array& x, const py::array& codes, const py::array& 
                           static_cast<const uint16_t*>(tiled.raw())};
   py::array y = new_array(rounded ? in.dtype() : DataType::kFp32, Shape{problem.m, problem.n});
   w6ax().run(stage.inout(y), quantized(stage, in, problem), w, stage.optional_in(bias), problem,
-             stage.stream());
+             std::nullopt, stage.stream());
   stage.finish();
   return y;
 }

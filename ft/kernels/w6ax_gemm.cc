@@ -8,6 +8,7 @@
 #include "ft/core/check.h"
 #include "ft/core/cuda.h"
 #include "ft/core/library_errors.h"
+#include "ft/core/row_order.h"
 
 namespace flexq_ft {
 
@@ -28,6 +29,21 @@ void launch(Stream stream, F&& put) {
   if (stream.tail != nullptr) stream.tail->our_kernel = true;
 }
 
+static_assert(2 * kBandRows == fk::kTileRows);
+
+fk::gpu::Gate gate_of(std::optional<Activation> activation) {
+  if (!activation) return fk::gpu::Gate::kNone;
+  switch (*activation) {
+    case Activation::kSilu:
+      return fk::gpu::Gate::kSilu;
+    case Activation::kRelu:
+      return fk::gpu::Gate::kRelu;
+    case Activation::kGelu:
+      return fk::gpu::Gate::kGelu;
+  }
+  FLEXQ_FT_CHECK(false, "activation ", static_cast<int>(*activation));
+}
+
 class SelectingGemm final : public W6axGemm {
  public:
   SelectingGemm()
@@ -40,20 +56,27 @@ class SelectingGemm final : public W6axGemm {
     return as_errors([&] { return fk::gpu::w6ax_code_order(problem); });
   }
 
+  bool takes_gate(const fk::GemmProblem& problem) const override {
+    return as_errors([&] { return fk::gpu::w6ax_takes_gate(problem); });
+  }
+
   void run(Tensor y, const LinearInput& x, const fk::gpu::Weight& w, ConstTensor bias,
-           const fk::GemmProblem& problem, Stream stream) override {
-    FLEXQ_FT_CHECK_EQ(y.shape(), (Shape{problem.m, problem.n}), problem);
+           const fk::GemmProblem& problem, std::optional<Activation> gate, Stream stream) override {
+    FLEXQ_FT_CHECK_EQ(y.shape(), (Shape{problem.m, gate ? problem.n / 2 : problem.n}), problem);
     FLEXQ_FT_CHECK(y.dtype() == DataType::kFp32 || y.dtype() == x.dtype, problem, ": y of ",
                    y.dtype());
     check_linear_input(x, problem.m, problem.k);
     FLEXQ_FT_CHECK_EQ(x.quantized() ? x.act_bits : 16, problem.act_bits, problem);
     if (bias.defined()) FLEXQ_FT_CHECK_EQ(bias.shape(), (Shape{problem.n}), problem, ": bias");
     if (y.empty()) return;
+    const fk::gpu::Output out{y.raw(), float_type(y.dtype()),
+                              bias.defined() ? bias.data<float>() : nullptr, nullptr,
+                              gate_of(gate)};
     as_errors([&] {
       if (x.quantized()) {
-        run_quantized(y, x, w, bias, problem, stream);
+        run_quantized(out, x, w, problem, stream);
       } else {
-        run_weight_only(y, x.values, w, bias, problem, stream);
+        run_weight_only(out, x.values, w, problem, stream);
       }
     });
   }
@@ -65,26 +88,22 @@ class SelectingGemm final : public W6axGemm {
   std::string table_note() const override { return fk::gpu::device_selector().note(); }
 
  private:
-  static fk::gpu::Output output(Tensor y, ConstTensor bias) {
-    return {y.raw(), float_type(y.dtype()), bias.defined() ? bias.data<float>() : nullptr, nullptr};
-  }
-
-  void run_quantized(Tensor y, const LinearInput& x, const fk::gpu::Weight& w, ConstTensor bias,
+  void run_quantized(const fk::gpu::Output& y, const LinearInput& x, const fk::gpu::Weight& w,
                      const fk::GemmProblem& problem, Stream stream) {
     const fk::gpu::Activations codes{x.codes.data<int8_t>(), x.scales.data<float>(), x.scale_stride,
                                      x.order};
     launch(stream, [&](const fk::gpu::Launch& how) {
-      fk::gpu::gemm_w6ax_gpu(output(y, bias), codes, w, problem, workspace_.data(), how);
+      fk::gpu::gemm_w6ax_gpu(y, codes, w, problem, workspace_.data(), how);
     });
   }
 
   // A dequantised weight and a product of floats would take less time for many tokens, but round
   // the weight: codes times scales have more bits than 16.
-  void run_weight_only(Tensor y, ConstTensor x, const fk::gpu::Weight& w, ConstTensor bias,
+  void run_weight_only(const fk::gpu::Output& y, ConstTensor x, const fk::gpu::Weight& w,
                        const fk::GemmProblem& problem, Stream stream) {
     const fk::gpu::FloatActivations values{x.raw(), float_type(x.dtype())};
     launch(stream, [&](const fk::gpu::Launch& how) {
-      fk::gpu::gemm_w6a16_gpu(output(y, bias), values, w, problem, how);
+      fk::gpu::gemm_w6a16_gpu(y, values, w, problem, how);
     });
   }
 

@@ -3,9 +3,11 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "flexq_kernels/gpu/gemm.h"
+#include "ft/core/model_config.h"
 #include "ft/kernels/product.h"
 
 namespace flexq_ft {
@@ -18,13 +20,18 @@ class W6axGemm {
   virtual flexq_kernels::gpu::CodeOrder code_order(
       const flexq_kernels::GemmProblem& problem) const = 0;
 
-  // y [m, n] fp32, or of x's compute type, = x · wᵀ + bias.
+  // Whether run() takes a gate with a problem.
+  virtual bool takes_gate(const flexq_kernels::GemmProblem& problem) const = 0;
+
+  // y [m, n] fp32, or of x's compute type, = x · wᵀ + bias; with a gate [m, n / 2] = act(gate) * up
+  // of a product of gate and up, whose rows lie in pairs (RowOrder).
   //   x     act_bits 6 or 8: codes in code_order(problem), scales of stride scale_stride_of(m);
   //         16: values, whose products have the same bits for any m
   //   bias  [n] fp32 or undefined
   // Never allocates, never synchronises. Operands that do not fit the problem: Error{kInternal}.
   virtual void run(Tensor y, const LinearInput& x, const flexq_kernels::gpu::Weight& w,
-                   ConstTensor bias, const flexq_kernels::GemmProblem& problem, Stream stream) = 0;
+                   ConstTensor bias, const flexq_kernels::GemmProblem& problem,
+                   std::optional<Activation> gate, Stream stream) = 0;
 
   // What run() picks for a problem and why: "stream kernel=direct tiles=1 … (table)".
   virtual std::string choice(const flexq_kernels::GemmProblem& problem) const = 0;

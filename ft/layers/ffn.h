@@ -24,6 +24,8 @@ class Ffn {
   const Linear& down() const { return down_; }
 
  private:
+  LinearInput activated(const LinearInput& x, const LayerContext& context) const;
+
   Linear up_;
   Linear down_;
   const Buffer* down_bias_;

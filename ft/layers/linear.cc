@@ -84,6 +84,12 @@ bool Linear::can_round(int64_t tokens, const LayerContext& context) const {
          tokens > kUnroundedTokens;
 }
 
+bool Linear::can_gate(int64_t tokens, const LayerContext& context) const {
+  if (context.device.device == Device::kCpu || context.watchers.observer != nullptr) return false;
+  return weight_->format.scheme == Scheme::kW6Ax && weight_->rows.paired != 0 && tokens > 0 &&
+         context.device.w6ax->takes_gate(problem(tokens));
+}
+
 Product Linear::forward(Tensor y, const LinearInput& x, const LayerContext& context) const {
   FLEXQ_FT_CHECK_EQ(y.shape(), (Shape{x.tokens(), weight_->n}), weight_->name);
   check_linear_input(x, x.tokens(), weight_->k);
@@ -101,6 +107,13 @@ Product Linear::forward(Tensor y, const LinearInput& x, const LayerContext& cont
   weight_->rows.restore(static_cast<float*>(seen_y.buffer.data()), y.dim(0), y.dim(1));
   context.watchers.observer->saw(weight_->name, seen_x.buffer.tensor(), seen_y.buffer.tensor());
   return {y, {}, {}, {}};
+}
+
+void Linear::forward_gated(Tensor h, const LinearInput& x, Activation activation,
+                           const LayerContext& context) const {
+  FLEXQ_FT_CHECK(can_gate(x.tokens(), context), weight_->name, ": a gate on ", x.tokens(),
+                 " tokens");
+  multiply_w6ax(h, x, activation, context);
 }
 
 Product Linear::multiply(Tensor y, const LinearInput& x, const LayerContext& context) const {
@@ -139,7 +152,10 @@ Product Linear::multiply_cpu(Tensor y, const LinearInput& x, const LayerContext&
 Product Linear::multiply_gpu(Tensor y, const LinearInput& x, const LayerContext& context) const {
   const LinearWeight& w = *weight_;
   const Scheme scheme = w.format.scheme;
-  if (scheme == Scheme::kW6Ax) return multiply_w6ax(y, x, context);
+  if (scheme == Scheme::kW6Ax) {
+    multiply_w6ax(y, x, std::nullopt, context);
+    return {y, {}, {}, {}};
+  }
   const bool int8 = scheme == Scheme::kW8A8;
   const Tensor values = int8 ? as(y, DataType::kInt32) : y;
   context.device.gemm->run(values, int8 ? x.codes : x.values, matrix(w), scheme, context.stream());
@@ -148,13 +164,13 @@ Product Linear::multiply_gpu(Tensor y, const LinearInput& x, const LayerContext&
 }
 
 // Scales and bias are the kernel's own.
-Product Linear::multiply_w6ax(Tensor y, const LinearInput& x, const LayerContext& context) const {
+void Linear::multiply_w6ax(Tensor y, const LinearInput& x, std::optional<Activation> gate,
+                           const LayerContext& context) const {
   const LinearWeight& w = *weight_;
   const flexq_kernels::gpu::Weight tiles{static_cast<const uint8_t*>(w.codes.data()),
                                          static_cast<const uint16_t*>(w.scales.data())};
-  context.device.w6ax->run(y, x, tiles, vector_of(w.bias, w.n), problem(x.tokens()),
+  context.device.w6ax->run(y, x, tiles, vector_of(w.bias, w.n), problem(x.tokens()), gate,
                            context.stream());
-  return {y, {}, {}, {}};
 }
 
 Product reduce_row_parallel(Product product, const Buffer& bias, const LayerContext& context) {

@@ -2,7 +2,10 @@
 // and the product; adding a precision adds a value there and a line in linear.cc.
 #pragma once
 
+#include <optional>
+
 #include "flexq_kernels/gemm.h"
+#include "ft/core/model_config.h"
 #include "ft/kernels/product.h"
 #include "ft/layers/workspace.h"
 #include "ft/weights/model_weights.h"
@@ -27,6 +30,10 @@ class Linear {
   // do nothing else first: half the bytes between the two. y is then of that type.
   bool can_round(int64_t tokens, const LayerContext& context) const;
 
+  // Whether forward_gated() can do what this layer of gate and up and the op behind it would, with
+  // the same bits.
+  bool can_gate(int64_t tokens, const LayerContext& context) const;
+
   // What the op before this layer is to fill: values [tokens, k] in the memory given, or codes and
   // scales in the context's workspace, or both.
   LinearInput input(Tensor values, const LayerContext& context) const;
@@ -35,11 +42,16 @@ class Linear {
   // bias, of which the op behind this layer applies what the Product says.
   Product forward(Tensor y, const LinearInput& x, const LayerContext& context) const;
 
+  // h [tokens, n / 2] of the compute type = activation(gate) * up, where can_gate().
+  void forward_gated(Tensor h, const LinearInput& x, Activation activation,
+                     const LayerContext& context) const;
+
  private:
   Product multiply(Tensor y, const LinearInput& x, const LayerContext& context) const;
   Product multiply_cpu(Tensor y, const LinearInput& x, const LayerContext& context) const;
   Product multiply_gpu(Tensor y, const LinearInput& x, const LayerContext& context) const;
-  Product multiply_w6ax(Tensor y, const LinearInput& x, const LayerContext& context) const;
+  void multiply_w6ax(Tensor y, const LinearInput& x, std::optional<Activation> gate,
+                     const LayerContext& context) const;
   flexq_kernels::GemmProblem problem(int64_t tokens) const;
 
   const LinearWeight* weight_;

@@ -38,6 +38,10 @@ float widen(T value) {
   }
 }
 
+inline const char* name_of(FloatType type) {
+  return type == FloatType::kFp32 ? "fp32" : type == FloatType::kFp16 ? "fp16" : "bf16";
+}
+
 // Launches and waits. After an error of CUDA nothing more can be learnt: it ends the process.
 template <typename Run>
 void launch(const std::string& run, const Run& start) {
@@ -89,10 +93,7 @@ void check_values(const Family<Config>& family, Operands& o, const GemmProblem& 
   out.bias = bias ? o.bias_memory.as<float>() : nullptr;
   out.residual = !residual ? nullptr : in_place ? y.at() : r.at();
   std::ostringstream what;
-  what << (type == FloatType::kFp32   ? "fp32"
-           : type == FloatType::kFp16 ? "fp16"
-                                      : "bf16")
-       << (bias ? " +bias" : "") << (residual ? " +residual" : "");
+  what << name_of(type) << (bias ? " +bias" : "") << (residual ? " +residual" : "");
   const std::string run = label(what.str().c_str(), family, p, config);
   launch(run, [&] {
     family.gemm(out, o.activations(), o.weight(), p, config, {stream().handle, programmatic});

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "flexq_kernels/gpu/candidate.h"
+#include "flexq_kernels/gpu/plain_gemm.h"
 #include "flexq_kernels/gpu/wgmma_gemm_schedule.h"
 #include "tests/cpp/check.h"
 #include "tests/cpp/prefill_family.h"
@@ -97,6 +99,44 @@ TEST(configs_that_a_problem_is_not_for) {
   EXPECT_THROW(wgmma_gemm({y.at(), FloatType::kFp32}, o.activations(), o.weight(), {33, 16, 128, 8},
                           narrow, {stream().handle, false}),
                std::invalid_argument, "32 tokens at most");
+}
+
+TEST(which_candidates_take_a_gate) {
+  const GemmProblem whole{64, 48, 256, 8}, odd{64, 56, 256, 8};
+  const gpu::WgmmaConfig wide{128, 256, 2}, tall{256, 128, 1, true};
+  EXPECT(gpu::takes_gate(wide, whole));
+  EXPECT(gpu::takes_gate(tall, whole));
+  EXPECT(!gpu::takes_gate(wide, odd));
+  EXPECT(!gpu::takes_gate(gpu::WgmmaConfig{192, 128, 1}, whole));
+  EXPECT(!gpu::takes_gate(gpu::WgmmaConfig{128, 256, 2, false, true}, whole));
+  EXPECT(!gpu::takes_gate(gpu::MmaConfig{}, whole));
+  EXPECT(!gpu::takes_gate(gpu::StreamConfig{}, whole));
+}
+
+TEST(gates_that_are_refused) {
+  if (no_gpu()) return;
+  Operands o(33, 56, 256, 8, Values::kRandom);
+  Memory y(33 * 56 * 4);
+  gpu::Output gated{y.at(), FloatType::kFp16};
+  gated.gate = gpu::Gate::kSilu;
+  const gpu::Launch how{stream().handle, false};
+  const auto run = [&](const auto& family, const GemmProblem& p, const auto& config) {
+    family.gemm(gated, o.activations(), o.weight(), p, config, how);
+  };
+  const GemmProblem whole{33, 48, 256, 8}, odd{33, 56, 256, 8};
+  EXPECT_THROW(gpu::plain_gemm(gated, o.activations(), o.weight(), whole, how),
+               std::invalid_argument, "only the wgmma family");
+  if (kMma.why_not(whole, gpu::current_device()).empty()) {
+    EXPECT_THROW(run(kMma, whole, gpu::MmaConfig{}), std::invalid_argument,
+                 "only the wgmma family");
+  }
+  if (!kWgmma.why_not(whole, gpu::current_device()).empty()) return;
+  const gpu::WgmmaConfig wide{128, 256, 1};
+  EXPECT_THROW(run(kWgmma, whole, gpu::WgmmaConfig{}), std::invalid_argument,
+               "tokens=192 cluster=2 does not take");
+  EXPECT_THROW(run(kWgmma, odd, wide), std::invalid_argument, "a multiple of 16");
+  gated.residual = y.at();
+  EXPECT_THROW(run(kWgmma, whole, wide), std::invalid_argument, "a residual");
 }
 
 // Without a table: K is cut where whole tiles would leave most multiprocessors without work.

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "tests/cpp/prefill_check.h"
+#include "tests/cpp/prefill_gate_check.h"
 
 using namespace flexq_test;
 
@@ -80,6 +80,25 @@ void check_families(Operands& o, int64_t m, bool with_sums = true) {
   check_family(kMma, o, m, with_sums);
 }
 
+// Every config that takes gates: another type, activation and bias each time.
+void check_gates(Operands& o, int64_t m) {
+  const GemmProblem p{m, o.n, o.k, 8};
+  if (!kWgmma.why_not(p, gpu::current_device()).empty()) return;
+  static unsigned turn = 0;
+  for (const gpu::WgmmaConfig& config : configs_of(kWgmma, p)) {
+    if (!gpu::wgmma_takes_gate(config)) continue;
+    const GateKind& gate = kGates[turn / 3 % 3];
+    const bool bias = turn / 2 % 2, programmatic = turn / 4 % 2;
+    const auto run = [&](auto tag, FloatType type) {
+      check_gated<decltype(tag)>(kWgmma, o, p, config, type, gate, bias, programmatic);
+    };
+    if (turn % 3 == 0) run(float{}, FloatType::kFp32);
+    if (turn % 3 == 1) run(Half{}, FloatType::kFp16);
+    if (turn % 3 == 2) run(BFloat16{}, FloatType::kBf16);
+    ++turn;
+  }
+}
+
 template <typename Config>
 void check_repeats(const Family<Config>& family, Operands& o, int times) {
   const GemmProblem p{o.m, o.n, o.k, 8};
@@ -130,6 +149,7 @@ TEST(many_tiles) {
   Operands wide(1100, 4112, 384, 8, Values::kRandom);
   check_families(wide, 1100, false);
   check_repeats(kWgmma, wide, 5);
+  for (const int64_t m : {130, 300, 1100}) check_gates(wide, m);
   Operands tall(4500, 264, 256, 6, Values::kRandom);
   check_families(tall, 4500, false);
   Operands few(130, 12304, 384, 8, Values::kRandom);
@@ -147,6 +167,28 @@ TEST(nan_and_zero_scales) {
   if (no_gpu()) return;
   Operands o(70, 40, 384, 6, Values::kNan);
   for (int i = 0; i < 3; ++i) check_families(o, 70);
+}
+
+// Channels, of which there are half as many as rows, that are 8 mod 16 and not; tiles past the end.
+TEST(gates_of_awkward_sizes) {
+  if (no_gpu()) return;
+  const std::vector<int64_t> tokens = {1, 33, 64, 65, 127, 129, 200, 256, 300};
+  size_t turn = 0;
+  for (const int64_t k : g_small ? std::vector<int64_t>{192} : std::vector<int64_t>{64, 1000}) {
+    for (const int64_t n :
+         g_small ? std::vector<int64_t>{16, 48} : std::vector<int64_t>{16, 48, 208, 576}) {
+      Operands o(300, n, k, turn % 2 ? 6 : 8, Values::kRandom, static_cast<uint32_t>(turn + 1));
+      for (size_t i = turn++ % 2; i < tokens.size(); i += 2) check_gates(o, tokens[i]);
+    }
+  }
+}
+
+TEST(gates_of_extreme_values) {
+  if (no_gpu()) return;
+  for (const Values kind : {Values::kExtreme, Values::kNan}) {
+    Operands o(70, 48, 384, 8, kind);
+    for (int i = 0; i < 3; ++i) check_gates(o, 70);
+  }
 }
 
 // Families may make an infinite scale's outputs NaN, but none finite, and no others.

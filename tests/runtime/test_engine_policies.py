@@ -87,6 +87,28 @@ def test_batch_and_chunks_give_the_bits_of_each_alone(converted: Converted, bits
     assert outputs([long, short]) == outputs([long]) + outputs([short])
 
 
+@pytest.mark.skipif(not _native.gpus(), reason="no GPU, or a build without CUDA")
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+@pytest.mark.parametrize("kind", ["llama_gqa", "llama_biases"])
+def test_a_product_that_ends_with_the_activation_has_the_bits_of_both(
+    kind: str, dtype: str, tmp_path: Path
+) -> None:
+    # Of a trace gate and up are finished before the activation.
+    model = make_model(kind, intermediate_size=4096, max_position_embeddings=512)
+    model.save_pretrained(tmp_path / "hf")
+    convert(tmp_path / "hf", tmp_path / "ft", ConvertOptions(scheme="w6ax", dtype="fp32", tp=(1,)))
+    chosen = _native.explain_w6ax(m=512, n=8192, k=model.config.hidden_size, act_bits=8)
+    if "wgmma rows=128 tokens=256" not in chosen.splitlines()[1]:
+        pytest.skip(f"no kernel that takes the activation: {chosen}")
+    floats_into_down = [{"layers": [1], "linear": "down", "act_bits": 16}]
+    for policy in (uniform(6), uniform(8), {**uniform(6), "rules": floats_into_down}):
+        engine = _native.Engine(
+            str(tmp_path / "ft" / "1-gpu"), device="cuda", dtype=dtype, policy=policy
+        )
+        ids = some_ids(512)
+        np.testing.assert_array_equal(engine.forward(ids), engine.trace(ids)[-1]["y"])
+
+
 def test_policy_is_the_folders_unless_given(converted: Converted) -> None:
     _, folder = converted("llama_gqa")
     recorded = _native.Engine(folder).policy

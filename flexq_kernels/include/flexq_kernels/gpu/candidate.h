@@ -42,8 +42,12 @@ size_t workspace_bytes(const Device& device);
 // Does the candidate want a workspace at all?
 bool needs_workspace(const Candidate& candidate);
 
-// y = dequant(q_a · q_wᵀ) + bias (+ residual) by this candidate; m == 0 is a no-op. workspace: may
-// be null where the candidate needs none.
+// May the problem's Output have a gate? In the wgmma family's widest tiles (wgmma_takes_gate),
+// where n is of whole row tiles.
+bool takes_gate(const Candidate& candidate, const GemmProblem& problem);
+
+// y = dequant(q_a · q_wᵀ) + bias (+ residual, or gated) by this candidate; m == 0 is a no-op.
+// workspace: may be null where the candidate needs none.
 void gemm_w6ax(const Output& y, const Activations& a, const Weight& w, const GemmProblem& problem,
                const Candidate& candidate, void* workspace, const Launch& launch);
 

@@ -40,12 +40,19 @@ struct Activations {
 
 constexpr int64_t scale_stride_of(int64_t m) { return m > 0 ? (m + 3) / 4 * 4 : 4; }
 
-// y [m, n] = round(product + bias), then round(y + residual) if there is one.
+// What a product of a feed-forward's gate and up ends with: h = act(gate) * up, rounded once. The
+// weight's rows lie in bands of eight, in turn: gate 0 … 7 | up 0 … 7 | gate 8 … 15 | … .
+enum class Gate : uint8_t { kNone, kSilu, kRelu, kGelu };  // gelu: the tanh approximation
+
+// y [m, n] = round(product + bias), then round(y + residual) if there is one. With a gate y is h
+// [m, n / 2] of the unrounded product + bias, and there is no residual; takes_gate (candidate.h)
+// says which candidates can.
 struct Output {
-  void* values = nullptr;  // [m][n] of `type`
+  void* values = nullptr;  // [m][n] of `type`, or [m][n / 2] with a gate
   FloatType type = FloatType::kFp32;
   const float* bias = nullptr;     // [n] fp32, or null
   const void* residual = nullptr;  // [m][n] of `type`, or null; may be `values`
+  Gate gate = Gate::kNone;
 };
 
 // How a kernel is put on its stream. Programmatic: the kernel in front in the stream calls

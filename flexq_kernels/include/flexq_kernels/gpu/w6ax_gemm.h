@@ -16,6 +16,9 @@ namespace flexq_kernels::gpu {
 // The order in which gemm_w6ax_gpu wants the codes of a problem: what to ask of the quantiser.
 CodeOrder w6ax_code_order(const GemmProblem& problem);
 
+// May y of gemm_w6ax_gpu have a gate? Never with act_bits 16.
+bool w6ax_takes_gate(const GemmProblem& problem);
+
 // Bytes of the workspace of a problem, 0 where its kernel needs none; and at most, of any problem
 // of the current device. It is all zero before its first product; products of any sizes may follow,
 // one after another. Those that may run at once need one each: one for each stream.

@@ -36,6 +36,12 @@ struct WgmmaConfig {
   }
 };
 
+// May y have a gate? In the widest tiles, which prompts of some hundreds of tokens take; the code
+// for it makes the others slower by 1 to 8 %, with or without a gate.
+constexpr bool wgmma_takes_gate(const WgmmaConfig& config) {
+  return !config.sliced && (config.rows == 256 || config.tokens == 256);
+}
+
 // "rows=128 tokens=192 cluster=2", or the same with " split" or " sliced".
 std::ostream& operator<<(std::ostream& out, const WgmmaConfig& config);
 std::optional<WgmmaConfig> parse_wgmma_config(const std::string& text);
@@ -55,7 +61,7 @@ std::vector<WgmmaConfig> wgmma_configs(const GemmProblem& problem, const Device&
 size_t wgmma_workspace_bytes(const Device& device);
 
 // The workspace is all zero before its first launch, and is null where config.split is false. m ==
-// 0 is a no-op.
+// 0 is a no-op. y may have a gate where wgmma_takes_gate, and n is a multiple of 16.
 void wgmma_gemm(const Output& y, const Activations& x, const Weight& w, const GemmProblem& problem,
                 const WgmmaConfig& config, void* workspace, const Launch& how);
 
