@@ -51,9 +51,11 @@ __device__ __forceinline__ void run_block(const WgmmaParams& p) {
     keep_registers<24>();
     if (threadIdx.x == 0) copy_operands<Tile>(p, shared);
     if constexpr (Tile::kSliced && !kDump) {
+      // Both barriers of SliceSums. Nothing of these warps is to be ordered: they read and write no
+      // sums, and their copies end in mbarriers that the multiplying warps have waited for.
       __syncwarp();
-      cluster_sync();
-      cluster_sync();
+      cluster_sync_relaxed();
+      cluster_sync_relaxed();
     }
   } else {
     take_registers<Tile::kWarps == 8 ? 240 : 160>();

@@ -23,7 +23,7 @@ struct SliceSums {
   __device__ __forceinline__ void run() const {
     multipliers_sync<Tile::kWarps>();  // no warp needs a stage
     write();
-    cluster_sync();
+    cluster_sync();  // the others' sums are there
     const Slice slice(of.p);
     if (of.p.type == FloatType::kFp32) {
       add<float>(slice);
@@ -32,7 +32,10 @@ struct SliceSums {
     } else {
       add<__nv_bfloat16>(slice);
     }
-    cluster_sync();  // the others have read this one's
+    // The others have read this one's. A relaxed arrival would not say so: it orders no access that
+    // comes before it (PTX ISA, "barrier.cluster"), and nothing else tells when a plain load of the
+    // cluster's memory is performed, as an mbarrier does of a copy.
+    cluster_sync();
   }
 
  private:
