@@ -123,23 +123,24 @@ void check_repeats(const Family<Config>& family, Operands& o, int times) {
 
 }  // namespace
 
+// Of every second number of tokens, and of the others with the next n and the next k.
 TEST(awkward_sizes) {
   if (no_gpu()) return;
-  const std::vector<int64_t> tokens = {1, 17, 33, 64, 65, 128, 129, 250, 513};
-  size_t turn = 0;
+  const std::vector<int64_t> tokens = {1, 17, 33, 64, 65, 128, 129, 192, 193, 250, 256, 513};
+  uint32_t turn = 0;
   for (const int64_t k : g_small ? std::vector<int64_t>{192, 576}
                                  : std::vector<int64_t>{64, 128, 192, 576, 1000, 4096}) {
     for (const int64_t n :
-         g_small ? std::vector<int64_t>{17, 100} : std::vector<int64_t>{1, 15, 16, 17, 100, 576}) {
+         g_small ? std::vector<int64_t>{17, 100} : std::vector<int64_t>{1, 15, 16, 17, 576, 100}) {
       const bool large = !g_small && (n == 17 || n == 576);
-      Operands o(large ? 513 : 129, n, k, turn % 2 ? 6 : 8, Values::kRandom,
-                 static_cast<uint32_t>(turn + 1));
+      Operands o(large ? 513 : 129, n, k, turn % 2 ? 6 : 8, Values::kRandom, turn + 1);
       // Strides of scales and sums are those of o.m: fewer tokens are its first ones.
       for (size_t i = turn++ % 2; i < tokens.size(); i += 2) {
         if (tokens[i] < o.m) check_families(o, tokens[i]);
       }
       check_families(o, o.m);
     }
+    ++turn;
   }
 }
 
