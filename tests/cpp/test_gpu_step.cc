@@ -122,51 +122,69 @@ std::vector<Scheme> schemes() {
   return {Scheme::kFloat, Scheme::kW8A16, Scheme::kW8A8, Scheme::kW6Ax};
 }
 
+// Logits and cache of batches of 1 to 8.
+void check_against_ops(const Model& m, Scheme scheme, DataType dtype) {
+  const auto model = make_case(m.config, scheme, dtype);
+  const std::string why = StepKernel::refusal(model->model(), device());
+  EXPECT_EQ(why, "");
+  if (!why.empty()) return;
+  StepKernel kernel(model->model(), device(), model->stream());
+  for (const int64_t count : {1, 2, 3, 8}) {
+    if (count > kernel.most_tokens()) continue;
+    model->fill_cache();
+    const Tensor logits = model->logits(count);
+    model->run_ops(logits, model->batch(0, count));
+    const auto expected = bytes_of(logits, model->stream());
+    std::vector<std::vector<uint8_t>> cache;
+    for (const KvPages& layer : model->cache().layers()) {
+      cache.push_back(bytes_of(layer.k, model->stream()));
+      cache.push_back(bytes_of(layer.v, model->stream()));
+    }
+    model->fill_cache();
+    const auto got = run_step(*model, kernel, 0, count);
+    const double error = difference(expected, got, DataType::kFp32);
+    double cache_error = 0.0;
+    for (size_t i = 0; i < cache.size(); ++i) {
+      const KvPages& layer = model->cache().layers()[i / 2];
+      const auto now = bytes_of(i % 2 == 0 ? layer.k : layer.v, model->stream());
+      cache_error = std::max(cache_error, difference(cache[i], now, dtype));
+    }
+    const bool fine = error < limit_of(scheme, dtype) && cache_error < limit_of(scheme, dtype);
+    if (!fine || has_option("--show")) {
+      std::printf("%s, %s %s, %d sequences: logits %.2e, cache %.2e\n", m.name, to_string(scheme),
+                  to_string(dtype), static_cast<int>(count), error, cache_error);
+    }
+    EXPECT(fine);
+  }
+}
+
 }  // namespace
 
 TEST(logits_and_cache_are_those_of_the_ops) {
   if (skip()) return;
-  const bool small = has_option("--small");
   for (const Model& m : models()) {
-    if (small && m.config.hidden_size > 600) continue;
+    if (has_option("--small") && m.config.hidden_size > 600) continue;
     for (const Scheme scheme : schemes()) {
       for (const DataType dtype : {DataType::kFp16, DataType::kBf16}) {
-        const auto model = make_case(m.config, scheme, dtype);
-        const std::string why = StepKernel::refusal(model->model(), device());
-        EXPECT_EQ(why, "");
-        if (!why.empty()) continue;
-        StepKernel kernel(model->model(), device(), model->stream());
-        for (const int64_t count : {1, 2, 3, 8}) {
-          if (count > kernel.most_tokens()) continue;
-          model->fill_cache();
-          const Tensor logits = model->logits(count);
-          model->run_ops(logits, model->batch(0, count));
-          const auto expected = bytes_of(logits, model->stream());
-          std::vector<std::vector<uint8_t>> cache;
-          for (const KvPages& layer : model->cache().layers()) {
-            cache.push_back(bytes_of(layer.k, model->stream()));
-            cache.push_back(bytes_of(layer.v, model->stream()));
-          }
-          model->fill_cache();
-          const auto got = run_step(*model, kernel, 0, count);
-          const double error = difference(expected, got, DataType::kFp32);
-          double cache_error = 0.0;
-          for (size_t i = 0; i < cache.size(); ++i) {
-            const KvPages& layer = model->cache().layers()[i / 2];
-            const auto now = bytes_of(i % 2 == 0 ? layer.k : layer.v, model->stream());
-            cache_error = std::max(cache_error, difference(cache[i], now, dtype));
-          }
-          const bool fine =
-              error < limit_of(scheme, dtype) && cache_error < limit_of(scheme, dtype);
-          if (!fine || has_option("--show")) {
-            std::printf("%s, %s %s, %d sequences: logits %.2e, cache %.2e\n", m.name,
-                        to_string(scheme), to_string(dtype), static_cast<int>(count), error,
-                        cache_error);
-          }
-          EXPECT(fine);
-        }
+        check_against_ops(m, scheme, dtype);
       }
     }
+  }
+}
+
+// 1,000 channels are 125 bands: in the files gate ends and up begins in the middle of a tile, and
+// the down projection's k ends in the middle of sixteen. Other formats' rows are no whole steps of
+// the ring then.
+TEST(an_odd_number_of_bands_of_gate_and_up) {
+  if (skip()) return;
+  const Model odd = {"an odd number of bands", llama(4, 2, 64, 256, 1000)};
+  for (const DataType dtype : {DataType::kFp16, DataType::kBf16}) {
+    check_against_ops(odd, Scheme::kW6Ax, dtype);
+  }
+  for (const Scheme scheme : {Scheme::kFloat, Scheme::kW8A16, Scheme::kW8A8}) {
+    const auto model = make_case(odd.config, scheme, DataType::kFp16, {3});
+    const std::string why = StepKernel::refusal(model->model(), device());
+    EXPECT(why.find("not a multiple of 32") != std::string::npos);
   }
 }
 
