@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from typing import Any
 
 import rich_click as click
@@ -137,11 +136,3 @@ def case_from_options(options: dict[str, Any]) -> Case:
             )
         },
     )
-
-
-def parse_case(arguments: Sequence[str]) -> Case:
-    """The case of a command line made by case_arguments."""
-    context = click.RichCommand(name="case", params=CASE_PARAMETERS).make_context(
-        "case", [*arguments]
-    )
-    return case_from_options(context.params)

@@ -24,7 +24,7 @@ from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.cli.main import run_cli
 from flexq_ft.orchestrate.sweep import run as run_module
 from flexq_ft.orchestrate.sweep.case_config import Case
-from flexq_ft.orchestrate.sweep.command import parse_case, reproduce_command
+from flexq_ft.orchestrate.sweep.command import reproduce_command
 from flexq_ft.orchestrate.sweep.metrics import finished_metrics, joined
 from flexq_ft.orchestrate.sweep.plan import plan_cases
 from flexq_ft.orchestrate.sweep.report import markdown, newest_rows
@@ -32,6 +32,7 @@ from flexq_ft.orchestrate.sweep.run import SweepRun, turns_of
 from flexq_ft.orchestrate.sweep.spec import SCHEMA, load_spec
 from flexq_ft.orchestrate.sweep.store import RowStore
 from tests.orchestrate.schemas import validate
+from tests.orchestrate.sweeps import parsed_case
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted(path.stem for path in (ROOT / "configs" / "sweeps").glob("*.yaml"))
@@ -40,12 +41,11 @@ STAND_IN = """
 import os, pathlib, signal, sys, time
 from flexq_ft.errors import OutOfMemoryError
 from flexq_ft.orchestrate.cli.console import console
-from flexq_ft.orchestrate.sweep.case import case_row
-from flexq_ft.orchestrate.sweep.command import parse_case
+from flexq_ft.orchestrate.sweep.case import case_row, command
+from flexq_ft.orchestrate.sweep.command import case_from_options
 import json
 
-arguments = sys.argv[1 : sys.argv.index("--state")]
-case = parse_case(arguments)
+case = case_from_options(command.make_context("case", sys.argv[1:]).params)
 with open(os.environ["STAND_IN_LOG"], "a") as log:
     log.write(case.label() + "\\n")
 name = pathlib.Path(case.model).name
@@ -243,7 +243,7 @@ def test_command_of_a_row_parses_to_its_case(tmp_path: Path) -> None:
     for case in cases:
         words = shlex.split(reproduce_command(case))
         assert words[:3] == ["python", "-m", "flexq_ft.orchestrate.sweep.case"]
-        assert parse_case(words[3:]) == case
+        assert parsed_case(words[3:]) == case
 
 
 def test_interrupt_keeps_finished_rows(sweeper: Sweeper) -> None:
@@ -281,7 +281,8 @@ def test_dry_run_lists_cases_and_runs_none(
     document = json.loads(capsys.readouterr().out)
     validate(document, "sweep-result.json")
     results = document["results"]
-    assert [parse_case(shlex.split(item["command"])[3:]).batch for item in results[:3]] == [1, 2, 4]
+    shown = [parsed_case(shlex.split(item["command"])[3:]) for item in results[:3]]
+    assert [case.batch for case in shown] == [1, 2, 4]
 
 
 def test_a_folder_that_cannot_be_made_stops_the_sweep_before_its_first_case(
@@ -358,7 +359,7 @@ def test_sweep_verb_refuses_an_unknown_key(
 
 
 def test_case_defaults_are_those_of_a_bare_command() -> None:
-    assert parse_case(["m", "--scheme", "w6ax"]) == Case(model="m", scheme="w6ax", policy="flexq")
+    assert parsed_case(["m", "--scheme", "w6ax"]) == Case(model="m", scheme="w6ax", policy="flexq")
 
 
 def table_of(run: SweepRun) -> list[str]:

@@ -14,9 +14,10 @@ from flexq_ft.converter.options import CalibrationOptions
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.bench.roofline import ModelSizes
 from flexq_ft.orchestrate.sweep.case_config import Case
-from flexq_ft.orchestrate.sweep.command import case_arguments, parse_case
+from flexq_ft.orchestrate.sweep.command import case_arguments
 from flexq_ft.orchestrate.sweep.plan import plan_cases
 from flexq_ft.orchestrate.sweep.spec import SCHEMA, expand_numbers, load_spec
+from tests.orchestrate.sweeps import parsed_case
 
 ROOT = Path(__file__).parents[2]
 
@@ -301,7 +302,7 @@ def test_on_and_off_are_words_though_yaml_reads_truth_values(tmp_path: Path) -> 
     assert labels[2].startswith("m as converted one kernel tp 1")
     assert labels[4].startswith("m as converted op by op tp 1")
     for case in cases:
-        assert parse_case(case_arguments(case)) == case
+        assert parsed_case(case_arguments(case)) == case
     with pytest.raises(ConfigError, match=r"matrix\.step_kernel: .*, not 'never'"):
         cases_of(tmp_path, matrix={"step_kernel": "never"})
 
@@ -311,7 +312,7 @@ def test_heads_are_an_axis(tmp_path: Path) -> None:
     assert [case.lm_head for case in cases] == ["fp16", "w8"]
     assert cases[1].label().startswith("m w6ax flexq lm_head w8 tp 1")
     assert len({case.quality_id() for case in cases}) == 2
-    assert parse_case(case_arguments(cases[1])) == cases[1]
+    assert parsed_case(case_arguments(cases[1])) == cases[1]
     with pytest.raises(ConfigError, match=r"matrix\.lm_head"):
         cases_of(tmp_path, matrix={"lm_head": "w4"})
 
