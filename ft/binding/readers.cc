@@ -88,8 +88,7 @@ void bind_readers(py::module_& module) {
       .def("act_bits", &Policy::act_bits, py::arg("layer"), py::arg("linear"))
       .def("check", &check_policy, py::arg("config"),
            "ConfigError if a rule matches no linear layer of the model.")
-      .def_readonly("name", &Policy::name)
-      .def_readonly("default_bits", &Policy::default_bits);
+      .def_readonly("name", &Policy::name);
 }
 
 }  // namespace flexq_ft

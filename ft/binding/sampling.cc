@@ -187,7 +187,6 @@ void bind_sampling(py::module_& ops) {
       "all if None. Returns tokens, logprobs, status, finished and histories.");
   ops.def("throw_sampling_fault", &throw_sampling_fault_of, py::arg("status"), py::arg("token"),
           py::arg("logprob"), py::arg("vocab_size"));
-  ops.def("philox4x32", &philox4x32, py::arg("counter"), py::arg("key"));
   ops.def("philox_uniform", &philox_uniform, py::arg("seed"), py::arg("index"));
 }
 

@@ -222,7 +222,7 @@ StepKernel::StepKernel(const StepModel& model, const cuda::DeviceInfo& device, S
     plan(layer.down, tiles(layer.down.n));
   }
   plan(model.weights.lm_head, tiles(model.weights.lm_head.n));
-  plan_ = uploaded(step::WorkPlan(planned, device.multiprocessors).words(), stream);
+  plan_ = uploaded(step::plan_work(planned, device.multiprocessors), stream);
   ops_ = uploaded(ops(stream), stream);
   const Exchange exchange(config, std::max<int64_t>(most_tokens_, 1), max_parts_);
   exchange_ =

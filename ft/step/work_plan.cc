@@ -8,8 +8,9 @@
 
 namespace flexq_ft::step {
 
-WorkPlan::WorkPlan(const std::vector<PlannedOp>& ops, int blocks) : blocks_(blocks) {
+std::vector<uint32_t> plan_work(const std::vector<PlannedOp>& ops, int blocks) {
   FLEXQ_FT_CHECK_LE(1, blocks, "blocks of a work plan");
+  std::vector<uint32_t> words;
   std::vector<int64_t> load(static_cast<size_t>(blocks), 0);
   std::vector<size_t> order(load.size());
   for (const PlannedOp& op : ops) {
@@ -22,23 +23,12 @@ WorkPlan::WorkPlan(const std::vector<PlannedOp>& ops, int blocks) : blocks_(bloc
     for (size_t i = 0; i < spare; ++i) ++count[order[i]];
     int64_t first = 0;
     for (size_t b = 0; b < load.size(); ++b) {
-      words_.push_back(static_cast<uint32_t>(first << 16 | count[b]));
+      words.push_back(static_cast<uint32_t>(first << 16 | count[b]));
       first += count[b];
       load[b] += count[b] * op.unit_bytes;
     }
   }
-}
-
-UnitRange WorkPlan::range(int op, int block) const {
-  const uint32_t word =
-      words_[static_cast<size_t>(op) * static_cast<size_t>(blocks_) + static_cast<size_t>(block)];
-  return {first_unit(word), unit_count(word)};
-}
-
-int WorkPlan::participants(int op) const {
-  int count = 0;
-  for (int b = 0; b < blocks_; ++b) count += range(op, b).count > 0 ? 1 : 0;
-  return count;
+  return words;
 }
 
 }  // namespace flexq_ft::step

@@ -14,28 +14,9 @@ struct PlannedOp {
   int64_t unit_bytes = 0;  // that a block streams for one
 };
 
-struct UnitRange {
-  int first = 0;
-  int count = 0;
-};
-
-class WorkPlan {
- public:
-  // Every block gets a contiguous range of each op, of the size of the others' or one more; what is
-  // over goes to the blocks that have the fewest bytes so far. Throws Error{kInternal} for more
-  // than kMostUnits.
-  WorkPlan(const std::vector<PlannedOp>& ops, int blocks);
-
-  int blocks() const { return blocks_; }
-  UnitRange range(int op, int block) const;
-  // Blocks that have any unit of an op.
-  int participants(int op) const;
-  // [ops][blocks], first << 16 | count.
-  const std::vector<uint32_t>& words() const { return words_; }
-
- private:
-  int blocks_;
-  std::vector<uint32_t> words_;
-};
+// [ops][blocks], words that first_unit() and unit_count() (args.h) read. Every block gets a
+// contiguous range of each op, of the size of the others' or one more; what is over goes to the
+// blocks that have the fewest bytes so far. Throws Error{kInternal} for more than kMostUnits.
+std::vector<uint32_t> plan_work(const std::vector<PlannedOp>& ops, int blocks);
 
 }  // namespace flexq_ft::step

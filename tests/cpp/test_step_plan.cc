@@ -31,18 +31,18 @@ std::vector<PlannedOp> llama_7b(int layers) {
 TEST(every_unit_has_one_block) {
   for (const int blocks : {1, 7, 132}) {
     const std::vector<PlannedOp> ops = llama_7b(3);
-    const WorkPlan plan(ops, blocks);
+    const std::vector<uint32_t> plan = plan_work(ops, blocks);
+    EXPECT_EQ(plan.size(), ops.size() * static_cast<size_t>(blocks));
+    auto word = plan.begin();
     for (size_t op = 0; op < ops.size(); ++op) {
       int next = 0;
       int participants = 0;
       for (int b = 0; b < blocks; ++b) {
-        const UnitRange range = plan.range(static_cast<int>(op), b);
-        EXPECT_EQ(range.first, next);
-        next += range.count;
-        participants += range.count > 0 ? 1 : 0;
+        EXPECT_EQ(first_unit(*word), next);
+        next += unit_count(*word);
+        participants += has_work(*word++) ? 1 : 0;
       }
       EXPECT_EQ(next, static_cast<int>(ops[op].units));
-      EXPECT_EQ(plan.participants(static_cast<int>(op)), participants);
       EXPECT_EQ(participants, static_cast<int>(std::min<int64_t>(blocks, ops[op].units)));
     }
   }
@@ -50,20 +50,17 @@ TEST(every_unit_has_one_block) {
 
 TEST(bytes_of_a_step_are_even) {
   const std::vector<PlannedOp> ops = llama_7b(32);
-  const WorkPlan plan(ops, 132);
+  const std::vector<uint32_t> plan = plan_work(ops, 132);
   std::vector<int64_t> load(132, 0);
-  for (size_t op = 0; op < ops.size(); ++op) {
-    for (int b = 0; b < 132; ++b) {
-      load[static_cast<size_t>(b)] +=
-          plan.range(static_cast<int>(op), b).count * ops[op].unit_bytes;
-    }
+  for (size_t i = 0; i < plan.size(); ++i) {
+    load[i % 132] += unit_count(plan[i]) * ops[i / 132].unit_bytes;
   }
   const auto [least, most] = std::minmax_element(load.begin(), load.end());
   EXPECT(static_cast<double>(*least) > 0.99 * static_cast<double>(*most));
 }
 
 TEST(more_units_than_a_word_holds_are_refused) {
-  EXPECT_THROW(WorkPlan({{70000, 1}}, 132), Error, "70000");
+  EXPECT_THROW(plan_work({{70000, 1}}, 132), Error, "70000");
 }
 
 TEST(parts_of_shared_memory_do_not_meet) {
