@@ -95,13 +95,13 @@ def command(
     if dry_run:
         return _list_cases(run, pending, config=config)
 
-    total = len(pending)
-    if total < len(run.turns):
+    if len(pending) < len(run.turns):
         unit = "cases" if spec.rounds == 1 else f"turns ({spec.rounds} rounds)"
-        console.info(f"{len(run.turns) - total} of {len(run.turns)} {unit} are finished already.")
+        finished = len(run.turns) - len(pending)
+        console.info(f"{finished} of {len(run.turns)} {unit} are finished already.")
 
     def observe(number: int, turn: Any, row: dict[str, Any] | None) -> None:
-        line = f"[{number}/{total}] {turn.case.label()}"
+        line = f"[{number}/{run.total}] {turn.case.label()}"
         console.info(line + ("" if row is None else _outcome(row)))
 
     seconds = math.inf if max_minutes is None else 60 * max_minutes
@@ -112,8 +112,8 @@ def command(
         raise
     if run.stopped:
         console.warn(
-            f"stopped after {max_minutes:g} minutes with {run.stopped} of {total} still to run; "
-            "the same command goes on."
+            f"stopped after {max_minutes:g} minutes with {run.stopped} of {run.total} still to "
+            "run; the same command goes on."
         )
     return _show(run, rows, config=config)
 

@@ -75,7 +75,8 @@ class SweepRun:
         self.title = title
         self.rounds = rounds
         self.turns = turns_of(self.cases, rounds=rounds)
-        self.stopped = 0  # turns that the last run left for want of time
+        self.total = 0  # turns that the last run had to start,
+        self.stopped = 0  # and those that it left for want of time
         self.store = RowStore(folder)
         self._plots = plots
         self._cache_dir = cache_dir
@@ -102,17 +103,21 @@ class SweepRun:
         Also on Ctrl-C, which goes on to the caller, the finished rows stay and the report is
         rebuilt from them. With force, shared evaluations are made anew too.
         """
-        pending = self.pending(force=force)
-        with self._own_folder() if pending else contextlib.nullcontext():
+        if not self.pending(force=force):  # then the folder may be another sweep's
+            self.write_report()
+            return self.rows()
+        with self._own_folder():
             if force:
                 shutil.rmtree(self.folder / STATE_NAME, ignore_errors=True)
             try:
-                self._run_turns(pending, seconds, observe)
+                # Asked again: until the folder was this sweep's, another may have added rows.
+                self._run_turns(self.pending(force=force), seconds, observe)
             finally:
                 self.write_report()
         return self.rows()
 
     def _run_turns(self, pending: Sequence[Turn], seconds: float, observe: Observer) -> None:
+        self.total = len(pending)
         failed: set[str] = set()
         started = time.monotonic()
         for number, turn in enumerate(pending, start=1):

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import yaml
@@ -302,6 +302,25 @@ def test_two_sweeps_do_not_write_one_folder(sweeper: Sweeper) -> None:
     assert len(sweeper.started) == 1
     with run.store.lock():
         assert len(run.run()) == 1  # a finished one writes no row
+
+
+def test_what_another_sweep_finished_before_the_folder_was_free_is_not_run_again(
+    sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = sweeper.run(model="fine", matrix={"batch": [1, 2]})
+    other = sweeper.run(model="fine", matrix={"batch": [1]})
+    lock = run.store.lock
+
+    def after_the_other() -> BinaryIO:
+        other.run()
+        return lock()
+
+    monkeypatch.setattr(run.store, "lock", after_the_other)
+    numbers: list[int] = []
+    rows = run.run(observe=lambda number, turn, row: numbers.append(number))
+    assert [line.split("batch ")[1][0] for line in sweeper.started] == ["1", "2"]
+    assert (run.total, numbers) == (1, [1, 1])
+    assert [row["config"]["batch"] for row in rows] == [1, 2]
 
 
 def test_what_must_fail_is_said_before_any_case_runs(
