@@ -246,6 +246,13 @@ int StepKernel::ring_stages(int64_t tokens) const {
   return step::make_shared_map(shared_sizes(static_cast<int>(tokens))).stages;
 }
 
+StepFlow StepKernel::flow(int64_t tokens) const {
+  const int stages = ring_stages(tokens);
+  const step::InFlight in_flight =
+      step::in_flight_of({flow_.in_flight, flow_.in_flight_filled}, stages);
+  return {in_flight.most, in_flight.filled, std::min(flow_.filled, stages - 1)};
+}
+
 step::SharedSizes StepKernel::shared_sizes(int tokens) const {
   const ModelConfig& config = model_.config;
   step::SharedSizes sizes;
@@ -360,11 +367,10 @@ void StepKernel::run(Tensor logits, const RaggedBatch& batch, Stream stream) {
   args.counters = static_cast<uint32_t*>(counters_.data());
   args.logits = static_cast<float*>(logits.raw());
   args.map = step::make_shared_map(shared_sizes(args.tokens));
-  const step::InFlight in_flight =
-      step::in_flight_of({flow_.in_flight, flow_.in_flight_filled}, args.map.stages);
-  args.in_flight = in_flight.most;
-  args.in_flight_filled = in_flight.filled;
-  args.filled = std::min(flow_.filled, args.map.stages - 1);
+  const StepFlow flow = this->flow(tokens);
+  args.in_flight = flow.in_flight;
+  args.in_flight_filled = flow.in_flight_filled;
+  args.filled = flow.filled;
   args.paired = pairs_;
   args.patience_ns = static_cast<unsigned long long>(patience_ms_ * 1e6);
   args.fault = fault_;

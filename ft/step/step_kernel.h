@@ -61,6 +61,8 @@ class StepKernel {
   void throw_fault() const;
 
   void set_flow(const StepFlow& flow) { flow_ = flow; }
+  // As a step of so many tokens has it, whose ring may be too short for what is set.
+  StepFlow flow(int64_t tokens) const;
   // Blocks in pairs (step/pair.cuh) for several sequences: where the GPU takes them so, unless set
   // otherwise. Results are the same.
   bool pairs() const { return pairs_; }
