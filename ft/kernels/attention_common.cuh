@@ -8,6 +8,7 @@
 //   C [16 x 8]:  c0, c1 = (row g, columns 2t, 2t+1)   c2, c3 = (row g + 8, the same)
 #pragma once
 
+#include "flexq_kernels/gpu/async_copy.cuh"
 #include "ft/kernels/float_gpu.cuh"
 #include "ft/kernels/launch.cuh"
 #include "ft/kernels/paged_kv.h"
@@ -15,6 +16,11 @@
 #include "ft/kernels/quantize.cuh"
 
 namespace flexq_ft::gpu {
+
+using flexq_kernels::gpu::commit_copies;
+using flexq_kernels::gpu::copy_async_or_zero;
+using flexq_kernels::gpu::shared_address;
+using flexq_kernels::gpu::wait_copies;
 
 constexpr float kMinusInfinity = -__builtin_huge_valf();
 

@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(kDecodeThreads, kDecodeBlocks)
     }
   }
   const auto wait = [] {  // for the slot that is next
-    copy_wait<Ring::kSlots - 1>();
+    wait_copies<Ring::kSlots - 1>();
     __syncwarp();
   };
   const auto free = [&] {

@@ -4,7 +4,6 @@
 #pragma once
 
 #include "ft/kernels/attention_common.cuh"
-#include "ft/kernels/attention_copy.cuh"
 
 namespace flexq_ft::gpu {
 
@@ -54,8 +53,8 @@ struct DecodeRing {
 #pragma unroll
     for (int position = 0; position < kPageTokens; position += kRows) {
       const bool there = position < rows;
-      copy_async(address(to, turn(position), position * kRow),
-                 there ? from + position * head_dim : page, there);
+      copy_async_or_zero<16>(address(to, turn(position), position * kRow),
+                             there ? from + position * head_dim : page, there);
     }
   }
 

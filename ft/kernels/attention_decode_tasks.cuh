@@ -146,7 +146,7 @@ struct DecodeCopy {
         ring.copy(view.k + from, count, view.head_dim);
       }
     }
-    copy_commit();
+    commit_copies();
     ring.advance();
   }
 

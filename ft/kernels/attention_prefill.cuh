@@ -11,7 +11,6 @@
 #pragma once
 
 #include "ft/kernels/attention_common.cuh"
-#include "ft/kernels/attention_copy.cuh"
 
 namespace flexq_ft::gpu {
 
@@ -120,8 +119,8 @@ __device__ __forceinline__ void load_prefill_tile(T* k, T* v, const AttentionVie
         const int at = page * kPageTokens + i * kStep;
         const bool there = at + row < limit;
         const int64_t source = there ? from + i * kStep * view.head_dim : 0;
-        copy_async(shared_address(k_to + at * Shape::kStride), view.k + source, there);
-        copy_async(shared_address(v_to + at * Shape::kStride), view.v + source, there);
+        copy_async_or_zero<16>(shared_address(k_to + at * Shape::kStride), view.k + source, there);
+        copy_async_or_zero<16>(shared_address(v_to + at * Shape::kStride), view.v + source, there);
       }
     }
   } else {
@@ -136,8 +135,10 @@ __device__ __forceinline__ void load_prefill_tile(T* k, T* v, const AttentionVie
         from = view.page_at(pages[row / kPageTokens], kv_head) + row % kPageTokens * view.head_dim +
                column;
       }
-      copy_async(shared_address(k + row * Shape::kStride + column), view.k + from, there);
-      copy_async(shared_address(v + row * Shape::kStride + column), view.v + from, there);
+      copy_async_or_zero<16>(shared_address(k + row * Shape::kStride + column), view.k + from,
+                             there);
+      copy_async_or_zero<16>(shared_address(v + row * Shape::kStride + column), view.v + from,
+                             there);
     }
   }
 }

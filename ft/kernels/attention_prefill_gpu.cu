@@ -81,8 +81,8 @@ __global__ void __launch_bounds__(kPrefillThreads, kDim > 128 ? 1 : 2)
     const int column = i % Shape::kWords * 8;
     const bool there = row < tile.rows && column < view.head_dim;
     const int64_t from = ((tile.token + row) * view.heads + head) * view.head_dim + column;
-    copy_async(shared_address(q + row * Shape::kStride + column), view.q + (there ? from : 0),
-               there);
+    copy_async_or_zero<16>(shared_address(q + row * Shape::kStride + column),
+                           view.q + (there ? from : 0), there);
   }
   if (me < Shape::kPages) {
     pages_of(0)[me] = page_of(0);
@@ -90,19 +90,19 @@ __global__ void __launch_bounds__(kPrefillThreads, kDim > 128 ? 1 : 2)
   }
   __syncthreads();
   load_prefill_tile<T, kDim>(k_of(0), v_of(0), view, pages_of(0), kv_head, 0, end);
-  copy_commit();
+  commit_copies();
 
   PrefillWarp<T, kDim, kBlocks> warp;
   warp.clear();
   for (int j = 0; j < tiles; ++j) {
-    copy_wait();
+    wait_copies<0>();
     __syncthreads();  // tile j is there; tile j - 1 was used, and the pages of j + 1 are set
     int page = 0;
     if (j + 1 < tiles) {
       const int first = (j + 1) * Shape::kTile;
       load_prefill_tile<T, kDim>(k_of(j + 1), v_of(j + 1), view, pages_of(j + 1), kv_head, first,
                                  end);
-      copy_commit();
+      commit_copies();
       if (me < Shape::kPages) page = page_of(j + 2);
     }
     const int ahead = j * Shape::kTile - tile.position;  // of the block's first row
