@@ -16,37 +16,13 @@
 
 #include "ft/kernels/attention_common.cuh"
 #include "ft/kernels/attention_decode_ring.cuh"
+#include "ft/kernels/decode_task.h"
 
 namespace flexq_ft::gpu {
 
 constexpr int kDecodeWarps = 4;
 constexpr int kDecodeThreads = kDecodeWarps * 32;
 constexpr int kDecodeHeads = 8;  // query heads of a block
-constexpr int kMaxDecodeParts = 32;
-constexpr int kDecodeChunk = 32;  // least positions of a part
-
-// Positions of a part, a multiple of 16, of a sequence with so many: of its length alone, so that a
-// row's bits do not depend on its batch. 16 parts up to 4096 positions: enough blocks for one
-// sequence of a model with many KV heads, and little to combine; then as many as it takes to keep
-// parts of 256, 32 at most.
-__host__ __device__ __forceinline__ int decode_chunk(int length) {
-  const int sixteenth = (length + 15) / 16;
-  const int least = (length + kMaxDecodeParts - 1) / kMaxDecodeParts;
-  int chunk = sixteenth < 256 ? sixteenth : 256;
-  chunk = chunk > least ? chunk : least;
-  chunk = chunk > kDecodeChunk ? chunk : kDecodeChunk;
-  return (chunk + kPageTokens - 1) / kPageTokens * kPageTokens;
-}
-__host__ __device__ __forceinline__ int decode_parts(int length) {
-  const int chunk = decode_chunk(length);
-  return (length + chunk - 1) / chunk;
-}
-// Most parts of a sequence of up to so many positions.
-constexpr int most_decode_parts(int64_t positions) {
-  if (positions > 4096) return kMaxDecodeParts;
-  const int64_t parts = (positions + kDecodeChunk - 1) / kDecodeChunk;
-  return static_cast<int>(parts < 1 ? 1 : parts < 16 ? parts : 16);
-}
 
 // Workspace of decode: what each part gives, before the division by the sum.
 struct DecodeParts {

@@ -4,14 +4,9 @@
 
 #include <cstdint>
 
+#include "ft/core/host_device.h"
 #include "ft/core/stream.h"
 #include "ft/core/tensor.h"
-
-#ifdef __CUDACC__
-#define FLEXQ_FT_HOST_DEVICE __host__ __device__ __forceinline__
-#else
-#define FLEXQ_FT_HOST_DEVICE inline
-#endif
 
 namespace flexq_ft {
 
