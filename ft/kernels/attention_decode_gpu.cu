@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kDecodeThreads, kDecodeBlocks)
   const auto load_q = [&](uint4(&q)[Warp::kSteps], const DecodeTask& task) {
     Warp::load_q(q, view.q + row_of(task) * view.head_dim, heads_of(task), view.head_dim);
   };
-  constexpr bool kAhead = kDim <= 128;  // are there registers for the queries of the next task?
+  constexpr bool kAhead = kDim <= 128;  // are there registers for the next task and its queries?
   uint4 q[Warp::kSteps];
   if (kAhead) load_q(q, tasks.task);
   while (true) {
@@ -65,8 +65,10 @@ __global__ void __launch_bounds__(kDecodeThreads, kDecodeBlocks)
     if (!kAhead) load_q(q, task);
 #pragma unroll
     for (int j = 0; j < Warp::kSteps; ++j) warp.q[j] = q[j];
-    tasks.advance();
-    if (kAhead && tasks.more()) load_q(q, tasks.task);
+    if (kAhead) {
+      tasks.advance();
+      if (tasks.more()) load_q(q, tasks.task);
+    }
     for (int index = task.first; index < task.end; ++index) {
       float p[4];
       wait();
@@ -80,6 +82,7 @@ __global__ void __launch_bounds__(kDecodeThreads, kDecodeBlocks)
       copy.template next<false>();
     }
     warp.store(parts, row_of(task), heads_of(task), task.part, view.head_dim);
+    if (!kAhead) tasks.advance();
     if (!tasks.more()) return;
   }
 }

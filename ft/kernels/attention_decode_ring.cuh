@@ -44,13 +44,13 @@ struct DecodeRing {
   // Begins to copy a page; `count` of its positions are seen, the others are zeros here.
   template <typename T>
   __device__ __forceinline__ void copy(const T* page, int count, int head_dim) const {
-    constexpr int kWords = kRow / 16, kRows = 32 / kWords;  // of a row; rows of a word of all lanes
+    constexpr int kWords = kRow / 16, kRows = 32 / kWords;  // of a row; rows at a time
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int row = lane / kWords, column = lane % kWords * 8;
     const int to = row * kRow + (column * 2 ^ turn(row));
     const int rows = column < head_dim ? count - row : 0;
     const T* from = page + row * head_dim + column;
-#pragma unroll
+#pragma unroll 8  // more would take registers that the widest rows have not
     for (int position = 0; position < kPageTokens; position += kRows) {
       const bool there = position < rows;
       copy_async_or_zero<16>(address(to, turn(position), position * kRow),
