@@ -118,6 +118,14 @@ def test_many_decodes_of_any_lengths(device, heads, kv_heads):
     reference.assert_close(batch.run(), batch.want(), dtype="fp16")
 
 
+@pytest.mark.parametrize("head_dim", [64, 256])
+def test_parts_of_more_pages_than_a_warp_has_lanes(device, head_dim):
+    """A part's page table is looked up piece by piece, and anew for its ninth query head."""
+    lengths = [16384, 40, 16385, 3, 40000]
+    batch = Filled([(length - 1, 1) for length in lengths], 9, 1, head_dim, "fp16")
+    reference.assert_close(batch.run(), batch.want(), dtype="fp16")
+
+
 @pytest.mark.parametrize("sequences", [DECODES, PREFILLS])
 def test_a_repeated_run_gives_the_same_bits(device, sequences):
     batch = Filled(sequences, 8, 2, 128, "bf16")
