@@ -42,18 +42,8 @@ __global__ void __launch_bounds__(kDecodeThreads, kDecodeBlocks)
     __syncwarp();
     ring.advance();
   };
-  const int of_kv_head = head_blocks / view.kv_heads;
-  const auto head_of = [&](const DecodeTask& task) {
-    return task.heads / of_kv_head * view.group() + task.heads % of_kv_head * kDecodeHeads;
-  };
-  const auto heads_of = [&](const DecodeTask& task) {
-    return min(kDecodeHeads, view.group() - task.heads % of_kv_head * kDecodeHeads);
-  };
-  const auto row_of = [&](const DecodeTask& task) {
-    return static_cast<int64_t>(task.sequence) * view.heads + head_of(task);
-  };
   const auto load_q = [&](uint4(&q)[Warp::kSteps], const DecodeTask& task) {
-    Warp::load_q(q, view.q + row_of(task) * view.head_dim, heads_of(task), view.head_dim);
+    Warp::load_q(q, view.q + tasks.row(task) * view.head_dim, tasks.heads(task), view.head_dim);
   };
   constexpr bool kAhead = kDim <= 128;  // are there registers for the next task and its queries?
   uint4 q[Warp::kSteps];
@@ -81,7 +71,7 @@ __global__ void __launch_bounds__(kDecodeThreads, kDecodeBlocks)
       free();
       copy.template next<false>();
     }
-    warp.store(parts, row_of(task), heads_of(task), task.part, view.head_dim);
+    warp.store(parts, tasks.row(task), tasks.heads(task), task.part, view.head_dim);
     if (!kAhead) tasks.advance();
     if (!tasks.more()) return;
   }

@@ -35,11 +35,24 @@ struct DecodeTasks {
 
   __device__ __forceinline__ void advance() {
     left -= task.pages();
-    ++task.heads;
+    ++task.head_block;
     carry();
   }
 
+  // Of the query heads of a task: their KV head, how many they are, and the first one's row of q.
+  __device__ __forceinline__ int kv_head(const DecodeTask& of) const {
+    return of.head_block / blocks();
+  }
+  __device__ __forceinline__ int heads(const DecodeTask& of) const {
+    return min(kDecodeHeads, view.group() - of.head_block % blocks() * kDecodeHeads);
+  }
+  __device__ __forceinline__ int64_t row(const DecodeTask& of) const {
+    const int in_group = of.head_block % blocks() * kDecodeHeads;
+    return static_cast<int64_t>(of.sequence) * view.heads + kv_head(of) * view.group() + in_group;
+  }
+
  private:
+  __device__ __forceinline__ int blocks() const { return head_blocks / view.kv_heads; }
   __device__ __forceinline__ int length_of(int sequence) const {
     return view.context[sequence] + 1;
   }
@@ -87,7 +100,7 @@ struct DecodeCopy {
   DecodeTasks<T> tasks;
   DecodeRing<kDim> ring;
   int index;  // of the page, in its sequence
-  int id;     // as the table has it; a lane's is of the page of its number in the index's 32
+  int id;     // of page index / 32 * 32 + the lane, as the table has it
 
   __device__ __forceinline__ DecodeCopy(const DecodeTasks<T>& tasks, const DecodeRing<kDim>& ring)
       : tasks(tasks), ring(ring), index(tasks.task.first) {
@@ -100,9 +113,8 @@ struct DecodeCopy {
   __device__ __forceinline__ void next() {
     if (tasks.more()) {
       const AttentionView<T>& view = tasks.view;
-      const int kv_blocks = tasks.head_blocks / view.kv_heads;
       const int page = __shfl_sync(~0u, id, index % 32);
-      const int64_t from = view.page_at(page, tasks.task.heads / kv_blocks);
+      const int64_t from = view.page_at(page, tasks.kv_head(tasks.task));
       const int count = tasks.task.length - index * kPageTokens;
       if constexpr (kValues) {
         ring.copy(view.v + from, count, view.head_dim);

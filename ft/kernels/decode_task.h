@@ -1,6 +1,7 @@
 // How decode attention cuts its work. The positions of a sequence are cut into parts; a part for a
 // block of query heads of one KV head is a task. Tasks have an order: sequence by sequence, part by
-// part, and the heads of a part one after another, so that neighbours have the same page table.
+// part, and the blocks of heads of a part one after another, so that neighbours have the same pages
+// in the table. It is index arithmetic alone, for the host too, where it is tested.
 #pragma once
 
 #include <cstdint>
@@ -43,7 +44,7 @@ struct DecodeTask {
   int length;  // positions of the sequence
   int part;
   int first, end;  // pages of the part
-  int heads;       // which block of query heads
+  int head_block;  // of those of all KV heads
 
   FLEXQ_FT_HOST_DEVICE int pages() const { return end - first; }
 
@@ -51,7 +52,7 @@ struct DecodeTask {
   FLEXQ_FT_HOST_DEVICE void begin(int its_sequence, int its_length) {
     sequence = its_sequence;
     length = its_length;
-    heads = 0;
+    head_block = 0;
     begin_part(0, 0);
   }
 
@@ -63,15 +64,15 @@ struct DecodeTask {
     const int index = from / of_part;
     begin_part(index, index * chunk);
     const int into = from - index * of_part;
-    heads = (into + pages() - 1) / pages();
-    return heads * pages() - into;
+    head_block = (into + pages() - 1) / pages();
+    return head_block * pages() - into;
   }
 
   // Behind the last block of heads the next part begins. False behind the last part, too.
   FLEXQ_FT_HOST_DEVICE bool carry(int head_blocks) {
-    if (heads < head_blocks) return true;
+    if (head_block < head_blocks) return true;
     if (end == pages_of(length)) return false;
-    heads = 0;
+    head_block = 0;
     begin_part(part + 1, end);
     return true;
   }

@@ -18,7 +18,7 @@ struct Placed {
 
 bool same(const DecodeTask& a, const DecodeTask& b) {
   const auto words = [](const DecodeTask& t) {
-    return std::tuple(t.sequence, t.length, t.part, t.first, t.end, t.heads);
+    return std::tuple(t.sequence, t.length, t.part, t.first, t.end, t.head_block);
   };
   return words(a) == words(b);
 }
@@ -29,9 +29,9 @@ std::vector<Placed> plain_tasks(int sequence, int length, int head_blocks, int64
   const int chunk = gpu::decode_chunk(length);
   for (int part = 0; part * chunk < length; ++part) {
     const int last = std::min((part + 1) * chunk, length) - 1;
-    for (int heads = 0; heads < head_blocks; ++heads) {
+    for (int block = 0; block < head_blocks; ++block) {
       const int first = part * chunk / kPageTokens, end = last / kPageTokens + 1;
-      out.push_back({{sequence, length, part, first, end, heads}, at});
+      out.push_back({{sequence, length, part, first, end, block}, at});
       at += end - first;
     }
   }
@@ -61,7 +61,7 @@ TEST(tasks_follow_each_other) {
       bool more = true;
       for (const Placed& want : plain_tasks(5, length, head_blocks, 0)) {
         EXPECT(more && same(task, want.task));
-        ++task.heads;
+        ++task.head_block;
         more = task.carry(head_blocks);
       }
       EXPECT(!more);
@@ -121,7 +121,7 @@ TEST(shares_take_every_task_once) {
         EXPECT(next < plain.size() && at == plain[next].at && same(task, plain[next].task));
         ++next;
         at += task.pages();
-        ++task.heads;
+        ++task.head_block;
       }
     }
     EXPECT_EQ(next, plain.size());
