@@ -89,14 +89,20 @@ __device__ __forceinline__ float warp_sum(float x) {
   return x;
 }
 
+// The same value, as far as the compiler cannot tell: what follows from it is computed where it is
+// asked for, and not kept, in one of too few registers or predicates, until it is asked for again.
+__device__ __forceinline__ int anew(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 // A computing thread's place. base: the address of the block's shared memory.
 struct Place {
   const Args& args;
   uint32_t base;
   int warp, lane;
 
-  // The same, as far as the compiler cannot tell: what an op computes from it is computed there,
-  // and not kept in registers through all the others, for which there are not enough.
+  // The same anew: what an op computes from it is not kept through all the others.
   __device__ __forceinline__ Place afresh() const {
     uint32_t thread, from = base;
     asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
@@ -110,10 +116,10 @@ struct Place {
     return base + static_cast<uint32_t>(offset);
   }
   __device__ __forceinline__ const Op& op(int index) const {
-    return reinterpret_cast<const Op*>(pointer(args.map.ops))[index & 1];
+    return reinterpret_cast<const Op*>(pointer(args.map.ops))[anew(index) & 1];
   }
   __device__ __forceinline__ uint32_t planned(int index) const {
-    return load_shared_word(at(args.map.plan + index * 4));
+    return load_shared_word(at(args.map.plan + anew(index) * 4));
   }
   // Epochs of this step: of its input, and of a layer's results.
   __device__ __forceinline__ uint32_t input_epoch() const {
@@ -130,10 +136,15 @@ struct Place {
   }
 };
 
-__device__ __forceinline__ void mark(const Place& place, int index, Mark point) {
-  if (place.args.trace == nullptr || place.thread() != 0) return;
-  place.args.trace[(static_cast<int64_t>(index) * gridDim.x + blockIdx.x) * kMarks + point] =
+// Out of line: what is always there must be short.
+static __device__ __noinline__ void leave_mark(const Args& args, int index, Mark point) {
+  if (threadIdx.x != 0) return;
+  args.trace[(static_cast<int64_t>(index) * gridDim.x + blockIdx.x) * kMarks + point] =
       nanoseconds();
+}
+
+__device__ __forceinline__ void mark(const Place& place, int index, Mark point) {
+  if (place.args.trace != nullptr) leave_mark(place.args, index, point);
 }
 
 }  // namespace flexq_ft::step

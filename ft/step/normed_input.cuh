@@ -14,12 +14,9 @@ namespace flexq_ft::step {
 template <typename T, Format kFormat, int kTokens>
 class NormedInput : private TokenInput<T, kFormat, kTokens> {
  public:
-  __device__ __forceinline__ NormedInput(const Place& place, int index, int kind,
-                                         Pair<kTokens>& pair, RingReader& ring)
-      : Input(place, index, kind, pair),
-        ring_(ring),
-        layer_(args_.layer_norm),
-        each_(layer_ ? 2 : 1) {}
+  __device__ __forceinline__ NormedInput(const Place& place, int index, Pair<kTokens>& pair,
+                                         RingReader& ring)
+      : Input(place, index, pair), ring_(ring) {}
 
   // From the packets of `source`, [tokens, k / 2]. Ends with a barrier.
   __device__ __forceinline__ void gather(const Packet* source, uint32_t epoch) {
@@ -38,7 +35,6 @@ class NormedInput : private TokenInput<T, kFormat, kTokens> {
   using Input::args_;
   using Input::groups_;
   using Input::k_;
-  using Input::op_;
   using Input::place_;
   using Input::share_;
   using Input::units_;
@@ -51,7 +47,7 @@ class NormedInput : private TokenInput<T, kFormat, kTokens> {
     this->receive_batch(quads, source, epoch, 0);
     put_sums(quads, 0, 0, 0.0f);
     Norm norm{0.0f, total(0)};
-    if (layer_) {
+    if (layer()) {
       norm.mean = divided(norm.scale);
       put_sums(quads, 0, 1, norm.mean);
       norm.scale = total(1);
@@ -60,7 +56,7 @@ class NormedInput : private TokenInput<T, kFormat, kTokens> {
     uint32_t most = 0;
     apply(quads, 0, norm);
     this->put(quads, 0, most);
-    this->finish(most);
+    this->finish(most, scale_row(kQkv));  // or kUp, or kHead
     release();
   }
 
@@ -76,7 +72,7 @@ class NormedInput : private TokenInput<T, kFormat, kTokens> {
       put_sums(quads, first, 0, 0.0f);
     }
     Norm norm{0.0f, total(0)};
-    if (layer_) {
+    if (layer()) {
       norm.mean = divided(norm.scale);
 #pragma unroll 1
       for (int first = 0; first < units_; first += kBatch) {
@@ -93,7 +89,7 @@ class NormedInput : private TokenInput<T, kFormat, kTokens> {
       apply(quads, first, norm);
       this->put(quads, first, most);
     }
-    this->finish(most);
+    this->finish(most, scale_row(kQkv));  // or kUp, or kHead
     release();
   }
 
@@ -103,6 +99,8 @@ class NormedInput : private TokenInput<T, kFormat, kTokens> {
       quads[i] = load_shared_quad(this->raw(min(first + i, units_ - 1)));
     }
   }
+
+  __device__ __forceinline__ bool layer() const { return args_.layer_norm; }
 
   __device__ __forceinline__ float divided(float sum) const {
     return __fdividef(sum, static_cast<float>(k_));
@@ -120,7 +118,7 @@ class NormedInput : private TokenInput<T, kFormat, kTokens> {
   __device__ __forceinline__ void put_sums(const uint2 (&quads)[kUnits], int first, int which,
                                            float mean) const {
     float sums[kUnits];
-    const bool values = layer_ && which == 0;
+    const bool values = layer() && which == 0;
 #pragma unroll
     for (int i = 0; i < kUnits; ++i) {
       float x[4];
@@ -153,7 +151,7 @@ class NormedInput : private TokenInput<T, kFormat, kTokens> {
     if (which == 0) await_weights();
     compute_barrier();
     float sum = 0.0f;
-    if (share_.active) {
+    if (share_.active()) {
 #pragma unroll 1
       for (int g = place_.lane; g < groups_; g += 32) sum += load_shared_float(sum_at(which, g));
     }
@@ -162,8 +160,10 @@ class NormedInput : private TokenInput<T, kFormat, kTokens> {
 
   // ---- weights, and of a layer norm biases: kNormValues of each, in turn, in a stage ----
 
+  // Stages of so many values.
+  __device__ __forceinline__ int each() const { return layer() ? 2 : 1; }
   __device__ __forceinline__ int stages() const {
-    return (k_ + kNormValues - 1) / kNormValues * each_;
+    return (k_ + kNormValues - 1) / kNormValues * each();
   }
   // The team's stages.
   __device__ __forceinline__ void await_weights() const {
@@ -185,7 +185,7 @@ class NormedInput : private TokenInput<T, kFormat, kTokens> {
   __device__ __forceinline__ uint32_t weight(int value, int which) const {
     if (k_ <= kNormValues) return ring_.peek(which) + static_cast<uint32_t>(value * 2);
     const int stage = value / kNormValues;
-    return ring_.peek(stage * each_ + which) +
+    return ring_.peek(stage * each() + which) +
            static_cast<uint32_t>((value - stage * kNormValues) * 2);
   }
 
@@ -201,19 +201,17 @@ class NormedInput : private TokenInput<T, kFormat, kTokens> {
       float x[4], w[4], b[4] = {};
       unpack_quad<T>(x, quads[i]);
       unpack_quad<T>(w, load_shared_quad(weight(value, 0)));
-      if (layer_) unpack_quad<T>(b, load_shared_quad(weight(value, 1)));
+      if (layer()) unpack_quad<T>(b, load_shared_quad(weight(value, 1)));
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const float v = (x[e] - norm.mean) * norm.scale;
-        x[e] = layer_ ? fmaf(v, w[e], b[e]) : v * w[e];
+        x[e] = layer() ? fmaf(v, w[e], b[e]) : v * w[e];
       }
       quads[i] = this->inside(first + i) ? pack_quad<T>(x) : make_uint2(0, 0);
     }
   }
 
   RingReader& ring_;
-  bool layer_;
-  int each_;  // stages of so many values
 };
 
 }  // namespace flexq_ft::step

@@ -19,20 +19,18 @@ class ProductOp {
   __device__ __forceinline__ ProductOp(const Place& place, int index, int kind)
       : place_(place),
         args_(place.args),
-        op_(place.op(index)),
         index_(index),
         kind_(kind),
         epoch_(place.epoch(index / kLayerOps)) {}
 
   __device__ __forceinline__ void run(RingReader& ring, PartialSums& partial, Pair<kTokens>& pair) {
-    const uint32_t planned = place_.planned(index_);
-    if (!has_work(planned)) return;
+    if (!has_work(place_.planned(index_))) return;
     read_operand(ring, pair);
     mark(place_, index_, kGathered);
-    Tile tile(place_, op_.k, ring, index_);
+    Tile tile(place_, place_.op(index_).k, ring, index_);
     const uint32_t sums_at = partial.of_lane<Tile>(place_);
 #pragma unroll 1
-    for (int u = unit_count(planned); u > 0; --u) {
+    for (int u = unit_count(place_.planned(index_)); u > 0; --u) {
       const bool free = partial.is_free();
       tile.begin(ring.ahead());
       tile.add();
@@ -46,19 +44,18 @@ class ProductOp {
 
  private:
   __device__ __forceinline__ void read_operand(RingReader& ring, Pair<kTokens>& pair) {
-    if (op_.norm_weight != nullptr) {
+    if (place_.op(index_).norm_weight != nullptr) {
       const bool first = kind_ != kUp;  // else of the layer before
-      NormedInput<T, kFormat, kTokens>(place_, index_, kind_, pair, ring)
+      NormedInput<T, kFormat, kTokens>(place_, index_, pair, ring)
           .gather(first ? args_.stream_in : args_.stream_mid, epoch_ - (first ? 1 : 0));
     } else {
-      TokenInput<T, kFormat, kTokens>(place_, index_, kind_, pair)
+      TokenInput<T, kFormat, kTokens>(place_, index_, pair)
           .gather(kind_ == kO ? args_.attended : args_.raised, epoch_);
     }
   }
 
   const Place& place_;
   const Args& args_;
-  const Op& op_;
   int index_, kind_;
   uint32_t epoch_;
 };

@@ -24,22 +24,24 @@ using flexq_kernels::gpu::group_scale;
 // Which groups of which token a warp takes: groups part, part + parts, … of `token`.
 struct TokenShare {
   int token, part, shift;  // parts: 2^shift
-  bool active;
+  int tokens;              // of the step
 
   template <int kTokens>
   static __device__ __forceinline__ TokenShare of(int warp, const Args& args,
                                                   const Pair<kTokens>& pair) {
     static_assert(kWarps == 16);
-    if constexpr (kTokens == 1) return {0, warp, 4, true};
+    if constexpr (kTokens == 1) return {0, warp, 4, args.tokens};
     const int step = pair.exists() ? 2 : 1, first = pair.exists() ? pair.rank() : 0;
     const int tokens = pair.exists() ? pair.tokens(first) : args.tokens;
     const int bits = tokens <= 1 ? 0 : tokens <= 2 ? 1 : tokens <= 4 ? 2 : 3;
-    const int token = warp & ((1 << bits) - 1);
-    return {first + token * step, warp >> bits, 4 - bits, token < tokens};
+    const int token = first + (warp & ((1 << bits) - 1)) * step;
+    return {token, warp >> bits, 4 - bits, args.tokens};
   }
+  // Is there such a token?
+  __device__ __forceinline__ bool active() const { return anew(token) < tokens; }
   // How many of so many groups.
   __device__ __forceinline__ int units(int groups) const {
-    return active && part < groups ? (groups - part + (1 << shift) - 1) >> shift : 0;
+    return active() && part < groups ? (groups - part + (1 << shift) - 1) >> shift : 0;
   }
   __device__ __forceinline__ int group(int unit) const { return part + (unit << shift); }
 };
@@ -77,16 +79,13 @@ class TokenInput {
  public:
   static constexpr bool kCodes = kFormat == Format::kW8A8 || kFormat == Format::kW6;
 
-  __device__ __forceinline__ TokenInput(const Place& place, int index, int kind,
-                                        Pair<kTokens>& pair)
+  __device__ __forceinline__ TokenInput(const Place& place, int index, Pair<kTokens>& pair)
       : place_(place),
         args_(place.args),
-        op_(place.op(index)),
         index_(index),
-        k_(op_.k),
-        groups_((op_.k + kGroup - 1) / kGroup),
+        k_(place.op(index).k),
+        groups_((k_ + kGroup - 1) / kGroup),
         pair_(pair),
-        scale_row_(kFormat == Format::kW8A8 ? scale_row(kind) : 0),
         share_(TokenShare::of(place.warp, args_, pair)),
         units_(share_.units(groups_)) {}
 
@@ -116,7 +115,7 @@ class TokenInput {
   __device__ __forceinline__ int value(int unit) const {
     return share_.group(unit) * kGroup + place_.lane * 4;
   }
-  __device__ __forceinline__ bool inside(int unit) const { return value(unit) < k_; }
+  __device__ __forceinline__ bool inside(int unit) const { return value(unit) < anew(k_); }
 
   // Values outside the row are zeros.
   template <int kBatch>
@@ -125,7 +124,7 @@ class TokenInput {
     const Packet* const row = source + static_cast<int64_t>(share_.token) * (k_ / 2);
     receive(
         quads, [&](int i) { return row + value(first + i) / 2; },
-        [&](int i) { return share_.active && inside(first + i); }, epoch,
+        [&](int i) { return share_.active() && inside(first + i); }, epoch,
         Patience(args_, index_, false));
   }
 
@@ -159,24 +158,26 @@ class TokenInput {
     return place_.at(row + value(unit) * 2);
   }
 
-  __device__ __forceinline__ void finish(uint32_t most) const {
+  // scales: the scale_row() of the op.
+  __device__ __forceinline__ void finish(uint32_t most, int scales) const {
     if constexpr (kFormat == Format::kW8A8) {
       const uint32_t maximum = place_.at(args_.map.maxima + share_.token * 4);
       most = __reduce_max_sync(kAllLanes, most);
-      if (place_.lane == 0 && share_.active) {
+      if (place_.lane == 0 && share_.active()) {
         asm volatile("red.shared.max.u32 [%0], %1;" ::"r"(maximum), "r"(most) : "memory");
       }
       compute_barrier();
       const int bits = static_cast<int>(load_shared_word(maximum));
-      const float inverse = group_inverse(bits, op_.limit);
+      const int limit = this->limit();
+      const float inverse = group_inverse(bits, limit);
 #pragma unroll 4
       for (int unit = 0; unit < units_; ++unit) {
         float x[4];
         unpack_quad<T>(x, load_shared_quad(raw(unit)));
         store_codes(value(unit), quad_codes(x, inverse));
       }
-      if (share_.active && share_.part == 0 && place_.lane == 0) {
-        store_scale(scale_row_, group_scale(bits, op_.limit));
+      if (share_.active() && share_.part == 0 && place_.lane == 0) {
+        store_scale(scales, group_scale(bits, limit));
       }
     }
     compute_barrier();
@@ -184,6 +185,9 @@ class TokenInput {
   }
 
  private:
+  // The largest code.
+  __device__ __forceinline__ int limit() const { return place_.op(index_).limit; }
+
   template <int kBatch>
   __device__ __forceinline__ void gather_in(const Packet* source, uint32_t epoch) {
     uint32_t most = 0;
@@ -194,7 +198,7 @@ class TokenInput {
       receive_batch(quads, source, epoch, first);
       put(quads, first, most);
     }
-    finish(most);
+    finish(most, scale_row(kDown));  // or kO
   }
 
   // Lane i divides for unit i: divisions are slow.
@@ -208,7 +212,7 @@ class TokenInput {
       const uint32_t bits = __reduce_max_sync(kAllLanes, quad_magnitude(x));
       if (place_.lane == i) mine = bits;
     }
-    const int limit = op_.limit;
+    const int limit = this->limit();
     const float inverse = group_inverse(static_cast<int>(mine), limit);
     if (place_.lane < kBatch && first + place_.lane < units_) {
       // A quarter of it: the products are those of fourfold weights (int6.cuh).
@@ -241,15 +245,10 @@ class TokenInput {
  protected:
   const Place& place_;
   const Args& args_;
-  const Op& op_;
   int index_;
   int k_, groups_;
   Pair<kTokens>& pair_;
 
- private:
-  int scale_row_;
-
- protected:
   TokenShare share_;
   int units_;  // of the warp
 };
