@@ -10,7 +10,7 @@
 // rows of an ldmatrix lie in different banks.
 #pragma once
 
-#include "ft/kernels/attention_common.cuh"
+#include "ft/kernels/attention_prefill_tile.cuh"
 
 namespace flexq_ft::gpu {
 
@@ -40,59 +40,6 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4], uint3
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(address)
                : "memory");
-}
-
-// Bit 15 or 31 set: a half of the word is infinite or NaN (its exponent plus one carries over).
-__device__ __forceinline__ uint32_t not_finite(uint32_t pair, __half) {
-  return ((pair & 0x7c007c00u) + 0x04000400u) & 0x80008000u;
-}
-__device__ __forceinline__ uint32_t not_finite(uint32_t pair, __nv_bfloat16) {
-  return ((pair & 0x7f807f80u) + 0x00800080u) & 0x80008000u;
-}
-
-// A block's tile of queries.
-struct PrefillTile {
-  int sequence;
-  int64_t token;  // of the first row
-  int rows;
-  int position;  // of the first row
-};
-
-// Tile `index` of the sequences from `decodes` on, each cut into tiles of `rows`. Every thread of a
-// warp must call it; rows = 0 past the last tile.
-template <typename T>
-__device__ __forceinline__ PrefillTile find_prefill_tile(const AttentionView<T>& view, int decodes,
-                                                         int rows, int index) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  for (int base = decodes; base < view.sequences; base += 32) {
-    const int s = base + lane;
-    int first = 0, length = 0, context = 0;
-    if (s < view.sequences) {
-      first = view.offsets[s];
-      length = view.offsets[s + 1] - first;
-      context = view.context[s];
-    }
-    const int tiles = (length + rows - 1) / rows;
-    int sum = tiles;  // of the lanes up to this one
-#pragma unroll
-    for (int i = 1; i < 32; i *= 2) {
-      const int other = __shfl_up_sync(0xffffffffu, sum, i);
-      if (lane >= i) sum += other;
-    }
-    const uint32_t behind = __ballot_sync(0xffffffffu, index < sum);
-    if (behind == 0) {
-      index -= __shfl_sync(0xffffffffu, sum, 31);
-      continue;
-    }
-    const int owner = __ffs(static_cast<int>(behind)) - 1;
-    const int row = (index - __shfl_sync(0xffffffffu, sum - tiles, owner)) * rows;
-    first = __shfl_sync(0xffffffffu, first, owner);
-    length = __shfl_sync(0xffffffffu, length, owner);
-    context = __shfl_sync(0xffffffffu, context, owner);
-    return {base + owner, static_cast<int64_t>(first) + row, min(rows, length - row),
-            context + row};
-  }
-  return {0, 0, 0, 0};
 }
 
 // Begins to copy positions [first, first + kTile) of a KV head of K and of V; zeros from `end` on.

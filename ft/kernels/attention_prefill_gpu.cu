@@ -6,47 +6,6 @@ namespace flexq_ft::gpu {
 
 namespace {
 
-// The warp's rows from shared memory to where they belong, 16 bytes a lane, with their codes if a
-// group is a head.
-template <typename T, int kDim>
-__device__ __forceinline__ void write_prefill_rows(const T* rows, const PrefillTile& tile,
-                                                   const AttentionOut<T>& out, int head,
-                                                   int head_dim, int first, int count) {
-  using Shape = PrefillShape<kDim>;
-  const Quantizer& q = out.quantizer;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  for (int i = lane; i < count * Shape::kWords; i += 32) {  // a whole number of rounds
-    const int row = first + i / Shape::kWords;
-    const int column = i % Shape::kWords * 8;
-    const bool there = row < tile.rows && column < head_dim;
-    const uint4 x = *reinterpret_cast<const uint4*>(rows + row * Shape::kStride + column);
-    const int64_t token = tile.token + row;
-    const int64_t at = token * q.columns + head * head_dim + column;
-    if (there && out.values != nullptr) *reinterpret_cast<uint4*>(out.values + at) = x;
-    if constexpr ((kDim & (kDim - 1)) == 0) {
-      if (q.codes == nullptr) continue;
-      const float2 p0 = unpack2(x.x, T{}), p1 = unpack2(x.y, T{});
-      const float2 p2 = unpack2(x.z, T{}), p3 = unpack2(x.w, T{});
-      const float low[4] = {p0.x, p0.y, p1.x, p1.y};
-      const float high[4] = {p2.x, p2.y, p3.x, p3.y};
-      int bits = 0;
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        bits = max(bits, max(magnitude_bits(low[e]), magnitude_bits(high[e])));
-      }
-#pragma unroll
-      for (int lanes = Shape::kWords / 2; lanes > 0; lanes /= 2) {
-        bits = max(bits, __shfl_xor_sync(0xffffffffu, bits, lanes));
-      }
-      if (!there) continue;
-      const float inverse = group_inverse(bits, q.limit);
-      q.store(q.row(token), head * head_dim + column, pack_codes(low, inverse, q.limit),
-              pack_codes(high, inverse, q.limit));
-      if (column == 0) q.store_scale(token, head, group_scale(bits, q.limit));
-    }
-  }
-}
-
 // Blocks: (query head, tile of queries); the last tiles, which see most, first.
 template <typename T, int kDim, int kBlocks>
 __global__ void __launch_bounds__(kPrefillThreads, kDim > 128 ? 1 : 2)
@@ -127,7 +86,10 @@ __global__ void __launch_bounds__(kPrefillThreads, kDim > 128 ? 1 : 2)
   __syncwarp();
   warp.store_rows(q);  // over the warp's own queries
   __syncwarp();
-  write_prefill_rows<T, kDim>(q, tile, out, head, view.head_dim, warp.first_row(), kBlocks * 16);
+  const auto at = [&](int row, int column) {
+    return reinterpret_cast<const uint4*>(q + row * Shape::kStride + column);
+  };
+  write_prefill_rows<T, kDim>(at, tile, out, head, view.head_dim, warp.first_row(), kBlocks * 16);
 }
 
 template <typename T, int kDim, int kBlocks>
@@ -176,6 +138,10 @@ bool attention_prefill(const LinearInput& out, ConstTensor q, const KvPages& kv,
   const bool quantizes = prefill_quantizes(out, head_dim);
   LinearInput made = out;
   if (!quantizes) made.codes = made.scales = Tensor();
+  if (wgmma_prefill_takes(q.dtype(), head_dim)) {
+    attention_prefill_wgmma(made, q, kv, batch, stream);
+    return quantizes;
+  }
   dispatch_16_bit(q.dtype(), [&](auto type) {
     using T = decltype(type);
     const AttentionView<T> view(q, kv, batch);

@@ -1,0 +1,240 @@
+// Prefill attention on Hopper. A block has kGroups times 64 queries of a head:
+//
+//   warpgroup 0   one warp copies (attention_prefill_ring.cuh)
+//   warpgroup 1…  64 queries each. Two take turns: while one computes exponentials the other one's
+//                 products are on the tensor cores.
+#include <cstring>
+#include <stdexcept>
+
+#include "flexq_kernels/gpu/device.h"
+#include "flexq_kernels/gpu/tensor_map.h"
+#include "ft/core/cuda.h"
+#include "ft/kernels/attention_prefill_ring.cuh"
+
+namespace flexq_ft::gpu {
+
+namespace {
+
+template <int kGroups>
+constexpr int kWgmmaThreads = 128 + kGroups * 128;
+
+// Numbers of named barriers; turns and rows: one for each warpgroup.
+enum Barrier { kTurn = 1, kAllRows = 3, kRows = 4 };
+
+// The part of a block that computes.
+template <typename T, int kDim, int kGroups>
+struct PrefillConsumer {
+  using Ring = PrefillRing<kDim, kGroups>;
+  static constexpr int kThreads = kGroups * 128;
+
+  const Ring& ring;
+  unsigned char* memory;  // where the ring is
+  int group;              // this warpgroup
+  int position;           // of the block's first row
+  float scale;
+
+  __device__ __forceinline__ void begin_turn() const {
+    if constexpr (kGroups == 2) barrier_sync(kTurn + group, kThreads);
+  }
+  // The other one's. The last turn of all has none behind it.
+  __device__ __forceinline__ void end_turn(bool last) const {
+    if constexpr (kGroups == 2) {
+      if (group == 0 || !last) barrier_arrive(kTurn + 1 - group, kThreads);
+    }
+  }
+
+  // Of a tile of values that some row does not see wholly: what is not finite becomes zero, and is
+  // added to the rows that see it. No product of values is under way.
+  __device__ __forceinline__ void make_finite(PrefillWarpgroup<T, kDim>& rows,
+                                              const typename Ring::Cursor& at, int first) const {
+    unsigned char* v = memory + Ring::kSlotsAt + at.slot * Ring::kSlotBytes;
+    const int me = static_cast<int>(threadIdx.x) - 128;
+    constexpr int kRounds = Ring::kSlotBytes / 16 / kThreads;
+    uint32_t bad = 0;
+#pragma unroll
+    for (int i = 0; i < kRounds; ++i) {
+      const uint4 x = reinterpret_cast<const uint4*>(v)[i * kThreads + me];
+      bad |=
+          not_finite(x.x, T{}) | not_finite(x.y, T{}) | not_finite(x.z, T{}) | not_finite(x.w, T{});
+    }
+    if (!barrier_any(kAllRows, kThreads, bad != 0)) return;
+    rows.add_not_finite(v, first);
+    barrier_sync(kAllRows, kThreads);
+#pragma unroll 1
+    for (int i = me; i < Ring::kSlotBytes / 4; i += kThreads) {
+      uint32_t* pair = reinterpret_cast<uint32_t*>(v) + i;
+      const uint32_t which = not_finite(*pair, T{});
+      if ((which & 0x8000u) != 0) *pair &= 0xffff0000u;
+      if ((which & 0x80000000u) != 0) *pair &= 0x0000ffffu;
+    }
+    hopper::copies_see_writes();
+    barrier_sync(kAllRows, kThreads);
+  }
+
+  // The rows' sums over `tiles` tiles, not yet divided.
+  __device__ __forceinline__ void run(PrefillWarpgroup<T, kDim>& rows, int tiles) const {
+    const int mine = position + group * kWgmmaRows;  // position of the warpgroup's first row
+    const uint32_t q = ring.queries(group);
+    const auto all_seen = [](int tile, int row) { return (tile + 1) * kWgmmaTile <= row + 1; };
+    const auto exponentials = [&](int tile) {
+      if (!all_seen(tile, mine)) rows.mask(tile * kWgmmaTile - mine);
+      rows.softmax(scale);
+    };
+    const auto finite_values = [&](int tile, const typename Ring::Cursor& at) {
+      ring.wait(at);
+      if (!all_seen(tile, position)) make_finite(rows, at, tile * kWgmmaTile - mine);
+    };
+    rows.clear();
+    if (group == 1) end_turn(false);  // the first turn is the first warpgroup's
+    typename Ring::Cursor at;
+    hopper::mbarrier_wait(ring.queries_full(), 0);
+    ring.wait(at);
+    begin_turn();
+    rows.begin_scores(q, ring.slot(at));
+    end_turn(tiles == 1);
+    wgmma_wait<0>();
+    fence_sums(rows.s);
+    ring.release(at);
+    at.advance();
+    exponentials(0);
+    rows.rebase();
+#pragma unroll 1
+    for (int tile = 1; tile < tiles; ++tile) {
+      const typename Ring::Cursor keys = at;
+      at.advance();
+      finite_values(tile - 1, at);
+      ring.wait(keys);
+      begin_turn();
+      rows.begin_scores(q, ring.slot(keys));
+      rows.begin_values(ring.slot(at));
+      end_turn(tile + 1 == tiles);
+      wgmma_wait<1>();
+      fence_sums(rows.s);
+      ring.release(keys);
+      exponentials(tile);
+      wgmma_wait<0>();
+      fence_sums(rows.o);
+      ring.release(at);
+      at.advance();
+      rows.rebase();
+    }
+    finite_values(tiles - 1, at);
+    rows.begin_values(ring.slot(at));
+    wgmma_wait<0>();
+    fence_sums(rows.o);
+  }
+};
+
+// Blocks: (query head, tile of queries); the last tiles, which see most, first.
+template <typename T, int kDim, int kGroups>
+__global__ void __launch_bounds__(kWgmmaThreads<kGroups>, kGroups == 1 ? 2 : 1)
+    attention_prefill_wgmma_kernel(const __grid_constant__ PrefillMaps maps, AttentionView<T> view,
+                                   AttentionOut<T> out, int decodes) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  using Ring = PrefillRing<kDim, kGroups>;
+  extern __shared__ __align__(1024) unsigned char wgmma_shared[];
+  const Ring ring{hopper::shared_address(wgmma_shared)};
+  pdl_launch_dependents();
+  if (threadIdx.x == 0) ring.init();
+  pdl_wait();
+  const int index = static_cast<int>(gridDim.y - 1 - blockIdx.y);
+  const PrefillTile tile = find_prefill_tile(view, decodes, kGroups * kWgmmaRows, index);
+  if (tile.rows <= 0) return;
+  __syncthreads();
+  const int head = static_cast<int>(blockIdx.x);
+  const int end = tile.position + tile.rows;  // of the positions that any row sees
+  const int tiles = (end + kWgmmaTile - 1) / kWgmmaTile;
+  if (threadIdx.x < 128) {
+    hopper::keep_registers<40>();
+    if (threadIdx.x < 32) {
+      const int32_t* pages = view.pages + static_cast<int64_t>(tile.sequence) * view.max_pages;
+      ring.fill(maps, view, pages, tile.token, head, tiles, (end - 1) / kPageTokens);
+    }
+  } else {
+    hopper::take_registers<kGroups == 1 ? 216 : 232>();
+    const int group = kGroups == 1 ? 0 : static_cast<int>(threadIdx.x) / 128 - 1;
+    PrefillWarpgroup<T, kDim> rows;
+    PrefillConsumer<T, kDim, kGroups>{ring, wgmma_shared, group, tile.position, view.scale}.run(
+        rows, tiles);
+    unsigned char* const queries = wgmma_shared + group * Ring::kQueryBytes;
+    barrier_sync(kRows + group, 128);  // all its warps have used the queries
+    rows.store_rows(queries);
+    __syncwarp();
+    const auto at = [&](int row, int column) {
+      return reinterpret_cast<const uint4*>(queries +
+                                            panel_byte(kWgmmaRows, row % kWgmmaRows, column));
+    };
+    write_prefill_rows<T, kDim>(at, tile, out, head, kDim, group * kWgmmaRows + rows.first_row(),
+                                16);
+  }
+#endif
+}
+
+PrefillMaps make_maps(ConstTensor q, const KvPages& kv) {
+  const bool bf16 = q.dtype() == DataType::kBf16;
+  const int64_t head_dim = kv.k.dim(3);
+  const int64_t rows = kv.k.dim(0) * kv.k.dim(1) * kPageTokens;
+  const auto encode = [&](const char* what, const void* data, int64_t columns, int64_t count,
+                          int64_t box) {
+    return flexq_kernels::gpu::encode_tensor_map(
+        what, bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+        CU_TENSOR_MAP_SWIZZLE_128B, data, {{columns, 2, 64}, {count, columns * 2, box}});
+  };
+  try {
+    return {encode("queries", q.raw(), q.dim(1), q.dim(0), kWgmmaRows),
+            encode("cached keys", kv.k.raw(), head_dim, rows, kPageTokens),
+            encode("cached values", kv.v.raw(), head_dim, rows, kPageTokens),
+            static_cast<int>(rows)};
+  } catch (const std::runtime_error& error) {
+    throw Error(ErrorKind::kDevice, error.what());
+  }
+}
+
+template <typename T, int kDim, int kGroups>
+void launch_wgmma(const PrefillMaps& maps, const AttentionView<T>& view, const AttentionOut<T>& out,
+                  int64_t tiles, int64_t decodes, Stream stream) {
+  constexpr size_t kShared = PrefillRing<kDim, kGroups>::kBytes;
+  FLEXQ_FT_CHECK_LE(tiles, 65535, "attention: tiles of ", kGroups * kWgmmaRows, " queries");
+  auto* kernel = attention_prefill_wgmma_kernel<T, kDim, kGroups>;
+  allow_shared_memory(kernel, kShared);
+  launch(kernel, dim3(static_cast<unsigned>(view.heads), static_cast<unsigned>(tiles)),
+         dim3(kWgmmaThreads<kGroups>), kShared, stream, maps, view, out, static_cast<int>(decodes));
+}
+
+template <typename T, int kDim>
+void pick_groups(const LinearInput& out, ConstTensor q, const KvPages& kv, const RaggedBatch& batch,
+                 Stream stream) {
+  const PrefillMaps maps = make_maps(q, kv);
+  const AttentionView<T> view(q, kv, batch);
+  const AttentionOut<T> to(out, q.dim(1));
+  // As many as there can be: each sequence's last tile may hold one row. Exact for one sequence.
+  const auto tiles = [&](int64_t rows) {
+    return (q.dim(0) - batch.decodes + (view.sequences - batch.decodes) * (rows - 1)) / rows;
+  };
+  // Tiles of 64 where no sequence has more, or where all of them run at once, two on each
+  // multiprocessor; a row's bits are the same.
+  const int64_t at_once = 2 * int64_t{flexq_kernels::gpu::current_device().multiprocessors};
+  if (batch.longest <= kWgmmaRows || tiles(kWgmmaRows) * view.heads <= at_once) {
+    return launch_wgmma<T, kDim, 1>(maps, view, to, tiles(kWgmmaRows), batch.decodes, stream);
+  }
+  launch_wgmma<T, kDim, 2>(maps, view, to, tiles(2 * kWgmmaRows), batch.decodes, stream);
+}
+
+}  // namespace
+
+bool wgmma_prefill_takes(DataType dtype, int64_t head_dim) {
+  return dtype != DataType::kFp32 && (head_dim == 64 || head_dim == 128) &&
+         flexq_kernels::gpu::current_device().capability() == 90 &&
+         std::strstr(cuda::architectures(), "90a") != nullptr;
+}
+
+void attention_prefill_wgmma(const LinearInput& out, ConstTensor q, const KvPages& kv,
+                             const RaggedBatch& batch, Stream stream) {
+  dispatch_16_bit(q.dtype(), [&](auto type) {
+    using T = decltype(type);
+    if (kv.k.dim(3) == 64) return pick_groups<T, 64>(out, q, kv, batch, stream);
+    pick_groups<T, 128>(out, q, kv, batch, stream);
+  });
+}
+
+}  // namespace flexq_ft::gpu
