@@ -97,13 +97,13 @@ struct PrefillConsumer {
     ring.release(at);
     at.advance();
     exponentials(0);
+    ring.wait(at);
     rows.rebase();
 #pragma unroll 1
     for (int tile = 1; tile < tiles; ++tile) {
       const typename Ring::Cursor keys = at;
       at.advance();
       finite_values(tile - 1, at);
-      ring.wait(keys);
       begin_turn();
       rows.begin_scores(q, ring.slot(keys));
       rows.begin_values(ring.slot(at));
@@ -112,10 +112,16 @@ struct PrefillConsumer {
       fence_sums(rows.s);
       ring.release(keys);
       exponentials(tile);
+      fence_sums(rows.s);
+      typename Ring::Cursor next = at;
+      next.advance();
+      // Here, since the assembler would wait for the values' product before the exponentials
+      // were it not for a branch between them.
+      ring.wait(next);
       wgmma_wait<0>();
       fence_sums(rows.o);
       ring.release(at);
-      at.advance();
+      at = next;
       rows.rebase();
     }
     finite_values(tiles - 1, at);
@@ -152,7 +158,9 @@ __global__ void __launch_bounds__(kWgmmaThreads<kGroups>, kGroups == 1 ? 2 : 1)
     }
   } else {
     hopper::take_registers<kGroups == 1 ? 216 : 232>();
-    const int group = kGroups == 1 ? 0 : static_cast<int>(threadIdx.x) / 128 - 1;
+    // From one lane, so that the compiler knows it to be uniform.
+    const int group =
+        kGroups == 1 ? 0 : __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128 - 1, 0);
     PrefillWarpgroup<T, kDim> rows;
     PrefillConsumer<T, kDim, kGroups>{ring, wgmma_shared, group, tile.position, view.scale}.run(
         rows, tiles);
