@@ -216,6 +216,23 @@ TEST(large_tiles) {
     for (const int64_t head_dim : {64, 96, 128}) {
       check({dtype, 128, 1, head_dim, {{0, 130}, {5, 140}}}, true);
     }
+    check({dtype, 128, 4, 128, {{0, 130}, {5, 140}}, 128}, true);
+    check({dtype, 128, 4, 128, {{0, 130}, {5, 140}}, 128}, false);
+  }
+}
+
+// Sequences that end, and queries that begin, at the borders of tiles of 64 and 128; of few heads
+// and of enough for the larger tiles.
+TEST(borders_of_tiles) {
+  if (without_gpu()) return;
+  const Sequences lengths = {{90, 1},   {0, 63},   {0, 64},  {0, 65},    {0, 127},
+                             {0, 128},  {0, 129},  {127, 2}, {128, 64},  {129, 65},
+                             {255, 17}, {256, 16}, {383, 2}, {120, 130}, {1, 256}};
+  for (const int64_t head_dim : {64, 128}) {
+    for (const int64_t heads : {4, 16}) {
+      check({DataType::kFp16, heads, 2, head_dim, lengths}, true);
+      check({DataType::kBf16, heads, 2, head_dim, lengths}, true);
+    }
   }
 }
 

@@ -97,6 +97,23 @@ def test_many_rows_take_larger_tiles_and_give_the_same_bits(device, head_dim):
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("cuts", [(64, 128, 256), (2, 130, 299), (127, 129, 131)])
+def test_a_prompt_in_chunks_gives_the_same_bits(device, dtype, head_dim, cuts):
+    heads, length = 60, 300  # whole in the larger tiles, its chunks in the smaller ones
+    whole = Filled([(0, length)], heads, 4, head_dim, dtype)
+    want = whole.run()
+    for begin, end in zip((0, *cuts), (*cuts, length), strict=True):
+        if end - begin == 1:
+            continue  # a decode
+        chunk = Filled([(begin, end - begin)], heads, 4, head_dim, dtype)
+        chunk.write(chunk.k, 0, whole.keys[0][:end])
+        chunk.write(chunk.v, 0, whole.values[0][:end])
+        chunk.q = whole.q[begin:end]
+        np.testing.assert_array_equal(chunk.run(), want[begin:end])
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(2, 2, 128), (7, 1, 80), (4, 1, 256)])
 def test_a_sequence_alone_is_the_same_in_a_batch(device, dtype, heads, kv_heads, head_dim):
     sequences = DECODES + PREFILLS
@@ -177,13 +194,23 @@ def test_codes_of_nan_and_of_zeros(device, sequences, group):
 @pytest.mark.parametrize("cache", ["k", "v"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize(
-    ("heads", "head_dim", "poisoned"), [(1, 64, 1), (3, 128, 30), (2, 80, 63), (1, 256, 33)]
+    ("heads", "head_dim", "poisoned"),
+    [
+        (1, 64, 1),
+        (3, 128, 30),
+        (2, 80, 63),
+        (1, 256, 33),
+        (3, 64, 150),
+        (3, 128, 127),
+        (80, 64, 70),  # the larger tiles
+        (80, 128, 190),
+    ],
 )
 def test_what_a_row_does_not_see_may_be_anything(
     device, dtype, cache, value, heads, head_dim, poisoned
 ):
     """Within a tile of a prompt, where a product with a zero probability would be NaN."""
-    batch = Filled([(0, 90)], heads, 1, head_dim, dtype)
+    batch = Filled([(0, 230)], heads, 1, head_dim, dtype)
     batch.q = abs(batch.q)
     clean = batch.run()
     page = batch.tensors["pages"][0, poisoned // reference.PAGE]
