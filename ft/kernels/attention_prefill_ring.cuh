@@ -1,4 +1,4 @@
-// Shared memory of a block of wgmma prefill attention, and the warp that fills it: the queries
+// Shared memory of a block of wgmma prefill attention, and the four warps that fill it: the queries
 // once, then keys and values through a ring, in the order in which they are read:
 //   K of tile 0, K of 1, V of 0, K of 2, V of 1, … V of the last but one, V of the last
 #pragma once
@@ -10,13 +10,33 @@ namespace flexq_ft::gpu {
 
 namespace hopper = flexq_kernels::gpu;
 
-// How the copies find their boxes: 64 columns of 64 queries, or of a page of a KV head.
+// How the copies find their boxes.
 struct PrefillMaps {
-  CUtensorMap q;  // [tokens][heads * head_dim]
-  CUtensorMap k;  // [rows][head_dim]
+  CUtensorMap q;  // [heads * head_dim / 64][tokens][64], boxes of 64 queries of a head
+  CUtensorMap k;  // [rows / 8][head_dim / 64][8][64], boxes of a page of a KV head
   CUtensorMap v;
-  int rows;  // num_pages * kv_heads * 16
 };
+
+__device__ __forceinline__ void prefetch_maps(const PrefillMaps& maps) {
+  for (const CUtensorMap* map : {&maps.q, &maps.k, &maps.v}) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+  }
+}
+
+// A page of a KV head: 16 rows, by their first one's number divided by eight.
+__device__ __forceinline__ void copy_page(uint32_t to, const CUtensorMap& map, uint32_t barrier,
+                                          int rows8) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%3, %3, %3, %4}], [%2];" ::"r"(to),
+      "l"(&map), "r"(barrier), "r"(0), "r"(rows8)
+      : "memory");
+}
+
+// Do a row at this position, and those behind it, see all of a tile?
+__device__ __forceinline__ bool sees_all_of(int tile, int position) {
+  return (tile + 1) * kWgmmaTile <= position + 1;
+}
 
 // Barriers of some of a block's warps, by number.
 __device__ __forceinline__ void barrier_sync(int barrier, int threads) {
@@ -25,25 +45,13 @@ __device__ __forceinline__ void barrier_sync(int barrier, int threads) {
 __device__ __forceinline__ void barrier_arrive(int barrier, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
-__device__ __forceinline__ bool barrier_any(int barrier, int threads, bool mine) {
-  uint32_t any;
-  asm volatile(
-      "{\n"
-      ".reg .pred mine, any;\n"
-      "setp.ne.b32 mine, %3, 0;\n"
-      "barrier.cta.red.or.pred any, %1, %2, mine;\n"
-      "selp.u32 %0, 1, 0, any;\n"
-      "}"
-      : "=r"(any)
-      : "r"(barrier), "r"(threads), "r"(static_cast<int>(mine))
-      : "memory");
-  return any != 0;
-}
 
 // kGroups warpgroups of kWgmmaRows queries each.
 template <int kDim, int kGroups>
 struct PrefillRing {
-  static constexpr int kPanels = kDim / 64;
+  static constexpr int kWarps = 4;                                  // that fill it
+  static constexpr int kPages = kWgmmaTile / kPageTokens / kWarps;  // of a tile, for each
+  static constexpr int kPageBytes = kPageTokens * kDim * 2;
   static constexpr int kQueryBytes = kWgmmaRows * kDim * 2;  // of a warpgroup
   static constexpr int kSlotBytes = kWgmmaTile * kDim * 2;   // a tile of keys or of values
   // Two are read at a time. With three two blocks have room on a multiprocessor.
@@ -52,7 +60,9 @@ struct PrefillRing {
   static constexpr int kFullAt = kSlotsAt + kSlots * kSlotBytes;  // barriers
   static constexpr int kEmptyAt = kFullAt + 8 * kSlots;
   static constexpr int kQueriesAt = kEmptyAt + 8 * kSlots;
-  static constexpr size_t kBytes = kQueriesAt + 8;
+  static constexpr int kCheckedAt = kQueriesAt + 8;
+  static constexpr int kMarksAt = kCheckedAt + 2 * 8;
+  static constexpr size_t kBytes = kMarksAt + 2 * kWgmmaTile / 8;
 
   // A place in the order of reading.
   struct Cursor {
@@ -72,9 +82,10 @@ struct PrefillRing {
     return base + group * kQueryBytes;
   }
   __device__ __forceinline__ uint32_t queries_full() const { return base + kQueriesAt; }
-  __device__ __forceinline__ uint32_t slot(const Cursor& at) const {
-    return base + kSlotsAt + at.slot * kSlotBytes;
+  static __device__ __forceinline__ int slot_at(const Cursor& at) {
+    return kSlotsAt + at.slot * kSlotBytes;
   }
+  __device__ __forceinline__ uint32_t slot(const Cursor& at) const { return base + slot_at(at); }
   __device__ __forceinline__ uint32_t full(const Cursor& at) const {
     return base + kFullAt + 8 * at.slot;
   }
@@ -82,13 +93,28 @@ struct PrefillRing {
     return base + kEmptyAt + 8 * at.slot;
   }
 
+  // Of at most two tiles of a block some row does not see all; they follow each other.
+  __device__ __forceinline__ uint32_t checked(int tile) const {
+    return base + kCheckedAt + 8 * (tile % 2);
+  }
+  // A bit for each position of such a tile, set if its values are not all finite. memory: where the
+  // ring is.
+  static __device__ __forceinline__ uint32_t* marks(unsigned char* memory, int tile) {
+    return reinterpret_cast<uint32_t*>(memory + kMarksAt) + tile % 2 * (kWgmmaTile / 32);
+  }
+  // Eight of the values of a tile's row. Eight rows' i-th lie in different banks.
+  static __device__ __forceinline__ uint4* eight(unsigned char* v, int row, int i) {
+    return reinterpret_cast<uint4*>(v + panel_byte(1024, kDim / 64 * 1024, row, i * 8));
+  }
+
   // By one thread.
   __device__ __forceinline__ void init() const {
     for (Cursor at; at.slot < kSlots; ++at.slot) {
-      hopper::mbarrier_init(full(at), 1);
+      hopper::mbarrier_init(full(at), kWarps);
       hopper::mbarrier_init(empty(at), kGroups * 4);
     }
     hopper::mbarrier_init(queries_full(), 1);
+    for (int tile = 0; tile < 2; ++tile) hopper::mbarrier_init(checked(tile), kWarps);
     hopper::mbarrier_init_fence();
   }
 
@@ -100,58 +126,85 @@ struct PrefillRing {
     if (threadIdx.x % 32 == 0) hopper::mbarrier_arrive(empty(at));
   }
 
-  // By one warp. tiles: of positions; pages: the sequence's ids, of which last_page is the last
-  // that any row sees. What lies behind it arrives as zeros.
-  template <typename T>
-  __device__ __forceinline__ void fill(const PrefillMaps& maps, const AttentionView<T>& view,
-                                       const int32_t* pages, int64_t token, int head, int tiles,
+  // By one lane of each warp. tiles: of positions; pages: the sequence's ids, of which last_page is
+  // the last that any row sees. What lies behind it is not copied.
+  __device__ __forceinline__ void fill(const PrefillMaps& maps, const int32_t* pages, int64_t token,
+                                       int head, int kv_head, int kv_heads, int tiles,
                                        int last_page) const {
-    constexpr int kPages = kWgmmaTile / kPageTokens;
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    const int kv_head = head / view.group();
-    // Lane i: the first row of the tile's page i in the cache, or the one behind the cache's last.
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    struct Rows {
+      int eights[kPages];  // where the cache has this warp's pages of a tile; -1: not to be copied
+    };
     const auto rows_of = [&](int tile) {
-      const int page = tile * kPages + lane;
-      if (lane >= kPages || page > last_page) return maps.rows;
-      return (pages[page] * view.kv_heads + kv_head) * kPageTokens;
+      Rows rows;
+#pragma unroll
+      for (int i = 0; i < kPages; ++i) {
+        const int page = (tile * kWarps + warp) * kPages + i;
+        rows.eights[i] =
+            page > last_page ? -1 : (pages[page] * kv_heads + kv_head) * (kPageTokens / 8);
+      }
+      return rows;
     };
     Cursor at;
-    const auto copy = [&](const CUtensorMap& map, int rows) {
+    const auto copy = [&](const CUtensorMap& map, const Rows& rows) {
       hopper::mbarrier_wait(empty(at), at.parity ^ 1);
-      if (lane == 0) hopper::mbarrier_arrive_expecting(full(at), kSlotBytes);
+      int count = 0;
 #pragma unroll
-      for (int page = 0; page < kPages; ++page) {
-        const int row = __shfl_sync(0xffffffffu, rows, page);
-        if (lane != 0) continue;
+      for (int i = 0; i < kPages; ++i) count += rows.eights[i] >= 0;
+      hopper::mbarrier_arrive_expecting(full(at), count * kPageBytes);
 #pragma unroll
-        for (int panel = 0; panel < kPanels; ++panel) {
-          hopper::copy_tensor(slot(at) + (panel * kWgmmaTile + page * kPageTokens) * 128, map,
-                              full(at), panel * 64, row);
-        }
+      for (int i = 0; i < kPages; ++i) {
+        if (rows.eights[i] < 0) continue;
+        copy_page(slot(at) + (warp * kPages + i) * kPageBytes, map, full(at), rows.eights[i]);
       }
-      __syncwarp();
       at.advance();
     };
-    if (lane == 0) {
+    Rows rows = rows_of(0), next = rows_of(1);
+    if (warp == 0) {
       hopper::mbarrier_arrive_expecting(queries_full(), kGroups * kQueryBytes);
       for (int group = 0; group < kGroups; ++group) {
-        for (int panel = 0; panel < kPanels; ++panel) {
-          hopper::copy_tensor(queries(group) + panel * kWgmmaRows * 128, maps.q, queries_full(),
-                              head * kDim + panel * 64,
-                              static_cast<int>(token) + group * kWgmmaRows);
-        }
+        hopper::copy_tensor(queries(group), maps.q, queries_full(), 0,
+                            static_cast<int>(token) + group * kWgmmaRows, head * (kDim / 64));
       }
     }
-    int rows = rows_of(0), next = rows_of(1);
     copy(maps.k, rows);
     for (int tile = 1; tile < tiles; ++tile) {
       copy(maps.k, next);
-      const int after = rows_of(tile + 1);
+      const Rows after = rows_of(tile + 1);
       copy(maps.v, rows);
       rows = next;
       next = after;
     }
     copy(maps.v, rows);
+  }
+
+  // By all lanes of the warps, behind fill(): of the values of one of the last two tiles the rows
+  // from position `end` on, which no row sees, become zeros; the others are marked. A thread has a
+  // row.
+  template <typename T>
+  __device__ __forceinline__ void check(unsigned char* memory, int tile, int tiles, int end) const {
+    const int row = static_cast<int>(threadIdx.x);
+    const int place = tiles + tile;  // in the order of reading, where the last two values are last
+    const Cursor at{place % kSlots, static_cast<uint32_t>(place / kSlots % 2)};
+    wait(at);
+    unsigned char* const v = memory + slot_at(at);
+    uint32_t bad = 0;
+    if (tile * kWgmmaTile + row < end) {
+#pragma unroll 4
+      for (int i = 0; i < kDim / 8; ++i) {
+        const uint4 x = *eight(v, row, i);
+        bad |= not_finite(x.x, T{}) | not_finite(x.y, T{}) | not_finite(x.z, T{}) |
+               not_finite(x.w, T{});
+      }
+    } else {
+#pragma unroll 4
+      for (int i = 0; i < kDim / 8; ++i) *eight(v, row, i) = uint4{0, 0, 0, 0};
+      hopper::copies_see_writes();
+    }
+    const uint32_t mine = __ballot_sync(0xffffffffu, bad != 0);
+    if (row % 32 == 0) marks(memory, tile)[row / 32] = mine;
+    __syncwarp();
+    if (row % 32 == 0) hopper::mbarrier_arrive(checked(tile));
   }
 };
 

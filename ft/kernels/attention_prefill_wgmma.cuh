@@ -19,6 +19,9 @@ template <typename T, int kDim>
 struct PrefillWarpgroup {
   static constexpr int kKeys = kWgmmaTile / 8;  // column blocks of the scores
   static constexpr int kColumns = kDim / 8;     // of the output
+  // Bytes. Of keys and values eight positions lie panel by panel, as copies of pages write them.
+  static constexpr int kQueryPanel = kWgmmaRows * 128;
+  static constexpr int kPositions8 = kDim / 64 * 1024;
 
   float s[kKeys * 4];
   float o[kColumns * 4];
@@ -46,10 +49,9 @@ struct PrefillWarpgroup {
     wgmma_fence();
 #pragma unroll
     for (int step = 0; step < kDim / 16; ++step) {
-      const int panel = step / 4;
       const uint64_t within = step % 4 * 2;
-      const uint64_t a = panel_descriptor(q + panel * kWgmmaRows * 128, kWgmmaRows) + within;
-      const uint64_t b = panel_descriptor(k + panel * kWgmmaTile * 128, kWgmmaTile) + within;
+      const uint64_t a = panel_descriptor(q + step / 4 * kQueryPanel, 1024) + within;
+      const uint64_t b = panel_descriptor(k + step / 4 * 1024, kPositions8) + within;
       if (step == 0) {
         wgmma_scores<false>(s, a, b, T{});
       } else {
@@ -65,7 +67,7 @@ struct PrefillWarpgroup {
     wgmma_fence();
 #pragma unroll
     for (int step = 0; step < kWgmmaTile / 16; ++step) {
-      wgmma_values(o, p + 4 * step, panel_descriptor(v + step * 16 * 128, kWgmmaTile), T{});
+      wgmma_values(o, p + 4 * step, panel_descriptor(v + step * 2 * kPositions8, kPositions8), T{});
     }
     wgmma_commit();
   }
@@ -123,22 +125,30 @@ struct PrefillWarpgroup {
   }
 
   // Values that are not finite, for the rows that see them; a product with zero, of those that do
-  // not, would be NaN. first: as of mask().
-  __device__ __forceinline__ void add_not_finite(const unsigned char* v, int first) {
+  // not, would be NaN. marks: a bit for each position that has such values; first: as of mask().
+  __device__ __forceinline__ void add_not_finite(const unsigned char* v, const uint32_t* marks,
+                                                 int first) {
     const int row = first_row() + lane() / 4 - first;  // sees the tile's positions up to this one
 #pragma unroll 1
-    for (int position = 0; position < kWgmmaTile; ++position) {
+    for (int word = 0; word < kWgmmaTile / 32; ++word) {
+#pragma unroll 1
+      for (uint32_t left = marks[word]; left != 0; left &= left - 1) {
+        const int position = word * 32 + __ffs(static_cast<int>(left)) - 1;
+        uint32_t pair[kColumns];
 #pragma unroll
-      for (int n = 0; n < kColumns; ++n) {
-        const uint32_t pair = *reinterpret_cast<const uint32_t*>(
-            v + panel_byte(kWgmmaTile, position, n * 8) + lane() % 4 * 4);
-        const uint32_t bad = not_finite(pair, T{});
-        if (bad == 0) continue;
-        const float2 value = unpack2(pair, T{});
+        for (int n = 0; n < kColumns; ++n) {
+          pair[n] = *reinterpret_cast<const uint32_t*>(
+              v + panel_byte(1024, kPositions8, position, n * 8) + lane() % 4 * 4);
+        }
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          if (position <= row + e / 2 * 8 && (bad & (e % 2 == 0 ? 0x8000u : 0x80000000u)) != 0) {
-            o[4 * n + e] += e % 2 == 0 ? value.x : value.y;
+        for (int n = 0; n < kColumns; ++n) {
+          const uint32_t bad = not_finite(pair[n], T{});
+          const float2 value = unpack2(pair[n], T{});
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            if (position <= row + e / 2 * 8 && (bad & (e % 2 == 0 ? 0x8000u : 0x80000000u)) != 0) {
+              o[4 * n + e] += e % 2 == 0 ? value.x : value.y;
+            }
           }
         }
       }
@@ -154,7 +164,8 @@ struct PrefillWarpgroup {
 #pragma unroll
       for (int n = 0; n < kColumns; ++n) {
         const int i = 4 * n + 2 * half;
-        *reinterpret_cast<uint32_t*>(to + panel_byte(kWgmmaRows, row, n * 8) + lane() % 4 * 4) =
+        *reinterpret_cast<uint32_t*>(to + panel_byte(kQueryPanel, 1024, row, n * 8) +
+                                     lane() % 4 * 4) =
             pack2(o[i] * inverse, o[i + 1] * inverse, T{});
       }
     }

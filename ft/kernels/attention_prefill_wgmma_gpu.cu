@@ -1,6 +1,6 @@
 // Prefill attention on Hopper. A block has kGroups times 64 queries of a head:
 //
-//   warpgroup 0   one warp copies (attention_prefill_ring.cuh)
+//   warpgroup 0   copies, and looks for values that are not finite (attention_prefill_ring.cuh)
 //   warpgroup 1…  64 queries each. Two take turns: while one computes exponentials the other one's
 //                 products are on the tensor cores.
 #include <cstring>
@@ -46,26 +46,23 @@ struct PrefillConsumer {
   // Of a tile of values that some row does not see wholly: what is not finite becomes zero, and is
   // added to the rows that see it. No product of values is under way.
   __device__ __forceinline__ void make_finite(PrefillWarpgroup<T, kDim>& rows,
-                                              const typename Ring::Cursor& at, int first) const {
-    unsigned char* v = memory + Ring::kSlotsAt + at.slot * Ring::kSlotBytes;
-    const int me = static_cast<int>(threadIdx.x) - 128;
-    constexpr int kRounds = Ring::kSlotBytes / 16 / kThreads;
-    uint32_t bad = 0;
-#pragma unroll
-    for (int i = 0; i < kRounds; ++i) {
-      const uint4 x = reinterpret_cast<const uint4*>(v)[i * kThreads + me];
-      bad |=
-          not_finite(x.x, T{}) | not_finite(x.y, T{}) | not_finite(x.z, T{}) | not_finite(x.w, T{});
-    }
-    if (!barrier_any(kAllRows, kThreads, bad != 0)) return;
-    rows.add_not_finite(v, first);
+                                              const typename Ring::Cursor& at, int tile) const {
+    hopper::mbarrier_wait(ring.checked(tile), 0);
+    const uint32_t* marks = Ring::marks(memory, tile);
+    if ((marks[0] | marks[1] | marks[2] | marks[3]) == 0) return;
+    unsigned char* v = memory + Ring::slot_at(at);
+    rows.add_not_finite(v, marks, tile * kWgmmaTile - position - group * kWgmmaRows);
     barrier_sync(kAllRows, kThreads);
+    const int row = static_cast<int>(threadIdx.x) - 128;
+    if (row < kWgmmaTile && (marks[row / 32] >> row % 32 & 1) != 0) {
 #pragma unroll 1
-    for (int i = me; i < Ring::kSlotBytes / 4; i += kThreads) {
-      uint32_t* pair = reinterpret_cast<uint32_t*>(v) + i;
-      const uint32_t which = not_finite(*pair, T{});
-      if ((which & 0x8000u) != 0) *pair &= 0xffff0000u;
-      if ((which & 0x80000000u) != 0) *pair &= 0x0000ffffu;
+      for (int i = 0; i < kDim / 8; ++i) {
+        uint4* const eight = Ring::eight(v, row, i);
+        const auto finite = [](uint32_t pair) {
+          return pair & ~((not_finite(pair, T{}) >> 15) * 0xffffu);
+        };
+        *eight = {finite(eight->x), finite(eight->y), finite(eight->z), finite(eight->w)};
+      }
     }
     hopper::copies_see_writes();
     barrier_sync(kAllRows, kThreads);
@@ -75,14 +72,13 @@ struct PrefillConsumer {
   __device__ __forceinline__ void run(PrefillWarpgroup<T, kDim>& rows, int tiles) const {
     const int mine = position + group * kWgmmaRows;  // position of the warpgroup's first row
     const uint32_t q = ring.queries(group);
-    const auto all_seen = [](int tile, int row) { return (tile + 1) * kWgmmaTile <= row + 1; };
     const auto exponentials = [&](int tile) {
-      if (!all_seen(tile, mine)) rows.mask(tile * kWgmmaTile - mine);
+      if (!sees_all_of(tile, mine)) rows.mask(tile * kWgmmaTile - mine);
       rows.softmax(scale);
     };
     const auto finite_values = [&](int tile, const typename Ring::Cursor& at) {
       ring.wait(at);
-      if (!all_seen(tile, position)) make_finite(rows, at, tile * kWgmmaTile - mine);
+      if (!sees_all_of(tile, position)) make_finite(rows, at, tile);
     };
     rows.clear();
     if (group == 1) end_turn(false);  // the first turn is the first warpgroup's
@@ -141,7 +137,10 @@ __global__ void __launch_bounds__(kWgmmaThreads<kGroups>, kGroups == 1 ? 2 : 1)
   extern __shared__ __align__(1024) unsigned char wgmma_shared[];
   const Ring ring{hopper::shared_address(wgmma_shared)};
   pdl_launch_dependents();
-  if (threadIdx.x == 0) ring.init();
+  if (threadIdx.x == 0) {
+    prefetch_maps(maps);
+    ring.init();
+  }
   pdl_wait();
   const int index = static_cast<int>(gridDim.y - 1 - blockIdx.y);
   const PrefillTile tile = find_prefill_tile(view, decodes, kGroups * kWgmmaRows, index);
@@ -152,9 +151,14 @@ __global__ void __launch_bounds__(kWgmmaThreads<kGroups>, kGroups == 1 ? 2 : 1)
   const int tiles = (end + kWgmmaTile - 1) / kWgmmaTile;
   if (threadIdx.x < 128) {
     hopper::keep_registers<40>();
-    if (threadIdx.x < 32) {
-      const int32_t* pages = view.pages + static_cast<int64_t>(tile.sequence) * view.max_pages;
-      ring.fill(maps, view, pages, tile.token, head, tiles, (end - 1) / kPageTokens);
+    const int32_t* pages = view.pages + static_cast<int64_t>(tile.sequence) * view.max_pages;
+    if (threadIdx.x % 32 == 0) {
+      ring.fill(maps, pages, tile.token, head, head / view.group(), view.kv_heads, tiles,
+                (end - 1) / kPageTokens);
+    }
+    __syncwarp();
+    for (int t = max(tiles - 2, 0); t < tiles; ++t) {
+      if (!sees_all_of(t, tile.position)) ring.template check<T>(wgmma_shared, t, tiles, end);
     }
   } else {
     hopper::take_registers<kGroups == 1 ? 216 : 232>();
@@ -169,8 +173,8 @@ __global__ void __launch_bounds__(kWgmmaThreads<kGroups>, kGroups == 1 ? 2 : 1)
     rows.store_rows(queries);
     __syncwarp();
     const auto at = [&](int row, int column) {
-      return reinterpret_cast<const uint4*>(queries +
-                                            panel_byte(kWgmmaRows, row % kWgmmaRows, column));
+      return reinterpret_cast<const uint4*>(
+          queries + panel_byte(rows.kQueryPanel, 1024, row % kWgmmaRows, column));
     };
     write_prefill_rows<T, kDim>(at, tile, out, head, kDim, group * kWgmmaRows + rows.first_row(),
                                 16);
@@ -180,19 +184,24 @@ __global__ void __launch_bounds__(kWgmmaThreads<kGroups>, kGroups == 1 ? 2 : 1)
 
 PrefillMaps make_maps(ConstTensor q, const KvPages& kv) {
   const bool bf16 = q.dtype() == DataType::kBf16;
-  const int64_t head_dim = kv.k.dim(3);
-  const int64_t rows = kv.k.dim(0) * kv.k.dim(1) * kPageTokens;
-  const auto encode = [&](const char* what, const void* data, int64_t columns, int64_t count,
-                          int64_t box) {
+  const int64_t row = kv.k.dim(3) * 2;  // bytes
+  const int64_t panels = kv.k.dim(3) / 64;
+  const int64_t rows8 = kv.k.dim(0) * kv.k.dim(1) * kPageTokens / 8;
+  const auto encode = [&](const char* what, const void* data,
+                          std::initializer_list<flexq_kernels::gpu::TensorAxis> axes) {
     return flexq_kernels::gpu::encode_tensor_map(
         what, bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-        CU_TENSOR_MAP_SWIZZLE_128B, data, {{columns, 2, 64}, {count, columns * 2, box}});
+        CU_TENSOR_MAP_SWIZZLE_128B, data, axes);
+  };
+  const auto encode_pages = [&](const char* what, const void* data) {
+    return encode(what, data,
+                  {{64, 2, 64}, {8, row, 8}, {panels, 128, panels}, {rows8, 8 * row, 2}});
   };
   try {
-    return {encode("queries", q.raw(), q.dim(1), q.dim(0), kWgmmaRows),
-            encode("cached keys", kv.k.raw(), head_dim, rows, kPageTokens),
-            encode("cached values", kv.v.raw(), head_dim, rows, kPageTokens),
-            static_cast<int>(rows)};
+    return {
+        encode("queries", q.raw(),
+               {{64, 2, 64}, {q.dim(0), q.dim(1) * 2, kWgmmaRows}, {q.dim(1) / 64, 128, panels}}),
+        encode_pages("cached keys", kv.k.raw()), encode_pages("cached values", kv.v.raw())};
   } catch (const std::runtime_error& error) {
     throw Error(ErrorKind::kDevice, error.what());
   }

@@ -6,7 +6,8 @@
 // registers warp w has rows 16w … 16w + 15 in the order of mma.m16n8k16.
 //
 // Matrices in shared memory lie in panels of 64 columns, whose rows are 128 bytes with the 128-byte
-// swizzle, as tensor copies write them. A panel starts at a multiple of 1024 bytes.
+// swizzle, as tensor copies write them. Eight rows of a panel, 1024 bytes, start at a multiple of
+// 1024.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -22,17 +23,20 @@ using flexq_kernels::gpu::wgmma_commit;
 using flexq_kernels::gpu::wgmma_fence;
 using flexq_kernels::gpu::wgmma_wait;
 
-// The byte where an element lies in panels of `rows` rows.
-__device__ __forceinline__ int panel_byte(int rows, int row, int column) {
-  return (column / 64 * rows + row) * 128 + ((column % 64 / 8) ^ (row % 8)) * 16 + column % 8 * 2;
+// The byte where an element lies whose matrix has panels `panel` bytes and eights of rows `rows8`
+// bytes apart.
+__device__ __forceinline__ int panel_byte(int panel, int rows8, int row, int column) {
+  return column / 64 * panel + row / 8 * rows8 + row % 8 * 128 +
+         ((column % 64 / 8) ^ (row % 8)) * 16 + column % 8 * 2;
 }
 
-// Of a matrix in panels of `rows` rows. Columns are k (A, and B of scores): 16 k further on is 32
-// bytes within a panel, 2 added to the descriptor. Rows are k (B of values): 16 k are 2048 bytes.
-__device__ __forceinline__ uint64_t panel_descriptor(uint32_t address, int rows) {
-  constexpr uint32_t kRows8 = 1024 / 16, kSwizzle128 = 1u << 30;
-  const uint32_t panel = static_cast<uint32_t>(rows) * 128 / 16;  // read where rows are k
-  return static_cast<uint64_t>(kSwizzle128 | kRows8) << 32 | panel << 16 | (address & 0x3ffff) >> 4;
+// Of a matrix whose eights of rows are `rows8` bytes apart. Columns are k (A, and B of scores): 16
+// k further on is 32 bytes within a panel, 2 added to the descriptor. Rows are k (B of values): 16
+// k are two eights, and panels are 1024 bytes apart.
+__device__ __forceinline__ uint64_t panel_descriptor(uint32_t address, uint32_t rows8) {
+  constexpr uint32_t kPanel = 1024 / 16, kSwizzle128 = 1u << 30;
+  return static_cast<uint64_t>(kSwizzle128 | rows8 / 16) << 32 | kPanel << 16 |
+         (address & 0x3ffff) >> 4;
 }
 
 // To the compiler the sums change here: none is read before, and none is written behind.
