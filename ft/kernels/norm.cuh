@@ -37,13 +37,14 @@ __device__ __forceinline__ float row_sum(Row<T, kVectors>& row, int hidden, F&& 
     float& sum = sums[kVectors > 0 ? i : 0];
     const Vector<T>& x = row[i];
 #pragma unroll
-    for (int e = 0; e < kVector; ++e) sum = add(sum, x.at(e), row_column(i) + e < hidden);
+    for (int e = 0; e < kVector; ++e) sum = add(sum, x.at(e), row.inside(i, e, hidden));
   }
   return block_sum(sums, partial);
 }
 
-// row = round(norm(row)), by all threads of a block; zeros past the end stay zero.
-template <int kVectors, typename T>
+// row = round(norm(row)), by all threads of a block; zeros past the end stay zero. kMany: the
+// weights are in the L1 from the row before, and take no registers while the next row is read.
+template <bool kMany, int kVectors, typename T>
 __device__ __forceinline__ void normalize_row(Row<T, kVectors>& row, const NormView<T>& norm,
                                               int hidden, bool aligned,
                                               NormShared<kVectors>& shared) {
@@ -52,11 +53,13 @@ __device__ __forceinline__ void normalize_row(Row<T, kVectors>& row, const NormV
   Vector<T> weight[kKept];
   Vector<T> bias[kKept] = {};
   const auto load = [&](int kept, int i) {
-    weight[kept] = load_vector<true>(norm.weight, row_column(i), hidden, aligned);
-    if (layer) bias[kept] = load_vector<true>(norm.bias, row_column(i), hidden, aligned);
+    weight[kept] = load_vector<true>(norm.weight, row.column(i), hidden, aligned);
+    if (layer) bias[kept] = load_vector<true>(norm.bias, row.column(i), hidden, aligned);
   };
 #pragma unroll
-  for (int i = 0; i < kVectors; ++i) load(i, i);  // on their way while the sums are made
+  for (int i = 0; i < kVectors; ++i) {
+    if (!kMany) load(i, i);  // on their way while the sums are made
+  }
   float mean = 0.0f;
   if (layer) {
     const auto add = [](float sum, float x, bool) { return sum + x; };
@@ -72,14 +75,14 @@ __device__ __forceinline__ void normalize_row(Row<T, kVectors>& row, const NormV
 #pragma unroll kKept
   for (int i = 0; i < row.count(); ++i) {
     const int kept = kVectors > 0 ? i : 0;
-    if (kVectors == 0) load(0, i);
+    if (kVectors == 0 || kMany) load(kept, i);
     Vector<T>& x = row[i];
 #pragma unroll
     for (int e = 0; e < kVector; ++e) {
       const float v = (x.at(e) - mean) * scale;
       const float w = weight[kept].at(e);
       const float out = layer ? fmaf(v, w, bias[kept].at(e)) : v * w;
-      x.set(e, from_float<T>(row_column(i) + e < hidden ? out : 0.0f));
+      x.set(e, from_float<T>(row.inside(i, e, hidden) ? out : 0.0f));
     }
   }
 }

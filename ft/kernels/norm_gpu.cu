@@ -1,5 +1,6 @@
 #include "ft/kernels/norm.cuh"
 #include "ft/kernels/quantize.cuh"
+#include "ft/kernels/row_blocks_gpu.cuh"
 #include "ft/kernels/twins.h"
 
 namespace flexq_ft::gpu {
@@ -18,34 +19,19 @@ __device__ __forceinline__ Vector<T> added(const Vector<T>& residual, const Vect
   return rounded_vector<T>(sum);
 }
 
-// The row after the residual add, which is stored too.
-template <typename T, typename In, int kVectors>
-__device__ __forceinline__ void add_to_row(Row<T, kVectors>& row, T* residual,
-                                           const ProductView<In>& y, int64_t token, int hidden,
-                                           bool aligned) {
-  constexpr int kBatch = kVectors > 0 ? kVectors : 1;  // loads in flight
-  const In* values = y.values + token * hidden;
-  const float act_scale = token_scale(y, token);
-  for (int i = 0; i < row.count(); i += kBatch) {
-    Vector<In> product[kBatch];
-#pragma unroll
-    for (int b = 0; b < kBatch; ++b) {
-      product[b] = load_vector(values, row_column(i + b), hidden, aligned);
-    }
-#pragma unroll
-    for (int b = 0; b < kBatch; ++b) {
-      const int column = row_column(i + b);
-      row[i + b] = added(row[i + b], product[b], y, act_scale, column, aligned);
-      store_vector(residual, column, hidden, aligned, row[i + b]);
-    }
-  }
-}
+// What a vector of a row is made of.
+template <typename T, typename In>
+struct Addends {
+  Vector<T> residual;
+  Vector<In> product;
+};
 
-// One block per token. y.values null: the residual stays. out null: only codes are wanted.
-template <typename T, typename In, int kVectors>
-__global__ void __launch_bounds__(most_row_threads(kVectors), row_blocks(kVectors))
+// A block takes whole rows. y.values null: the residual stays. out null: only codes are wanted.
+template <typename T, typename In, typename Block>
+__global__ void __launch_bounds__(Block::kMostThreads, Block::kBlocks)
     residual_norm_kernel(T* out, Quantizer quantizer, T* residual, ProductView<In> y,
-                         NormView<T> norm, int hidden, bool aligned_rows) {
+                         NormView<T> norm, int tokens, int hidden, bool aligned_rows) {
+  constexpr int kVectors = Block::kVectors;
   const bool aligned = kVectors > 0 || aligned_rows;
   __shared__ NormShared<kVectors> shared;
   extern __shared__ uint4 dynamic[];
@@ -57,20 +43,36 @@ __global__ void __launch_bounds__(most_row_threads(kVectors), row_blocks(kVector
     prefetch_vector(norm.bias, column, hidden);
     prefetch_scales(y, column);
   });
-  clear_maxima(quantizer, maxima);
+  if (kVectors == 0) clear_maxima(quantizer, maxima);
   pdl_wait();
 
-  const int64_t token = blockIdx.x;
-  T* x = residual + token * hidden;
-  row.each([&](Vector<T>& v, int column) { v = load_vector(x, column, hidden, aligned); });
-  if (y.values != nullptr) add_to_row(row, x, y, token, hidden, aligned);
-  normalize_row(row, norm, hidden, aligned, shared);
-  if (out != nullptr) {
-    row.each([&](const Vector<T>& v, int column) {
-      store_vector(out + token * hidden, column, hidden, aligned, v);
-    });
-  }
-  quantize_row(quantizer, token, 0, row, maxima);
+  RowScale act_scale;
+  const auto load = [&](int64_t token, int i) {
+    Addends<T, In> raw = {};
+    raw.residual = load_vector(residual + token * hidden, row.column(i), hidden, aligned);
+    if (y.values == nullptr) return raw;
+    raw.product = load_vector(y.values + token * hidden, row.column(i), hidden, aligned);
+    act_scale.load(y, token, i);
+    return raw;
+  };
+  const auto take = [&](int64_t token, int i, const Addends<T, In>& raw) {
+    row[i] = raw.residual;
+    if (y.values == nullptr) return;
+    const int column = row.column(i);
+    row[i] = added(raw.residual, raw.product, y, act_scale.take(i), column, aligned);
+    store_vector(residual + token * hidden, column, hidden, aligned, row[i]);
+  };
+  const auto end = [&](int64_t token) {
+    normalize_row<Block::kMany>(row, norm, hidden, aligned, shared);
+    if (out != nullptr) {
+      row.each([&](const Vector<T>& v, int column) {
+        store_vector(out + token * hidden, column, hidden, aligned, v);
+      });
+    }
+    quantize_row(quantizer, token, 0, row, maxima);
+    if (Block::kMany) __syncthreads();  // the sums were read
+  };
+  each_row<Block>(row, tokens, load, take, end);
 }
 
 template <typename T, typename In, bool kAligned>
@@ -99,17 +101,17 @@ void residual_norm(const LinearInput& out, Tensor residual, const Product& produ
                        rows_aligned(hidden, product);
   const Quantizer quantizer(out, hidden);
   const bool plain = aligned && quantizer.plain();
+  const bool many = tokens > kManyTokens && quantizer.many_rows();
   dispatch_compute_type(residual.dtype(), [&](auto t) {
     using T = decltype(t);
     dispatch_product_type(product, [&](auto in) {
       using In = decltype(in);
-      const auto run = [&](auto vectors, const RowLaunch& row) {
-        launch_rows(residual_norm_kernel<T, In, vectors()>, tokens, row, quantizer.shared_bytes(),
-                    stream, static_cast<T*>(out.values.raw()), quantizer,
+      dispatch_row<T, 2>(hidden, plain, many, [&](auto block, const RowLaunch& row) {
+        launch_rows(block, residual_norm_kernel<T, In, decltype(block)>, tokens, row,
+                    quantizer.shared_bytes(), stream, static_cast<T*>(out.values.raw()), quantizer,
                     static_cast<T*>(residual.raw()), ProductView<In>(product), NormView<T>(norm),
-                    static_cast<int>(hidden), aligned);
-      };
-      dispatch_row<T>(hidden, plain, tokens > kManyTokens, most_row_threads(0), run);
+                    static_cast<int>(tokens), static_cast<int>(hidden), aligned);
+      });
     });
   });
 }

@@ -1,4 +1,5 @@
 #include "ft/kernels/quantize.cuh"
+#include "ft/kernels/row_blocks_gpu.cuh"
 #include "ft/kernels/twins.h"
 
 namespace flexq_ft::gpu {
@@ -17,14 +18,19 @@ __global__ void __launch_bounds__(kFlatThreads)
   const int64_t token = blockIdx.x;
   const Vector<In> raw = load_vector(y.values + token * columns, column, columns, kAligned);
   float v[kVector];
-  finish_vector(v, y, raw, token_scale(y, token), column, kAligned, 0.0f);
+  finish_vector(v, y, raw, token_scale(y, token), column, kAligned);
+  if (y.bias == nullptr) {
+#pragma unroll
+    for (int e = 0; e < kVector; ++e) v[e] = __fadd_rn(v[e], 0.0f);
+  }
   store_vector(out + token * columns, column, columns, kAligned, rounded_vector<float>(v));
 }
 
-// A block takes one token: its whole row, or a part of it where groups are in_lanes().
-template <typename T, int kVectors>
-__global__ void __launch_bounds__(most_row_threads(kVectors), row_blocks(kVectors))
-    quantize_kernel(Quantizer quantizer, const T* x, bool aligned_rows) {
+// A block takes whole rows, or of few tokens, where groups are in_lanes(), a part of one.
+template <typename T, typename Block>
+__global__ void __launch_bounds__(Block::kMostThreads, Block::kBlocks)
+    quantize_kernel(Quantizer quantizer, const T* x, int tokens, bool aligned_rows) {
+  constexpr int kVectors = Block::kVectors;
   const bool aligned = kVectors > 0 || aligned_rows;
   extern __shared__ uint4 dynamic[];
   const int columns = quantizer.columns;
@@ -32,14 +38,19 @@ __global__ void __launch_bounds__(most_row_threads(kVectors), row_blocks(kVector
   Row<T, kVectors> row(dynamic, columns);
   int* maxima = reinterpret_cast<int*>(row.end(dynamic));
   pdl_launch_dependents();
-  clear_maxima(quantizer, maxima);
+  if (kVectors == 0) clear_maxima(quantizer, maxima);
   pdl_wait();
-  const int64_t token = blockIdx.x;
-  row.each([&](Vector<T>& v, int at) {
-    v = load_vector(x + token * columns, first + at, columns, aligned);
-  });
-  if (quantizer.in_shared()) __syncthreads();  // the maxima are clear
-  quantize_row(quantizer, token, first, row, maxima);
+
+  const auto load = [&](int64_t token, int i) {
+    return load_vector(x + token * columns, first + row.column(i), columns, aligned);
+  };
+  const auto take = [&](int, int i, const Vector<T>& raw) { row[i] = raw; };
+  const auto end = [&](int64_t token) {
+    if (kVectors == 0 && quantizer.odd_groups()) __syncthreads();  // the maxima are clear
+    quantize_row(quantizer, token, first, row, maxima);
+    if (Block::kMany && quantizer.in_shared()) __syncthreads();  // they were read
+  };
+  each_row<Block>(row, tokens, load, take, end);
 }
 
 }  // namespace
@@ -64,16 +75,17 @@ void quantize_activations(const LinearInput& input, Stream stream) {
   dispatch_compute_type(x.dtype(), [&](auto t) {
     using T = decltype(t);
     const T* values = static_cast<const T*>(x.raw());
+    const int64_t tokens = x.dim(0), columns = x.dim(1);
     const bool plain = aligned && quantizer.plain();
-    if (plain && !quantizer.in_shared()) {
-      return launch(quantize_kernel<T, 1>, flat_grid(x.dim(0), x.dim(1)), dim3(kFlatThreads), 0,
-                    stream, quantizer, values, aligned);
+    const bool many = tokens > kManyTokens && quantizer.many_rows();
+    if (plain && !quantizer.in_shared() && !many) {
+      return launch(quantize_kernel<T, RowBlock<1>>, flat_grid(tokens, columns), dim3(kFlatThreads),
+                    0, stream, quantizer, values, static_cast<int>(tokens), aligned);
     }
-    dispatch_row<T>(x.dim(1), plain, false, most_row_threads(0),
-                    [&](auto vectors, const RowLaunch& row) {
-                      launch_rows(quantize_kernel<T, vectors()>, x.dim(0), row,
-                                  quantizer.shared_bytes(), stream, quantizer, values, aligned);
-                    });
+    dispatch_row<T, 4>(columns, plain, many, [&](auto block, const RowLaunch& row) {
+      launch_rows(block, quantize_kernel<T, decltype(block)>, tokens, row, quantizer.shared_bytes(),
+                  stream, quantizer, values, static_cast<int>(tokens), aligned);
+    });
   });
 }
 

@@ -1,4 +1,4 @@
-// Rows that a block holds: as its vector i, thread t has the eight columns from row_column(i) =
+// Rows that a block holds: as its vector i, thread t has the eight columns from column(i) =
 // (i * threads + t) * 8 on, in registers or, of long rows, in shared memory. Global memory is read
 // once, sixteen bytes at a time where rows are aligned, and value by value where they are not.
 #pragma once
@@ -38,9 +38,20 @@ __device__ __forceinline__ int row_column(int i) {
 template <typename T, int kVectors>
 struct Row {
   Vector<T> vectors[kVectors];
+  int thread = static_cast<int>(threadIdx.x);
 
   __device__ __forceinline__ Row(uint4* shared, int columns) {}
   static __device__ __forceinline__ constexpr int count() { return kVectors; }
+  __device__ __forceinline__ int column(int i) const {
+    return (i * row_threads() + thread) * kVector;
+  }
+  // Value e of vector i: aligned rows end between two vectors.
+  __device__ __forceinline__ bool inside(int i, int e, int columns) const {
+    return column(i) < columns;
+  }
+  // To the compiler the columns are other ones from here on: it would keep all that follows from
+  // them in registers from row to row.
+  __device__ __forceinline__ void renew_columns() { asm volatile("" : "+r"(thread)); }
   __device__ __forceinline__ Vector<T>& operator[](int i) { return vectors[i]; }
   __device__ __forceinline__ uint4* end(uint4* shared) const { return shared; }
 
@@ -48,7 +59,7 @@ struct Row {
   template <typename F>
   __device__ __forceinline__ void each(F&& f) {
 #pragma unroll
-    for (int i = 0; i < kVectors; ++i) f(vectors[i], row_column(i));
+    for (int i = 0; i < kVectors; ++i) f(vectors[i], column(i));
   }
 };
 
@@ -60,6 +71,10 @@ struct Row<T, 0> {
   __device__ __forceinline__ Row(uint4* shared, int columns) : shared(shared), columns(columns) {}
   __device__ __forceinline__ int count() const {
     return (columns + row_threads() * kVector - 1) / (row_threads() * kVector);
+  }
+  __device__ __forceinline__ int column(int i) const { return row_column(i); }
+  __device__ __forceinline__ bool inside(int i, int e, int columns) const {
+    return column(i) + e < columns;
   }
   __device__ __forceinline__ Vector<T>& operator[](int i) {
     return reinterpret_cast<Vector<T>*>(shared)[i * row_threads() + static_cast<int>(threadIdx.x)];
@@ -76,7 +91,8 @@ struct Row<T, 0> {
   }
 };
 
-// The values from `column` of a row on, zeros past its end. kConstant: what no kernel ever writes.
+// The values from `column` of a row on, zeros past its end. kConstant: what no kernel ever writes,
+// and what the next row needs again; the rest, read once, does not push it out of the L1.
 template <bool kConstant = false, typename T>
 __device__ __forceinline__ Vector<T> load_vector(const T* row, int column, int columns,
                                                  bool aligned) {
@@ -86,7 +102,7 @@ __device__ __forceinline__ Vector<T> load_vector(const T* row, int column, int c
     const uint4* from = reinterpret_cast<const uint4*>(row + column);
 #pragma unroll
     for (int w = 0; w < Vector<T>::kWords; ++w) {
-      out.words[w] = kConstant ? __ldg(from + w) : from[w];
+      out.words[w] = kConstant ? __ldg(from + w) : __ldcs(from + w);
     }
     return out;
   }
@@ -130,25 +146,29 @@ __device__ __forceinline__ void prefetch_scales(const ProductView<In>& product, 
 }
 
 // The values of a product whose raw values were loaded from `column` on, rounded as
-// ProductView::finish. Where there is no bias the ops add nothing, and x + -0 = x for every x.
+// ProductView::finish: x * 1 and x + -0 are x, so that of scales and a bias that are absent there
+// is nothing to do. Only invokeFinishProduct adds +0.
 template <typename In>
 __device__ __forceinline__ void finish_vector(float (&out)[kVector], const ProductView<In>& product,
                                               const Vector<In>& values, float act_scale, int column,
-                                              bool aligned, float no_bias = -0.0f) {
+                                              bool aligned) {
   const int columns = static_cast<int>(product.columns);
-  Vector<float> scale;
-  Vector<float> bias;
 #pragma unroll
-  for (int e = 0; e < kVector; ++e) scale.set(e, 1.0f), bias.set(e, no_bias);
+  for (int e = 0; e < kVector; ++e) out[e] = values.at(e);
   if (product.weight_scale != nullptr) {
-    scale = load_vector<true>(product.weight_scale, column, columns, aligned);
-  }
-  if (product.bias != nullptr) bias = load_vector<true>(product.bias, column, columns, aligned);
+    const auto scale = load_vector<true>(product.weight_scale, column, columns, aligned);
 #pragma unroll
-  for (int e = 0; e < kVector; ++e) {
-    const float scaled = __fmul_rn(values.at(e), __fmul_rn(scale.get(e), act_scale));
-    out[e] = __fadd_rn(scaled, bias.get(e));
+    for (int e = 0; e < kVector; ++e) {
+      out[e] = __fmul_rn(out[e], __fmul_rn(scale.get(e), act_scale));
+    }
+  } else if (product.act_scale != nullptr) {
+#pragma unroll
+    for (int e = 0; e < kVector; ++e) out[e] = __fmul_rn(out[e], act_scale);
   }
+  if (product.bias == nullptr) return;
+  const auto bias = load_vector<true>(product.bias, column, columns, aligned);
+#pragma unroll
+  for (int e = 0; e < kVector; ++e) out[e] = __fadd_rn(out[e], bias.get(e));
 }
 
 template <typename In>
@@ -198,42 +218,21 @@ __device__ __forceinline__ float block_sum(const float (&values)[kVectors],
   return value;
 }
 
-// Host side.
+// The largest over a block of what its threads have, the same in every thread; partial: one for
+// each warp. One barrier.
+__device__ __forceinline__ int block_max(int value, int* partial) {
+  value = __reduce_max_sync(0xffffffffu, value);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  if (lane == 0) partial[threadIdx.x / 32] = value;
+  __syncthreads();
+  return __reduce_max_sync(0xffffffffu, lane < row_threads() / 32 ? partial[lane] : 0);
+}
 
-// Most threads of a block of a Row<T, kVectors>, and blocks of them that a multiprocessor should
-// hold: without the second, ptxas spills to make room for more.
-constexpr int most_row_threads(int vectors) { return vectors == 1 ? 512 : 1024; }
-constexpr int row_blocks(int vectors) { return vectors == 1 ? 2 : 1; }
+// Host side.
 
 // More tokens than blocks run at once.
 constexpr int64_t kManyTokens = 256;
-constexpr int kSmallRowThreads = 256;
-
-// How one block holds a row: its threads, and its shared memory.
-struct RowLaunch {
-  int threads;
-  size_t shared_bytes;
-};
-
-// Calls f(vectors, launch) for rows of T, vectors an integral_constant: kVectors of Row. `plain`
-// rows are aligned, and nothing is asked of them that only Row<T, 0> can do; those get blocks of at
-// most so many threads. Of many tokens, small blocks: more of them run at once.
-template <typename T, typename F>
-void dispatch_row(int64_t columns, bool plain, bool many_tokens, int most_threads, F&& f) {
-  const int64_t count = (columns + kVector - 1) / kVector;
-  const auto threads = [&](int64_t vectors) {
-    return static_cast<int>((count + vectors * 32 - 1) / (vectors * 32) * 32);
-  };
-  if (plain && count <= most_row_threads(1) && !(many_tokens && count > kSmallRowThreads)) {
-    return f(std::integral_constant<int, 1>{}, RowLaunch{threads(1), 0});
-  }
-  if (plain && count <= 2 * most_row_threads(2)) {
-    return f(std::integral_constant<int, 2>{}, RowLaunch{threads(2), 0});
-  }
-  const int64_t vectors = (count + most_threads - 1) / most_threads;
-  const size_t bytes = static_cast<size_t>(vectors * threads(vectors)) * kVector * sizeof(T);
-  f(std::integral_constant<int, 0>{}, RowLaunch{threads(vectors), bytes});
-}
+constexpr int64_t kMostTokens = 0x3fffffff;  // the next token of a block is an int too
 
 // Calls f with std::true_type or std::false_type.
 template <typename F>
@@ -242,21 +241,11 @@ void dispatch_aligned(bool aligned, F&& f) {
   f(std::false_type{});
 }
 
-// One block per token.
-template <typename... Params, typename... Args>
-void launch_rows(void (*kernel)(Params...), int64_t tokens, const RowLaunch& row,
-                 size_t more_shared_bytes, Stream stream, Args&&... args) {
-  const size_t bytes = row.shared_bytes + more_shared_bytes;
-  if (bytes > 48 * 1024) allow_shared_memory(kernel, bytes);
-  launch(kernel, dim3(static_cast<unsigned>(tokens)), dim3(static_cast<unsigned>(row.threads)),
-         bytes, stream, std::forward<Args>(args)...);
-}
-
 // A grid of (token, part of a row) in blocks of kFlatThreads, one vector a thread.
 inline dim3 flat_grid(int64_t tokens, int64_t columns) {
   const int64_t part = kFlatThreads * kVector;
   FLEXQ_FT_CHECK_LE(columns, 65535 * part, "columns of a row on a GPU");
-  FLEXQ_FT_CHECK_LE(tokens, int64_t{0x7fffffff}, "tokens");
+  FLEXQ_FT_CHECK_LE(tokens, kMostTokens, "tokens");
   return dim3(static_cast<unsigned>(tokens), static_cast<unsigned>((columns + part - 1) / part));
 }
 

@@ -3,6 +3,7 @@
 // NumPy tests under tests/runtime go further. Without a GPU nothing is tested.
 #include <cmath>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "ft/core/buffer.h"
@@ -130,11 +131,12 @@ TEST(activation) {
 // The same codes and scales as token by token, in the places where W6Ax products look for them.
 TEST(codes_by_group_in_fragment_order) {
   if (without_gpu()) return;
-  constexpr int64_t kTokens = 3;
+  std::vector<std::pair<int64_t, int64_t>> problems = {{1100, 4104}};  // the rows of a prompt
+  for (const int64_t k : kRows) problems.push_back({3, k});
   for (const DataType dtype : kTypes) {
-    for (const int64_t k : kRows) {
-      Input out(dtype, kTokens, k, 128, 6);
-      ByGroup by_group(kTokens, Input::groups(k, 128));
+    for (const auto& [tokens, k] : problems) {
+      Input out(dtype, tokens, k, 128, 6);
+      ByGroup by_group(tokens, Input::groups(k, 128));
       by_group.describe(out.gpu);
       const auto check = [&] {
         const std::vector<uint8_t> made = out.values.fetch();
@@ -146,13 +148,13 @@ TEST(codes_by_group_in_fragment_order) {
       quantize_values(out.gpu, stream());
       check();
 
-      Both residual(dtype, Shape{kTokens, k}), weight(dtype, Shape{k});
+      Both residual(dtype, Shape{tokens, k}), weight(dtype, Shape{k});
       residual.random(), weight.random();
       invokeResidualNorm(out.gpu, residual.gpu(), {}, {NormType::kRms, weight.gpu(), {}, 1e-5f},
                          stream());
       check();
 
-      Operand x(false, kTokens, 2 * k);
+      Operand x(false, tokens, 2 * k);
       const RowOrder order{k % kBandRows == 0 ? k : 0};
       x.arrange(order);
       invokeGatedActivation(out.gpu, x.gpu, order, Activation::kSilu, stream());
