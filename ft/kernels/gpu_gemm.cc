@@ -81,13 +81,16 @@ class ChoosingGemm final : public GpuGemm {
   Chosen choose(const GemmProblem& p) const {
     std::string why = "default";
     const GemmRow* row = table_.find(p);
+    const int64_t ours = skinny_by_default(p.scheme);
+    // A row of more tokens than are ours by default says nothing of those that are.
+    if (row != nullptr && p.m <= ours && row->problem.m > ours) row = nullptr;
     if (row != nullptr && (row->kernel == "skinny" || library_rows_)) {
       if (auto candidate = backend_.restored(*row, p, &why)) return {*candidate, "table"};
       why = "default: " + why;
     } else if (row != nullptr) {
       why = "default: the table's cuBLASLt is another version";
     }
-    if (p.m <= skinny_by_default(p.scheme) && gpu::skinny_gemm_takes(p)) {
+    if (p.m <= ours && gpu::skinny_gemm_takes(p)) {
       return {{gpu::skinny_default(p, backend_.device().multiprocessors), {}}, why};
     }
     if (backend_.has_library()) {

@@ -120,6 +120,30 @@ TEST(no_tokens_are_a_no_op_and_odd_sizes_are_refused) {
   EXPECT_THROW(run(1, 16, 20), flexq_ft::Error, "k=20");
 }
 
+// A table may lack products of few tokens, which are our kernels' unless it says otherwise.
+TEST(a_row_of_many_tokens_does_not_serve_few) {
+  if (no_gpu()) return;
+  flexq_ft::TuneOptions options;
+  options.heuristics = 1;
+  options.cold_bytes = 1 << 16;
+  options.replays = 2;
+  const auto tuner = flexq_ft::make_gemm_tuner(options);
+  for (const auto& [scheme, few] : {std::pair{Scheme::kFloat, 16}, {Scheme::kW8A16, 64}}) {
+    flexq_ft::GemmTable table = tuner->empty_table();
+    table.set(tuner->tune({scheme, DataType::kFp16, 64, 128, {128}}).front().row);
+    flexq_ft::GpuGemmLimits limits;
+    limits.max_tokens = 128;
+    limits.largest_w8a16 = 64 * 128;
+    limits.table = table.text();
+    const auto gemm = flexq_ft::make_gpu_gemm(limits);
+    const auto choice = [&](int64_t m) {
+      return gemm->choice({scheme, DataType::kFp16, m, 64, 128});
+    };
+    EXPECT(choice(few).find("skinny ") == 0 && choice(few).find("(default)") != std::string::npos);
+    EXPECT(choice(few + 1).find("(table)") != std::string::npos);
+  }
+}
+
 TEST(search_finds_a_row_that_the_runtime_takes) {
   if (no_gpu()) return;
   flexq_ft::TuneOptions options;
