@@ -236,6 +236,16 @@ TEST(borders_of_tiles) {
   }
 }
 
+// A warp looks through the lengths of 32 sequences at a time; in small tiles and in larger ones.
+TEST(more_sequences_than_a_warp_has_lanes) {
+  if (without_gpu()) return;
+  Sequences lengths = {{5, 1}, {0, 1}, {40, 1}};
+  for (int i = 0; i < 70; ++i) lengths.push_back({i % 3 * 7, i == 33 ? 200 : 1 + i * 5 % 23});
+  for (const int64_t head_dim : {64, 128}) {
+    for (const int64_t heads : {2, 6}) check({DataType::kFp16, heads, 2, head_dim, lengths}, true);
+  }
+}
+
 TEST(codes) {
   if (without_gpu()) return;
   for (const DataType dtype : {DataType::kFp16, DataType::kBf16}) {
@@ -243,6 +253,7 @@ TEST(codes) {
       check({dtype, 4, 2, 128, kMixed, 512}, values);
       check({dtype, 4, 2, 128, kMixed, 128}, values);
       check({dtype, 3, 1, 64, kMixed, 128}, values);
+      check({dtype, 1, 1, 64, kMixed, 64}, values);
       check({dtype, 2, 1, 256, kMixed, 256}, values);
     }
   }

@@ -1,5 +1,6 @@
-// The row ops of a GPU on the tokens of a prompt, of which blocks and threads take several: the
-// bits of a few rows at a time (test_gpu_rows.cc) and of the CPU. Without a GPU nothing is tested.
+// The row ops of a GPU on the tokens of a prompt, of which blocks take several: the bits of a few
+// rows at a time (test_gpu_rows.cc) and of the CPU. Without a GPU nothing is tested.
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -17,8 +18,9 @@ namespace {
 constexpr DataType kTypes[] = {DataType::kFp16, DataType::kBf16, DataType::kFp32};
 
 constexpr int64_t kPrompt = 1100, kFewRows = 100;
-// A row in two, in four and in eight vectors a thread; groups: none, one, of neighbouring lanes.
-constexpr int64_t kPromptRows[] = {4104, 11272};
+// A row in two, in four and, longer than a norm takes it so, in eight vectors a thread; groups:
+// none, one, of neighbouring lanes.
+constexpr int64_t kPromptRows[] = {4104, 8200, 11272};
 constexpr int64_t kPromptGroups[] = {0, -1, 128};
 
 Tensor part(Tensor t, int64_t begin, int64_t end) { return t.defined() ? t.rows(begin, end) : t; }
@@ -89,7 +91,37 @@ TEST(rows_of_a_prompt_have_the_bits_of_a_few) {
   }
 }
 
-// Of many tokens a thread takes several heads: more than its share of them, and a part of one.
+// Rows of zeros, of one value that is not finite, and of values beyond a static scale, beside
+// others that the same block takes.
+TEST(codes_of_a_prompt_are_those_of_the_cpu) {
+  if (without_gpu()) return;
+  for (const DataType dtype : kTypes) {
+    for (const int64_t k : kPromptRows) {
+      Both values(dtype, Shape{kPrompt, k});
+      values.random();
+      for (int64_t i = 0; i < k; ++i) values.set(700 * k + i, 0.0f);
+      values.set(701 * k, INFINITY);
+      values.set(702 * k + k / 2, -INFINITY);
+      values.set(kPrompt * k - 1, NAN);
+      for (const int64_t group : {k, int64_t{64}, int64_t{128}, int64_t{256}}) {
+        Input x(dtype, kPrompt, k, group, 8);
+        std::memcpy(x.host.values.raw(), values.host().raw(), values.host().bytes());
+        x.values.upload();
+        const auto check = [&] {
+          quantize_values(x.gpu, stream());
+          quantize_values(x.host, {});
+          x.codes.expect_equal();
+          x.scales.expect_equal();
+        };
+        check();
+        if (group != k) continue;
+        x.gpu.static_scale = x.host.static_scale = 0.01f;
+        check();
+      }
+    }
+  }
+}
+
 TEST(rope_append_of_a_prompt_has_the_bits_of_the_cpu) {
   if (without_gpu()) return;
   constexpr int64_t kTokens = 300, kPages = (kTokens + kPageTokens - 1) / kPageTokens;
