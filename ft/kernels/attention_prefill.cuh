@@ -2,9 +2,9 @@
 // mma.m16n8k16 and an online softmax.
 //
 // A warp has 16 or 32 rows (queries) of one head; keys and values come through shared memory in
-// tiles of kPrefillTile positions that always start at a multiple of it from position 0. A row's
-// bits therefore depend neither on the other rows of its tile nor on how a prompt is cut: tiles
-// beyond what a row sees change nothing (the maximum stays, factors are 2^0 = 1, zeros are added).
+// tiles of kTile positions that always start at a multiple of it from position 0. A row's bits
+// therefore depend neither on the other rows of its tile nor on how a prompt is cut: tiles beyond
+// what a row sees change nothing (the maximum stays, factors are 2^0 = 1, zeros are added).
 //
 // Rows of shared memory are kDim values and 16 bytes, an odd number of 16-byte words: the eight
 // rows of an ldmatrix lie in different banks.
