@@ -3,8 +3,12 @@
 #pragma once
 
 #include <algorithm>
+#include <map>
+#include <mutex>
+#include <tuple>
 #include <utility>
 
+#include "flexq_kernels/gpu/device.h"
 #include "ft/kernels/rows_gpu.cuh"
 
 namespace flexq_ft::gpu {
@@ -77,6 +81,9 @@ struct RowScale {
 
 // Host side.
 
+// Of more tokens than this, blocks take several rows each.
+constexpr int64_t kManyTokens = 256;
+
 // How one block holds a row: its threads, and its shared memory.
 struct RowLaunch {
   int threads;
@@ -106,15 +113,20 @@ void dispatch_row(int64_t columns, bool plain, bool many, F&& f) {
   f(RowBlock<0>{}, RowLaunch{threads(vectors), bytes});
 }
 
-// Blocks of a kernel that run at once on the current device.
-template <typename Kernel>
-int64_t blocks_at_once(Kernel* kernel, int threads, size_t shared_bytes) {
-  int device = 0, multiprocessors = 0, blocks = 0;
+// Blocks of a kernel that run at once on the current device. Kept: a prompt asks for each layer's
+// ops, and the runtime computes it anew each time.
+inline int64_t blocks_at_once(const void* kernel, int threads, size_t shared_bytes) {
+  static std::mutex mutex;
+  static std::map<std::tuple<int, const void*, int, size_t>, int64_t> known;
+  int device = 0;
   FLEXQ_FT_CUDA(cudaGetDevice(&device));
-  FLEXQ_FT_CUDA(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto key = std::make_tuple(device, kernel, threads, shared_bytes);
+  if (const auto found = known.find(key); found != known.end()) return found->second;
+  int blocks = 0;  // of a multiprocessor
   FLEXQ_FT_CUDA(
       cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared_bytes));
-  return int64_t{blocks} * multiprocessors;
+  return known[key] = int64_t{blocks} * flexq_kernels::gpu::current_device().multiprocessors;
 }
 
 // One block per token, or as many as run at once, which share many tokens.
@@ -125,7 +137,10 @@ void launch_rows(Block, void (*kernel)(Params...), int64_t tokens, const RowLaun
   const size_t bytes = row.shared_bytes + more_shared_bytes;
   if (bytes > 48 * 1024) allow_shared_memory(kernel, bytes);
   int64_t blocks = tokens;
-  if (Block::kMany) blocks = std::min(tokens, blocks_at_once(kernel, row.threads, bytes));
+  if (Block::kMany) {
+    const auto* entry = reinterpret_cast<const void*>(kernel);
+    blocks = std::min(tokens, blocks_at_once(entry, row.threads, bytes));
+  }
   launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(row.threads)),
          bytes, stream, std::forward<Args>(args)...);
 }

@@ -230,8 +230,6 @@ __device__ __forceinline__ int block_max(int value, int* partial) {
 
 // Host side.
 
-// More tokens than blocks run at once.
-constexpr int64_t kManyTokens = 256;
 constexpr int64_t kMostTokens = 0x3fffffff;  // the next token of a block is an int too
 
 // Calls f with std::true_type or std::false_type.
