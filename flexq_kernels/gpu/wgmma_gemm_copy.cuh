@@ -34,20 +34,6 @@ struct WgmmaShared {
   static_assert(kCodes % 1024 == 0 && kStages >= 3 && 16 * kStages <= 256);
 };
 
-// A place in the ring, and the parity of the phase that it is in.
-template <int kStages>
-struct RingPlace {
-  uint32_t stage = 0;
-  uint32_t parity = 0;
-
-  __device__ __forceinline__ void advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
-
 // Counts the groups of all tiles that a block takes part in, one after the other.
 template <typename Tile>
 struct WgmmaStep {

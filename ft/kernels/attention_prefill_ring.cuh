@@ -17,22 +17,6 @@ struct PrefillMaps {
   CUtensorMap v;
 };
 
-__device__ __forceinline__ void prefetch_maps(const PrefillMaps& maps) {
-  for (const CUtensorMap* map : {&maps.q, &maps.k, &maps.v}) {
-    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-  }
-}
-
-// A page of a KV head: 16 rows, by their first one's number divided by eight.
-__device__ __forceinline__ void copy_page(uint32_t to, const CUtensorMap& map, uint32_t barrier,
-                                          int rows8) {
-  asm volatile(
-      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes "
-      "[%0], [%1, {%3, %3, %3, %4}], [%2];" ::"r"(to),
-      "l"(&map), "r"(barrier), "r"(0), "r"(rows8)
-      : "memory");
-}
-
 // Do a row at this position, and those behind it, see all of a tile?
 __device__ __forceinline__ bool sees_all_of(int tile, int position) {
   return (tile + 1) * kWgmmaTile <= position + 1;
@@ -64,17 +48,7 @@ struct PrefillRing {
   static constexpr int kMarksAt = kCheckedAt + 2 * 8;
   static constexpr size_t kBytes = kMarksAt + 2 * kWgmmaTile / 8;
 
-  // A place in the order of reading.
-  struct Cursor {
-    int slot = 0;
-    uint32_t parity = 0;  // of the barriers' phases in this round
-
-    __device__ __forceinline__ void advance() {
-      if (++slot < kSlots) return;
-      slot = 0;
-      parity ^= 1;
-    }
-  };
+  using Cursor = hopper::RingPlace<kSlots>;  // in the order of reading
 
   uint32_t base;  // address in shared memory
 
@@ -83,14 +57,14 @@ struct PrefillRing {
   }
   __device__ __forceinline__ uint32_t queries_full() const { return base + kQueriesAt; }
   static __device__ __forceinline__ int slot_at(const Cursor& at) {
-    return kSlotsAt + at.slot * kSlotBytes;
+    return kSlotsAt + static_cast<int>(at.stage) * kSlotBytes;
   }
   __device__ __forceinline__ uint32_t slot(const Cursor& at) const { return base + slot_at(at); }
   __device__ __forceinline__ uint32_t full(const Cursor& at) const {
-    return base + kFullAt + 8 * at.slot;
+    return base + kFullAt + 8 * at.stage;
   }
   __device__ __forceinline__ uint32_t empty(const Cursor& at) const {
-    return base + kEmptyAt + 8 * at.slot;
+    return base + kEmptyAt + 8 * at.stage;
   }
 
   // Of at most two tiles of a block some row does not see all; they follow each other.
@@ -109,7 +83,7 @@ struct PrefillRing {
 
   // By one thread.
   __device__ __forceinline__ void init() const {
-    for (Cursor at; at.slot < kSlots; ++at.slot) {
+    for (Cursor at; at.stage < kSlots; ++at.stage) {
       hopper::mbarrier_init(full(at), kWarps);
       hopper::mbarrier_init(empty(at), kGroups * 4);
     }
@@ -155,7 +129,8 @@ struct PrefillRing {
 #pragma unroll
       for (int i = 0; i < kPages; ++i) {
         if (rows.eights[i] < 0) continue;
-        copy_page(slot(at) + (warp * kPages + i) * kPageBytes, map, full(at), rows.eights[i]);
+        hopper::copy_tensor(slot(at) + (warp * kPages + i) * kPageBytes, map, full(at), 0, 0, 0,
+                            rows.eights[i]);
       }
       at.advance();
     };
@@ -184,8 +159,9 @@ struct PrefillRing {
   template <typename T>
   __device__ __forceinline__ void check(unsigned char* memory, int tile, int tiles, int end) const {
     const int row = static_cast<int>(threadIdx.x);
-    const int place = tiles + tile;  // in the order of reading, where the last two values are last
-    const Cursor at{place % kSlots, static_cast<uint32_t>(place / kSlots % 2)};
+    // In the order of reading, where the last two values are last.
+    const auto place = static_cast<uint32_t>(tiles + tile);
+    const Cursor at{place % kSlots, place / kSlots % 2};
     wait(at);
     unsigned char* const v = memory + slot_at(at);
     uint32_t bad = 0;

@@ -17,6 +17,17 @@ namespace {
 
 template <int kGroups>
 constexpr int kWgmmaThreads = 128 + kGroups * 128;
+template <int kGroups>
+constexpr int kWgmmaBlocks = kGroups == 1 ? 2 : 1;  // of a multiprocessor
+
+// Registers of a thread: those that all start with, and what the warps that copy leave of them to
+// the warpgroups, which would wait without end for more.
+template <int kGroups>
+struct WgmmaRegisters {
+  static constexpr int kStart = 65536 / (kWgmmaBlocks<kGroups> * kWgmmaThreads<kGroups>) / 8 * 8;
+  static constexpr int kCopy = 40;
+  static constexpr int kCompute = kStart + (kStart - kCopy) / kGroups / 8 * 8;
+};
 
 // Numbers of named barriers; turns and rows: one for each warpgroup.
 enum Barrier { kTurn = 1, kAllRows = 3, kRows = 4 };
@@ -129,7 +140,7 @@ struct PrefillConsumer {
 
 // Blocks: (query head, tile of queries); the last tiles, which see most, first.
 template <typename T, int kDim, int kGroups>
-__global__ void __launch_bounds__(kWgmmaThreads<kGroups>, kGroups == 1 ? 2 : 1)
+__global__ void __launch_bounds__(kWgmmaThreads<kGroups>, kWgmmaBlocks<kGroups>)
     attention_prefill_wgmma_kernel(const __grid_constant__ PrefillMaps maps, AttentionView<T> view,
                                    AttentionOut<T> out, int decodes) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -138,7 +149,7 @@ __global__ void __launch_bounds__(kWgmmaThreads<kGroups>, kGroups == 1 ? 2 : 1)
   const Ring ring{hopper::shared_address(wgmma_shared)};
   pdl_launch_dependents();
   if (threadIdx.x == 0) {
-    prefetch_maps(maps);
+    for (const CUtensorMap* map : {&maps.q, &maps.k, &maps.v}) hopper::prefetch_tensor_map(*map);
     ring.init();
   }
   pdl_wait();
@@ -150,7 +161,7 @@ __global__ void __launch_bounds__(kWgmmaThreads<kGroups>, kGroups == 1 ? 2 : 1)
   const int end = tile.position + tile.rows;  // of the positions that any row sees
   const int tiles = (end + kWgmmaTile - 1) / kWgmmaTile;
   if (threadIdx.x < 128) {
-    hopper::keep_registers<40>();
+    hopper::keep_registers<WgmmaRegisters<kGroups>::kCopy>();
     const int32_t* pages = view.pages + static_cast<int64_t>(tile.sequence) * view.max_pages;
     if (threadIdx.x % 32 == 0) {
       ring.fill(maps, pages, tile.token, head, head / view.group(), view.kv_heads, tiles,
@@ -161,7 +172,7 @@ __global__ void __launch_bounds__(kWgmmaThreads<kGroups>, kGroups == 1 ? 2 : 1)
       if (!sees_all_of(t, tile.position)) ring.template check<T>(wgmma_shared, t, tiles, end);
     }
   } else {
-    hopper::take_registers<kGroups == 1 ? 216 : 232>();
+    hopper::take_registers<WgmmaRegisters<kGroups>::kCompute>();
     // From one lane, so that the compiler knows it to be uniform.
     const int group =
         kGroups == 1 ? 0 : __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128 - 1, 0);
@@ -211,6 +222,7 @@ template <typename T, int kDim, int kGroups>
 void launch_wgmma(const PrefillMaps& maps, const AttentionView<T>& view, const AttentionOut<T>& out,
                   int64_t tiles, int64_t decodes, Stream stream) {
   constexpr size_t kShared = PrefillRing<kDim, kGroups>::kBytes;
+  static_assert(kWgmmaBlocks<kGroups> * (kShared + 1024) <= 228 * 1024);  // 1 KB is the driver's
   FLEXQ_FT_CHECK_LE(tiles, 65535, "attention: tiles of ", kGroups * kWgmmaRows, " queries");
   auto* kernel = attention_prefill_wgmma_kernel<T, kDim, kGroups>;
   allow_shared_memory(kernel, kShared);

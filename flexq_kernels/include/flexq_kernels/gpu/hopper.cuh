@@ -126,6 +126,20 @@ FLEXQ_MBARRIER_TEST(mbarrier_try_wait_cluster,
 FLEXQ_MBARRIER_TEST(mbarrier_passed, "mbarrier.test_wait.parity.shared::cta.b64")
 #undef FLEXQ_MBARRIER_TEST
 
+// A place in a ring of stages, each with barriers, and the parity of the phase that these are in.
+template <int kStages>
+struct RingPlace {
+  uint32_t stage = 0;
+  uint32_t parity = 0;
+
+  __device__ __forceinline__ void advance() {
+    if (++stage == kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
 // ---- Copies of bytes, global to shared memory ("cp.async.bulk") ----
 // By one thread. Both addresses and the bytes are multiples of 16; policy: of the L2
 // (createpolicy).
@@ -142,6 +156,11 @@ __device__ __forceinline__ void copy_bytes(uint32_t to, const void* from, uint32
 // ---- Tensor copies, global to shared memory ("cp.async.bulk.tensor") ----
 // By one thread. What lies outside the tensor arrives as zeros and counts as bytes.
 
+// Maps are kernel parameters, and may be fetched before pdl_wait().
+__device__ __forceinline__ void prefetch_tensor_map(const CUtensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
 __device__ __forceinline__ void copy_tensor(uint32_t to, const CUtensorMap& map, uint32_t barrier,
                                             int x, int y) {
   asm volatile(
@@ -157,6 +176,15 @@ __device__ __forceinline__ void copy_tensor(uint32_t to, const CUtensorMap& map,
       "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "
       "[%0], [%1, {%3, %4, %5}], [%2];" ::"r"(to),
       "l"(&map), "r"(barrier), "r"(x), "r"(y), "r"(z)
+      : "memory");
+}
+
+__device__ __forceinline__ void copy_tensor(uint32_t to, const CUtensorMap& map, uint32_t barrier,
+                                            int x, int y, int z, int w) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(to),
+      "l"(&map), "r"(barrier), "r"(x), "r"(y), "r"(z), "r"(w)
       : "memory");
 }
 
