@@ -246,6 +246,51 @@ TEST(more_sequences_than_a_warp_has_lanes) {
   }
 }
 
+// The same bits from pages that lie behind 2^32 values of a cache, of whose other pages none is
+// read.
+TEST(pages_far_into_a_large_cache) {
+  if (without_gpu()) return;
+  for (const int64_t head_dim : {20, 96, 128}) {
+    const Problem p{DataType::kFp16, 6, 2, head_dim, kMixed};
+    Arrays arrays(p);
+    const int64_t pages = arrays.k.host().dim(0);
+    const size_t bytes = arrays.k.host().bytes(), page = bytes / static_cast<size_t>(pages);
+    const size_t before = (size_t{1} << 33) / page + 1;  // pages
+    const size_t all = before * page + 2 * bytes;
+    if (cuda::free_bytes() < all + (size_t{1} << 28)) {
+      std::printf("%zu bytes of the GPU are free, and %zu are needed: not tested\n",
+                  cuda::free_bytes(), all);
+      return;
+    }
+    const auto run = [&](const KvPages& kv) {
+      Both got(p.dtype, arrays.q.host().shape());
+      Both workspace(DataType::kUint8, Shape{static_cast<int64_t>(attention_workspace_bytes(
+                                           arrays.decodes, p.heads, p.head_dim, Device::kCuda))});
+      LinearInput out;
+      out.dtype = p.dtype;
+      out.values = got.gpu();
+      invokeAttention(out, arrays.q.gpu(), kv, arrays.batch(true), workspace.gpu(), stream());
+      return got.fetch();
+    };
+    const std::vector<uint8_t> want = run({arrays.k.gpu(), arrays.v.gpu()});
+
+    // Values begin a small cache behind keys: they share what lies in front, which is NaN.
+    const Buffer memory(all, MemoryKind::kKvCache, Device::kCuda);
+    char* const keys = static_cast<char*>(memory.data());
+    char* const values = keys + bytes;
+    cuda::fill(keys, kPoison, all, stream());
+    cuda::copy(keys + before * page, arrays.k.gpu().raw(), bytes, stream());
+    cuda::copy(values + before * page, arrays.v.gpu().raw(), bytes, stream());
+    for (int64_t i = 0; i < arrays.pages.host().count(); ++i) {
+      arrays.pages.data<int32_t>()[i] += static_cast<int32_t>(before);
+    }
+    arrays.pages.upload();
+    const Shape shape{static_cast<int64_t>(before) + pages, p.kv_heads, kPageTokens, head_dim};
+    EXPECT(run({Tensor(keys, p.dtype, shape, Device::kCuda),
+                Tensor(values, p.dtype, shape, Device::kCuda)}) == want);
+  }
+}
+
 TEST(codes) {
   if (without_gpu()) return;
   for (const DataType dtype : {DataType::kFp16, DataType::kBf16}) {
