@@ -135,17 +135,18 @@ def _memory() -> str:
 
 
 def _disk() -> str:
-    from flexq_ft.orchestrate.models import cache_root
+    from flexq_ft.orchestrate.cache_entries import find_entries
+    from flexq_ft.orchestrate.model_cache import cache_root
 
     root = place = cache_root(None)
     while not place.exists():
         place = place.parent
     free = f"{shutil.disk_usage(place).free / 1e9:.1f} GB free at {root}"
-    models = [path for path in root.glob("*") if path.is_dir()]
-    if not models:
+    entries, _ = find_entries(root)
+    if not entries:
         return free
-    size = sum(file.stat().st_size for path in models for file in path.rglob("*") if file.is_file())
-    return f"{free}; converted models: {len(models)}, {size / 1e9:.1f} GB"
+    size = sum(entry.total_bytes for entry in entries) / 1e9
+    return f"{free}; converted models: {len(entries)}, {size:.1f} GB (flexq-ft cache ls)"
 
 
 def _driver() -> Finding:

@@ -6,13 +6,10 @@ no run reads a whole checkpoint only to find out that it is known.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import shlex
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +21,7 @@ from flexq_ft.converter.options import (
     ConvertOptions,
 )
 from flexq_ft.errors import ConfigError
+from flexq_ft.orchestrate.model_cache import cache_root, locked, note_use, source_files
 
 if TYPE_CHECKING:
     from flexq_ft.converter.progress import ProgressSink
@@ -150,14 +148,6 @@ def _checked_policy(
     return resolve_policy(policy, num_layers=config.num_layers, linears=("qkv", "o", *block))
 
 
-def cache_root(cache_dir: Path | None) -> Path:
-    """Where converted models are kept."""
-    if cache_dir is not None:
-        return cache_dir
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "flexq-ft"
-
-
 def _from_cache(
     model: Path,
     options: ConvertOptions,
@@ -175,8 +165,9 @@ def _from_cache(
     out = cache_root(cache_dir) / f"{model.resolve().stem}-{key}"
     folder = out / f"{options.tp[0]}-gpu"
     if folder.is_dir():
+        note_use(out, model)
         return folder
-    with _locked(out):
+    with locked(out):
         if not folder.is_dir():  # another process may have made it meanwhile
             head = "" if options.lm_head == "fp16" else f" with an lm_head in {options.lm_head}"
             target = ", ".join([options.scheme, *preparation.words()])
@@ -186,12 +177,11 @@ def _from_cache(
                 smoothing = f"flexq-ft convert {source} OUT --scheme w8a8 --calibration FILE"
                 notify(f"the weights are not smoothed; {smoothing} smooths them (SmoothQuant)")
             convert(model, out, stored, progress=progress)
+        note_use(out, model)
     return folder
 
 
 def _cache_key(model: Path, options: ConvertOptions, preparation: Preparation) -> str:
-    files = [model] if model.is_file() else sorted(p for p in model.iterdir() if p.is_file())
-    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     # Neither the policy nor the ranks: weights do not depend on the one, and folders of several
     # sizes lie beside each other.
     chosen: list[Any] = [CACHE_FORMAT, options.resolved_scheme, options.resolved_dtype]
@@ -201,22 +191,4 @@ def _cache_key(model: Path, options: ConvertOptions, preparation: Preparation) -
     if (calibration := preparation.calibration) is not None:
         text = hashlib.sha256(calibration.read()).hexdigest()
         chosen.append([text, calibration.sequences, calibration.length])
-    return hashlib.sha256(json.dumps([stats, chosen]).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Two runs must not convert into one folder at the same time."""
-    lock = out.with_name(out.name + ".lock")
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("w")
-    except OSError as error:
-        raise ConfigError(
-            f"the cache {out.parent} cannot be written.",
-            cause=str(error),
-            hint="--cache-dir FOLDER, or convert the model first: flexq-ft convert",
-        ) from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return hashlib.sha256(json.dumps([source_files(model), chosen]).encode()).hexdigest()[:16]

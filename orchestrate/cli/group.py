@@ -28,10 +28,10 @@ class MemberGroup(click.RichGroup):
 
     def __init__(self, *args: Any, members: Mapping[str, str], **options: Any) -> None:
         super().__init__(*args, **options)
-        self._members = members
+        self.members = members
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for name in self._members if importlib.util.find_spec(self._module(name))]
+        return [name for name in self.members if importlib.util.find_spec(self._module(name))]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):

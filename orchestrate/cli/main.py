@@ -22,7 +22,7 @@ from flexq_ft.orchestrate.cli.console import (
     describe_error,
     exit_code,
 )
-from flexq_ft.orchestrate.cli.group import refuse_unknown_command
+from flexq_ft.orchestrate.cli.group import MemberGroup, refuse_unknown_command
 from flexq_ft.orchestrate.cli.interrupts import watch_interrupts
 from flexq_ft.orchestrate.cli.streams import prepare_streams, silence_stdout
 
@@ -37,6 +37,7 @@ VERBS = {
     "eval": "Accuracy by the engine that serves the model: perplexity, divergence, tasks.",
     "sensitivity": "Which inputs lose most at 6 bits, and the best policy for a budget.",
     "inspect": "Show a model's configuration, sizes and (unpacked) weights; verify hashes.",
+    "cache": "List and remove the models that other verbs converted themselves.",
     "doctor": "Say what this machine can and cannot run, and why.",
 }
 
@@ -174,8 +175,8 @@ def _schema(argv: Sequence[str]) -> str:
     if verb == "cli":
         return "flexq-ft/cli/1"
     module = importlib.import_module(f"{__package__}.{verb}")
-    if verb in ("bench", "eval"):
-        member = next((a for a in argv if a in module.MEASUREMENTS), None)
+    if isinstance(module.command, MemberGroup):
+        member = next((a for a in argv if a in module.command.members), None)
         if member is None:
             return f"flexq-ft/{verb}/1"
         module = importlib.import_module(f"{__package__}.{verb}_{member}")

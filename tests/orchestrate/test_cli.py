@@ -126,7 +126,9 @@ def test_usage_errors_are_in_the_document_too(capsys: Capture) -> None:
     validate(json.loads(capsys.readouterr().out), "envelope.json")
 
 
-@pytest.mark.parametrize("verb", [*VERBS, "bench latency", "bench gemm", "eval ppl", "eval kl"])
+@pytest.mark.parametrize(
+    "verb", [*VERBS, "bench latency", "bench gemm", "eval ppl", "eval kl", "cache rm"]
+)
 def test_an_error_is_in_the_verb_s_own_document(verb: str, capsys: Capture) -> None:
     assert run_cli([*verb.split(), "--no-such-flag", "--json"]) == 2
     document = json.loads(capsys.readouterr().out)
@@ -300,7 +302,7 @@ def test_help_names_groups_defaults_schemes_and_an_example(capsys: Capture) -> N
         assert expected in text
 
 
-@pytest.mark.parametrize("verb", ["run", "chat", "doctor"])
+@pytest.mark.parametrize("verb", ["run", "chat", "cache", "doctor"])
 def test_a_verb_is_listed_and_has_help_of_its_own(verb: str, capsys: Capture) -> None:
     assert run_cli(["--help"]) == 0
     assert VERBS[verb].split()[0] in capsys.readouterr().out

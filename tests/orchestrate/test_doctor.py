@@ -100,12 +100,12 @@ def test_a_native_module_that_cannot_be_loaded_is_a_finding(
 def test_the_cache_says_what_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert doctor._disk().endswith(f"GB free at {tmp_path / 'flexq-ft'}")
-    for name in ("a/1-gpu", "b/2-gpu"):
+    for name in (f"a-{0:016x}/1-gpu", f"b-{1:016x}/2-gpu"):
         folder = tmp_path / "flexq-ft" / name
         folder.mkdir(parents=True)
         with (folder / "model.bin").open("wb") as file:
             file.truncate(600_000_000)
-    assert doctor._disk().endswith("; converted models: 2, 1.2 GB")
+    assert doctor._disk().endswith("; converted models: 2, 1.2 GB (flexq-ft cache ls)")
 
 
 @pytest.mark.parametrize("probe", ["_memory", "_disk", "_driver", "_cuda", "_mpirun"])
