@@ -15,6 +15,7 @@ from typing import Any
 from flexq_ft.errors import ConfigError, WeightError
 from flexq_ft.orchestrate.model_cache import (
     ENTRY_NAME,
+    IN_USE,
     REMOVED,
     SOURCE_NOTE,
     Contents,
@@ -31,8 +32,9 @@ _LEAST_ID = 4  # digits that are taken for a key's first ones
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """What a conversion says of itself. policy: of a run that names none."""
+    """What a conversion says of itself. name: the model's; policy: of a run that names none."""
 
+    name: str
     scheme: str
     dtype: str
     policy: str | None
@@ -68,9 +70,13 @@ class Entry:
     faulty: tuple[str, ...]  # without a manifest that can be read
     source: Path | None
     source_state: str
-    is_busy: bool
+    obstacle: str  # why it cannot be removed now, or nothing
     total_bytes: int
     last_used: float
+
+    @property
+    def is_busy(self) -> bool:
+        return self.obstacle == IN_USE
 
     @property
     def state(self) -> str:
@@ -85,6 +91,8 @@ class Entry:
             said += [f"{name} is faulty" for name in self.faulty]
         if self.is_busy:
             said.append("in use")
+        elif self.obstacle:
+            said.append(self.obstacle)
         if self.source_state in ("changed", "gone"):
             said.append(f"source {self.source_state}")
         return said
@@ -119,8 +127,14 @@ def find_entries(root: Path) -> tuple[list[Entry], list[str]]:
 
     Raises ConfigError if it cannot be read.
     """
+    entries, others = [], []
     try:
-        children = sorted(root.iterdir())
+        for child in sorted(root.iterdir()):
+            entry = _read(child)
+            if entry is not None:
+                entries.append(entry)
+            elif not (child.suffix == ".lock" and ENTRY_NAME.fullmatch(child.stem)):
+                others.append(child.name)
     except FileNotFoundError:
         return [], []
     except OSError as error:
@@ -129,13 +143,6 @@ def find_entries(root: Path) -> tuple[list[Entry], list[str]]:
             cause=error.strerror or str(error),
             hint="--cache-dir FOLDER, if it is another",
         ) from error
-    entries, others = [], []
-    for child in children:
-        entry = _read(child)
-        if entry is not None:
-            entries.append(entry)
-        elif not (child.suffix == ".lock" and ENTRY_NAME.fullmatch(child.stem)):
-            others.append(child.name)
     return sorted(entries, key=lambda entry: -entry.last_used), others
 
 
@@ -178,18 +185,19 @@ def _read(path: Path) -> Entry | None:
     described = {name: _described(path / name) for name in found.complete + found.unfinished}
     complete = () if path.name.endswith(REMOVED) else found.complete
     sound = [name for name in complete if described[name] is not None]
+    recorded = next((made for made in described.values() if made is not None), None)
     source, source_state = _source(path / SOURCE_NOTE)
     return Entry(
         path=path,
         key=match["key"],
-        model=match["model"],
-        recorded=next((made for made in described.values() if made is not None), None),
+        model=recorded.name if recorded else match["model"],
+        recorded=recorded,
         tp=tuple(sorted(int(name.removesuffix("-gpu")) for name in sound)),
         unfinished=tuple(name for name in described if name not in complete),
         faulty=tuple(name for name in complete if name not in sound),
         source=source,
         source_state=source_state,
-        is_busy=is_busy(path),
+        obstacle=IN_USE if is_busy(path) else found.obstacle(),
         total_bytes=_size(path),
         last_used=last_used,
     )
@@ -204,9 +212,9 @@ def _source(note: Path) -> tuple[Path | None, str]:
         return None, "unknown"
     try:
         return path, "unchanged" if source_files(path) == files else "changed"
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return path, "gone"
-    except OSError:
+    except (OSError, ValueError):
         return path, "unknown"
 
 
@@ -229,6 +237,7 @@ def _recorded(manifest: dict[str, Any]) -> Recorded:
     quantization = manifest["quantization"] or {}
     policy = manifest["policy"]
     return Recorded(
+        name=manifest["model"]["name"],
         scheme=manifest["scheme"],
         dtype=manifest["dtype"],
         policy=policy and policy["name"],

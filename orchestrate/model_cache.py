@@ -38,6 +38,11 @@ class Contents:
     unfinished: tuple[str, ...]
     strangers: tuple[str, ...]
 
+    def obstacle(self) -> str:
+        """Why the entry is not the cache's to remove; else nothing."""
+        names = ", ".join(self.strangers)
+        return f"no conversion wrote {names} in it" if names else ""
+
 
 def cache_root(cache_dir: Path | None) -> Path:
     """Where converted models are kept."""
@@ -60,9 +65,9 @@ def source_files(model: Path) -> list[list[Any]]:
 
 def note_use(out: Path, model: Path) -> None:
     """Of an entry, by a run that was given this checkpoint."""
-    note = {"path": str(located(model)), "files": source_files(model)}
     ours = out / f"{SOURCE_NOTE}.{os.getpid()}"
     with suppress(OSError):  # a cache that can only be read serves as well
+        note = {"path": str(located(model)), "files": source_files(model)}
         ours.write_text(json.dumps(note), encoding="utf-8")
         ours.replace(out / SOURCE_NOTE)
 
@@ -133,8 +138,8 @@ def remove(entry: Path) -> str:
         return _why(error)
     try:
         if entry.exists():  # else another process was quicker
-            if strangers := contents(entry).strangers:
-                return f"no conversion wrote {', '.join(strangers)} in it"
+            if why := contents(entry).obstacle():
+                return why
             if entry != doomed:
                 if doomed.is_dir():
                     shutil.rmtree(doomed)

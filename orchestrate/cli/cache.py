@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import rich_click as click
 from rich.table import Table
@@ -19,6 +19,8 @@ MEMBERS = {
     "ls": "The converted models that are kept, with their sizes.",
     "rm": "Remove some of them, or all.",
 }
+
+COLUMNS = ["id", "model", "scheme", "tp", "size", "last used", "remarks"]
 
 EPILOG = """\
 Examples:
@@ -43,22 +45,36 @@ def cache_dir_option(function: _F) -> _F:
 def entry_table(entries: Sequence[Entry]) -> Table:
     """One row an entry."""
     table = Table()
-    for name in ("id", "model", "scheme", "tp"):
-        table.add_column(name, overflow="fold", no_wrap=name == "id")
-    table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("last used", no_wrap=True)
-    table.add_column("remarks")
-    for entry in entries:
-        table.add_row(
-            entry.key[:SHORT_ID],
-            str(entry.source or entry.model),
-            entry.recorded.text() if entry.recorded else "-",
-            ", ".join(map(str, entry.tp)) or "-",
-            size_text(entry.total_bytes),
-            entry.used().strftime("%Y-%m-%d %H:%M"),
-            "; ".join(entry.remarks()),
+    for column in COLUMNS:
+        is_short = column in ("id", "size", "last used")
+        justify: Literal["right", "left"] = "right" if column == "size" else "left"
+        least = len("incomplete") if column == "remarks" else None
+        table.add_column(
+            column, justify=justify, no_wrap=is_short, overflow="fold", min_width=least
         )
+    for entry in entries:
+        table.add_row(*_cells(entry))
     return table
+
+
+def markdown(entries: Sequence[Entry], summary: str) -> str:
+    """The same as a file."""
+    lines = [COLUMNS, ["--:" if column == "size" else ":--" for column in COLUMNS]]
+    lines += [[cell.replace("|", "\\|") for cell in _cells(entry)] for entry in entries]
+    rows = "".join(f"| {' | '.join(line)} |\n" for line in lines if entries)
+    return f"{rows}\n{summary}\n" if rows else f"{summary}\n"
+
+
+def _cells(entry: Entry) -> list[str]:
+    return [
+        entry.key[:SHORT_ID],
+        str(entry.source or entry.model),
+        entry.recorded.text() if entry.recorded else "-",
+        ", ".join(map(str, entry.tp)) or "-",
+        size_text(entry.total_bytes),
+        entry.used().strftime("%Y-%m-%d %H:%M"),
+        "; ".join(entry.remarks()),
+    ]
 
 
 def size_text(size: int) -> str:

@@ -7,7 +7,13 @@ from pathlib import Path
 import rich_click as click
 
 from flexq_ft.orchestrate.cache_entries import find_entries
-from flexq_ft.orchestrate.cli.cache import cache_dir_option, entry_table, none_text, total_text
+from flexq_ft.orchestrate.cli.cache import (
+    cache_dir_option,
+    entry_table,
+    markdown,
+    none_text,
+    total_text,
+)
 from flexq_ft.orchestrate.cli.console import common_options, console
 from flexq_ft.orchestrate.model_cache import cache_root
 
@@ -33,10 +39,11 @@ def command(cache_dir: Path | None) -> None:
     """List the models that were converted on the fly, the last used first."""
     root = cache_root(cache_dir)
     entries, others = find_entries(root)
+    summary = f"{total_text(entries)} in {root}" if entries else none_text(root)
     if not console.json_mode:
         if entries:
             console.show(entry_table(entries))
-        console.out(f"{total_text(entries)} in {root}" if entries else none_text(root))
+        console.out(summary)
     if others:
         more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
         names = ", ".join(others[:_NAMED])
@@ -49,4 +56,5 @@ def command(cache_dir: Path | None) -> None:
             "total_bytes": sum(entry.total_bytes for entry in entries),
             "others": others,
         },
+        markdown=markdown(entries, summary),
     )

@@ -20,7 +20,7 @@ from flexq_ft.orchestrate.cli.cache import (
     total_text,
 )
 from flexq_ft.orchestrate.cli.console import common_options, console
-from flexq_ft.orchestrate.model_cache import IN_USE, cache_root, remove
+from flexq_ft.orchestrate.model_cache import cache_root, remove
 
 SCHEMA = "flexq-ft/cache-rm/1"
 
@@ -30,9 +30,9 @@ Examples:
   flexq-ft cache rm ./llama-7b-hf --dry-run
   flexq-ft cache rm --older-than 30d --yes
 
-An ID may be cut to its first digits. A MODEL is the checkpoint's path or name:
-all that was converted from it. What --incomplete and --older-than both say
-must hold. The exit code is 1 if something that was chosen had to be left.
+An ID may be cut to its first digits. MODEL, the path or name of a checkpoint,
+is all that was converted from it. Of several conditions each must hold. The
+exit code is 1 if something that was chosen had to be left.
 """
 
 _UNITS = {"h": 3600, "d": 86400, "w": 7 * 86400}
@@ -107,7 +107,7 @@ def command(
     if older_than is not None:
         oldest = time.time() - older_than
         chosen = [entry for entry in chosen if entry.last_used <= oldest]
-    left = {entry.path: IN_USE for entry in chosen if entry.is_busy}
+    left = {entry.path: entry.obstacle for entry in chosen if entry.obstacle}
     free = [entry for entry in chosen if entry.path not in left]
     if free and not (yes or dry_run) and not _agreed(free):
         free = []
@@ -117,7 +117,11 @@ def command(
             left[entry.path] = why
         else:
             removed.append(entry)
-    _report(root, entries, removed, left, dry_run=dry_run)
+    for path, why in left.items():
+        console.warn(f"left: {path.name}: {why}")
+    lines = _summary(removed, dry_run=dry_run) if entries else [none_text(root)]
+    if not console.json_mode:
+        console.out("\n".join(lines))
     console.emit(
         SCHEMA,
         config={
@@ -133,6 +137,7 @@ def command(
             "freed_bytes": sum(entry.total_bytes for entry in removed),
             "left": [{"path": str(path), "why": why} for path, why in left.items()],
         },
+        markdown="".join(f"- {line}\n" for line in [*lines, *console.warnings]),
     )
     return 1 if left else 0
 
@@ -147,18 +152,7 @@ def _agreed(entries: list[Entry]) -> bool:
     return click.confirm(f"Remove {total_text(entries)}?", err=True)
 
 
-def _report(
-    root: Path, entries: list[Entry], removed: list[Entry], left: dict[Path, str], *, dry_run: bool
-) -> None:
-    for path, why in left.items():
-        console.warn(f"left: {path.name}: {why}")
-    if console.json_mode:
-        return
-    for entry in removed:
-        what = "would remove" if dry_run else "removed"
-        console.out(f"{what} {entry.path.name} ({size_text(entry.total_bytes)})")
-    if not entries:
-        console.out(none_text(root))
-    else:
-        what = "would be freed" if dry_run else "freed"
-        console.out(f"{size_text(sum(entry.total_bytes for entry in removed))} {what}")
+def _summary(removed: list[Entry], *, dry_run: bool) -> list[str]:
+    verb, freed = ("would remove", "would be freed") if dry_run else ("removed", "freed")
+    lines = [f"{verb} {entry.path.name} ({size_text(entry.total_bytes)})" for entry in removed]
+    return [*lines, f"{size_text(sum(entry.total_bytes for entry in removed))} {freed}"]

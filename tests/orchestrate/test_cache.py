@@ -165,7 +165,7 @@ def test_entries_say_what_they_were_made_of_and_how(
     assert rows[str(plain)]["recorded"]["scheme"] == "fp16"
     recorded = {"rotated": True, "smoothed": False, "rounding": "scale-search", "lm_head": "w8"}
     assert rows[str(turned)]["recorded"] == {
-        **recorded, "scheme": "w6ax", "dtype": "fp16", "policy": "flexq"
+        **recorded, "name": "tiny", "scheme": "w6ax", "dtype": "fp16", "policy": "flexq"
     }  # fmt: skip
     assert run_cli(["cache", "ls", "--cache-dir", str(root)]) == 0
     out = capsys.readouterr().out
@@ -222,7 +222,13 @@ def test_an_entry_without_a_note_of_its_source_gets_one_when_it_is_used(
     entry = converted(source, root)
     (entry / "source.json").unlink()
     assert [(row["model"], row["source"]) for row in listed(root, capsys)] == [("tiny", None)]
-    for text in ("[", "[]", '{"path": 3, "files": 1}', '{"path": "/nowhere"}'):
+    for text in (
+        "[",
+        "[]",
+        '{"path": 3, "files": 1}',
+        '{"path": "/nowhere"}',
+        '{"path": "\\u0000", "files": []}',
+    ):
         (entry / "source.json").write_text(text)
         assert [row["source_state"] for row in listed(root, capsys)] == ["unknown"]
     converted(source, root)
@@ -402,7 +408,10 @@ def test_only_entries_are_removed(root: Path, tmp_path: Path, capsys: Capture) -
     (root / f"outside-{5:016x}").symlink_to(precious)
     assert run_cli(["cache", "ls", "--cache-dir", str(root)]) == 0
     strangers = f"file, other, outside-{5:016x}, photos-{4:016x}"
-    assert capsys.readouterr().err.strip().endswith(strangers)
+    captured = capsys.readouterr()
+    assert captured.err.strip().endswith(strangers) and "wrote notes.txt in it" in captured.out
+    dry = removed(root, "--all", "--dry-run", capsys=capsys, code=1)
+    assert [row["path"] for row in dry["removed"]] == [str(entry)] and len(dry["left"]) == 2
     results = removed(root, "--all", capsys=capsys, code=1)
     assert [row["path"] for row in results["removed"]] == [str(entry)]
     assert {Path(row["path"]).name: row["why"] for row in results["left"]} == {
@@ -419,7 +428,7 @@ def test_a_lock_that_is_a_link_is_not_followed(root: Path, tmp_path: Path, capsy
     entry = fake_entry(root, f"a-{1:016x}", {"1-gpu/x": "x"})
     (tmp_path / "precious").write_text("x")
     (root / f"{entry.name}.lock").symlink_to(tmp_path / "precious")
-    removed(root, "--all", capsys=capsys, code=1)
+    assert len(removed(root, "--all", capsys=capsys, code=1)["left"]) == 1
     assert entry.is_dir() and (tmp_path / "precious").read_text() == "x"
 
 
@@ -540,6 +549,50 @@ def test_a_folder_that_may_not_be_read_is_an_error_that_names_it(
         assert f"the cache {root} cannot be read" in err and "Permission denied" in err
 
 
+def test_an_entry_that_may_not_be_read_is_faulty_and_left(
+    root: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shut = fake_entry(root, f"a-{1:016x}", {"1-gpu/x": "x"})
+    fake_entry(root, f"b-{2:016x}", {"1-gpu/x": "x"})
+    read = Path.iterdir
+
+    def refuse(self: Path) -> Iterator[Path]:
+        if self == shut:
+            raise PermissionError(13, "Permission denied", str(self))
+        return read(self)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert {row["state"] for row in listed(root, capsys)} == {"faulty"}
+    results = removed(root, "--all", capsys=capsys, code=1)
+    assert len(results["removed"]) == 1
+    assert results["left"] == [{"path": str(shut), "why": f"{shut}: Permission denied"}]
+
+
+def test_a_cache_that_can_only_be_read_still_serves(
+    source: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = converted(source, root)
+
+    def refuse(self: Path, *args: Any, **options: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert converted(source, root) == entry
+
+
+def test_markdown_is_saved(root: Path, tmp_path: Path) -> None:
+    files = [str(tmp_path / name) for name in ("ls.md", "rm.md", "none.md")]
+    options = ["--cache-dir", str(root), "--save"]
+    fake_entry(root, "a|b-0123456789abcdef", {"1-gpu/x": "x"})
+    assert run_cli(["cache", "ls", *options, files[0]]) == 0
+    assert run_cli(["cache", "rm", "--all", "--yes", *options, files[1]]) == 0
+    assert run_cli(["cache", "ls", *options, files[2]]) == 0
+    ls, rm, none = (Path(file).read_text() for file in files)
+    assert "| 01234567 | a\\|b | - | - | 0.0 MB |" in ls and "1 converted model, 0.0 MB in" in ls
+    assert rm == "- removed a|b-0123456789abcdef (0.0 MB)\n- 0.0 MB freed\n"
+    assert none == f"no converted models in {root}\n"
+
+
 def test_ids_are_completed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import click
     from click.shell_completion import ShellComplete
@@ -552,3 +605,15 @@ def test_ids_are_completed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["cache", "rm", "--cache-dir", str(root)]
     assert isinstance(cli, click.Group)
     assert [item.value for item in completion.get_completions(words, "01")] == ["01234567"]
+
+
+def test_a_snapshot_of_a_hugging_face_cache_goes_by_its_repository(
+    source: Path, root: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    snapshot = tmp_path / "models--org--small-llama" / "snapshots" / "0a1b2c"
+    shutil.copytree(source, snapshot)
+    entry = converted(snapshot, root)
+    (row,) = listed(root, capsys)
+    assert (row["model"], row["source"]) == ("small-llama", str(snapshot))
+    (gone,) = removed(root, "small-llama", capsys=capsys)["removed"]
+    assert gone["path"] == str(entry)
