@@ -174,7 +174,7 @@ def _read(path: Path) -> Entry | None:
     if match is None or path.is_symlink() or not path.is_dir():
         return None
     try:
-        last_used = path.stat().st_mtime
+        last_used = max(p.stat().st_mtime for p in (path, path / SOURCE_NOTE) if p.exists())
         found = contents(path)
     except FileNotFoundError:  # removed meanwhile
         return None

@@ -1,8 +1,8 @@
 """The cache of models converted on the fly: what lies where, its locks, and removal.
 
 An entry is a folder MODEL-KEY with a model folder `N-gpu` for each tensor-parallel size and a note
-of its source, which each use writes anew. Beside it lies MODEL-KEY.lock, locked by whoever
-converts into the entry or removes it.
+of its source, which each use writes anew and shares a lock of. Beside it lies MODEL-KEY.lock,
+locked by whoever converts into the entry or removes it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import json
 import os
 import re
 import shutil
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,6 @@ REMOVED = ".removed"  # added to the name of an entry that is being removed
 ENTRY_NAME = re.compile(rf"(?P<model>.+)-(?P<key>[0-9a-f]{{16}})(?:{re.escape(REMOVED)})?")
 
 _UNFINISHED = re.compile(rf"{FOLDER_NAME.pattern}\.(?:partial|old)")
-_NOTE = re.compile(rf"{re.escape(SOURCE_NOTE)}(?:\.[0-9]+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +63,26 @@ def source_files(model: Path) -> list[list[Any]]:
     return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
 
-def note_use(out: Path, model: Path) -> None:
-    """Of an entry, by a run that was given this checkpoint."""
-    ours = out / f"{SOURCE_NOTE}.{os.getpid()}"
-    with suppress(OSError):  # a cache that can only be read serves as well
-        note = {"path": str(located(model)), "files": source_files(model)}
-        ours.write_text(json.dumps(note), encoding="utf-8")
-        ours.replace(out / SOURCE_NOTE)
+class Use:
+    """Of an entry, by a run that was given this checkpoint, which it notes.
+
+    While the object lives, here or unpickled elsewhere, the entry is not removed.
+    """
+
+    def __init__(self, out: Path, model: Path) -> None:
+        self._arguments = (out, model)
+        with suppress(OSError):  # a cache that can only be read serves as well
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+            handle = os.open(out / SOURCE_NOTE, flags, 0o666)
+            weakref.finalize(self, os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_SH)
+            note = {"path": str(located(model)), "files": source_files(model)}
+            text = json.dumps(note).encode()
+            os.pwrite(handle, text, 0)
+            os.ftruncate(handle, len(text))
+
+    def __reduce__(self) -> tuple[type[Use], tuple[Path, Path]]:
+        return Use, self._arguments
 
 
 @contextmanager
@@ -91,20 +104,8 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def is_busy(out: Path) -> bool:
-    """Whether another process converts into it, or removes it."""
-    try:
-        handle = os.open(_lock_of(out), os.O_RDONLY | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # a file system without locks
-        return False
-    finally:
-        os.close(handle)
-    return False
+    """Whether a process converts into it, loads it or removes it."""
+    return _is_held(_lock_of(out)) or _is_held(out / SOURCE_NOTE)
 
 
 def contents(entry: Path) -> Contents:
@@ -116,7 +117,7 @@ def contents(entry: Path) -> Contents:
             complete.append(child.name)
         elif is_folder and _UNFINISHED.fullmatch(child.name):
             unfinished.append(child.name)
-        elif is_folder or child.is_symlink() or not _NOTE.fullmatch(child.name):
+        elif is_folder or child.is_symlink() or child.name != SOURCE_NOTE:
             strangers.append(child.name)
     return Contents(
         complete=tuple(complete), unfinished=tuple(unfinished), strangers=tuple(strangers)
@@ -131,30 +132,28 @@ def remove(entry: Path) -> str:
     place = entry.with_name(entry.name.removesuffix(REMOVED))
     doomed = place.with_name(place.name + REMOVED)
     try:
-        handle = _hold(place, wait=False)
+        with ExitStack() as locks:
+            locks.callback(os.close, _hold(place, wait=False))
+            if not entry.exists():
+                pass  # another process was quicker
+            elif why := contents(entry).obstacle():
+                return why
+            else:
+                with suppress(FileNotFoundError):
+                    note = os.open(entry / SOURCE_NOTE, os.O_RDWR)
+                    locks.callback(os.close, note)
+                    fcntl.flock(note, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if entry != doomed:
+                    if doomed.is_dir():
+                        shutil.rmtree(doomed)
+                    entry.rename(doomed)
+                shutil.rmtree(doomed)
+            _lock_of(place).unlink()
     except BlockingIOError:
         return IN_USE
     except OSError as error:
-        return _why(error)
-    try:
-        if entry.exists():  # else another process was quicker
-            if why := contents(entry).obstacle():
-                return why
-            if entry != doomed:
-                if doomed.is_dir():
-                    shutil.rmtree(doomed)
-                entry.rename(doomed)
-            shutil.rmtree(doomed)
-        _lock_of(place).unlink()
-    except OSError as error:
-        return _why(error)
-    finally:
-        os.close(handle)
+        return f"{error.filename or entry}: {error.strerror or error}"
     return ""
-
-
-def _why(error: OSError) -> str:
-    return f"{error.filename}: {error.strerror or error}"
 
 
 def _lock_of(out: Path) -> Path:
@@ -175,3 +174,19 @@ def _hold(out: Path, *, wait: bool) -> int:
             os.close(handle)
             raise
         os.close(handle)  # it was removed with its entry while it was waited for
+
+
+def _is_held(file: Path) -> bool:
+    try:
+        handle = os.open(file, os.O_RDWR | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(handle)
+    return False

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from flexq_ft.converter.options import (
     ConvertOptions,
 )
 from flexq_ft.errors import ConfigError
-from flexq_ft.orchestrate.model_cache import cache_root, locked, note_use, source_files
+from flexq_ft.orchestrate.model_cache import Use, cache_root, locked, source_files
 
 if TYPE_CHECKING:
     from flexq_ft.converter.progress import ProgressSink
@@ -61,13 +61,15 @@ def refuse_preparation(folder: Path, preparation: Preparation) -> None:
 
 @dataclass(frozen=True)
 class FoundModel:
-    """A model folder, and the choices as the engine takes them."""
+    """A model folder, and the choices as the engine takes them. use: of the cache, if it is there:
+    who loads the folder holds on to this until that is done."""
 
     folder: Path
     scheme: str | None
     policy: dict[str, Any] | None
     dtype: str | None
     lm_head: str | None = None
+    use: Use | None = field(default=None, compare=False, repr=False)
 
     def numbers(self) -> tuple[str, str]:
         """Scheme and compute type as the engine will resolve them."""
@@ -109,6 +111,7 @@ def find_model(
             model, hint="a folder that flexq-ft convert wrote, a Hugging Face folder or a GGUF file"
         )
     is_folder = is_model_folder(model)
+    use = None
     if is_folder:
         refuse_preparation(model, preparation)
     if scheme is None and not is_folder:
@@ -126,13 +129,13 @@ def find_model(
             tp=(tensor_parallel_size,),
         )
         if not is_folder:
-            folder = _from_cache(model, options, preparation, cache_dir, notify, progress)
+            folder, use = _from_cache(model, options, preparation, cache_dir, notify, progress)
         if not is_folder or scheme in POLICY_SCHEMES or policy is not None:
             policy = options.resolved_policy
         scheme = scheme if scheme in DTYPES else options.resolved_scheme
     if is_folder:
         folder = resolve_model_dir(model, tensor_parallel_size)
-    return FoundModel(folder, scheme, _checked_policy(folder, policy), dtype, lm_head)
+    return FoundModel(folder, scheme, _checked_policy(folder, policy), dtype, lm_head, use)
 
 
 def _checked_policy(
@@ -155,7 +158,7 @@ def _from_cache(
     cache_dir: Path | None,
     notify: Callable[[str], None],
     progress: ProgressSink | None,
-) -> Path:
+) -> tuple[Path, Use]:
     from flexq_ft.converter import convert
 
     # The policy is given at each run; the folder holds the default one, whoever made it.
@@ -164,9 +167,9 @@ def _from_cache(
     key = _cache_key(model, options, preparation)
     out = cache_root(cache_dir) / f"{model.resolve().stem}-{key}"
     folder = out / f"{options.tp[0]}-gpu"
+    use = Use(out, model)
     if folder.is_dir():
-        note_use(out, model)
-        return folder
+        return folder, use
     with locked(out):
         if not folder.is_dir():  # another process may have made it meanwhile
             head = "" if options.lm_head == "fp16" else f" with an lm_head in {options.lm_head}"
@@ -177,8 +180,7 @@ def _from_cache(
                 smoothing = f"flexq-ft convert {source} OUT --scheme w8a8 --calibration FILE"
                 notify(f"the weights are not smoothed; {smoothing} smooths them (SmoothQuant)")
             convert(model, out, stored, progress=progress)
-        note_use(out, model)
-    return folder
+        return folder, Use(out, model)
 
 
 def _cache_key(model: Path, options: ConvertOptions, preparation: Preparation) -> str:

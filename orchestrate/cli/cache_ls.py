@@ -24,7 +24,7 @@ Example:
   flexq-ft cache ls
 
 Remarks: incomplete (its conversion was interrupted; the same run goes on with
-it), faulty (its manifest cannot be read), in use (a conversion is writing it),
+it), faulty (its manifest cannot be read), in use (being converted or loaded),
 source changed or gone (no run of that checkpoint will take it again).
 The policy of w6ax is not shown: each run names its own.
 """

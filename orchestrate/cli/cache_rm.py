@@ -91,7 +91,7 @@ def command(
 ) -> int:
     """Remove models that were converted on the fly; a run that needs one converts it again.
 
-    Nothing else in the folder is touched, nor a model that a conversion is writing.
+    Nothing else in the folder is touched, nor a model that a process is converting or loading.
     """
     if wanted and take_all:
         raise click.UsageError("--all leaves no choice: name models, or give --all.", ctx)

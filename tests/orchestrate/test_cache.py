@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import shutil
 import sys
 import threading
@@ -17,7 +18,7 @@ import pytest
 
 from flexq_ft.orchestrate import model_cache
 from flexq_ft.orchestrate.cli.main import run_cli
-from flexq_ft.orchestrate.models import AS_IT_IS, Preparation, find_model
+from flexq_ft.orchestrate.models import AS_IT_IS, FoundModel, Preparation, find_model
 from tests.orchestrate.schemas import validate
 
 pytest.importorskip("transformers")
@@ -44,7 +45,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def converted(
+def find(
     model: Path,
     root: Path,
     *,
@@ -53,9 +54,9 @@ def converted(
     lm_head: str | None = None,
     preparation: Preparation = AS_IT_IS,
     progress: Any = None,
-) -> Path:
-    """The entry that a run of such a command line makes, or finds."""
-    found = find_model(
+) -> FoundModel:
+    """As a run of such a command line converts, or finds, the model."""
+    return find_model(
         model,
         tensor_parallel_size=tp,
         scheme=scheme,
@@ -67,7 +68,11 @@ def converted(
         progress=progress,
         preparation=preparation,
     )
-    return found.folder.parent
+
+
+def converted(model: Path, root: Path, **options: Any) -> Path:
+    """The entry that `find` makes."""
+    return find(model, root, **options).folder.parent
 
 
 def listed(root: Path, capsys: Capture) -> list[dict[str, Any]]:
@@ -177,7 +182,8 @@ def test_entries_say_what_they_were_made_of_and_how(
 def test_the_last_used_is_first(source: Path, root: Path, capsys: Capture) -> None:
     paths = [converted(source, root, scheme=scheme) for scheme in ("fp16", "w8a16")]
     for age, path in zip((500_000, 900_000), paths, strict=True):
-        os.utime(path, (time.time() - age,) * 2)
+        for file in (path, path / "source.json"):
+            os.utime(file, (time.time() - age,) * 2)
     assert [row["path"] for row in listed(root, capsys)] == [str(path) for path in paths]
     assert converted(source, root, scheme="w8a16") == paths[1]  # used again
     assert [row["path"] for row in listed(root, capsys)] == [str(path) for path in paths[::-1]]
@@ -244,7 +250,7 @@ def test_a_gguf_file_that_is_a_link_keeps_its_name(
     link = tmp_path / "model.gguf"
     link.symlink_to(blob)
     entry = fake_entry(root, f"0123-{1:016x}", {"1-gpu.partial/journal.jsonl": ""})
-    model_cache.note_use(entry, link)
+    model_cache.Use(entry, link)
     (row,) = listed(root, capsys)
     assert (row["source"], row["source_state"]) == (str(link), "unchanged")
 
@@ -452,6 +458,19 @@ def test_a_conversion_that_runs_is_left(source: Path, root: Path, capsys: Captur
     assert len(removed(root, "--all", capsys=capsys)["removed"]) == 1
 
 
+def test_a_model_that_is_being_loaded_is_left(source: Path, root: Path, capsys: Capture) -> None:
+    found = find(source, root)
+    entry = found.folder.parent
+    assert [row["in_use"] for row in listed(root, capsys)] == [True]
+    assert "using it" in model_cache.remove(entry)
+    unpickled = pickle.loads(pickle.dumps(found))
+    del found
+    assert len(removed(root, "--all", capsys=capsys, code=1)["left"]) == 1 and entry.is_dir()
+    del unpickled
+    assert [row["in_use"] for row in listed(root, capsys)] == [False]
+    assert len(removed(root, "--all", capsys=capsys)["removed"]) == 1
+
+
 def test_a_conversion_begins_anew_after_the_removal_that_it_waited_for(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -573,10 +592,10 @@ def test_a_cache_that_can_only_be_read_still_serves(
 ) -> None:
     entry = converted(source, root)
 
-    def refuse(self: Path, *args: Any, **options: Any) -> None:
-        raise PermissionError(13, "Permission denied", str(self))
+    def refuse(file: Path, *_: Any) -> int:
+        raise PermissionError(13, "Permission denied", str(file))
 
-    monkeypatch.setattr(Path, "write_text", refuse)
+    monkeypatch.setattr(model_cache.os, "open", refuse)
     assert converted(source, root) == entry
 
 
