@@ -4,7 +4,12 @@ include(GNUInstallDirs)
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/flexq_kernels)
 
 install(TARGETS flexq_kernels EXPORT flexq_kernels ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
-install(DIRECTORY include/ DESTINATION include)
+set(not_built "")
+if(NOT FLEXQ_FT_HAS_CUDA)
+  set(not_built PATTERN gpu EXCLUDE)
+endif()
+install(DIRECTORY include/ DESTINATION include ${not_built})
+install(FILES ../LICENSE DESTINATION ${CMAKE_INSTALL_DATADIR}/licenses/flexq_kernels)
 install(
   EXPORT flexq_kernels
   NAMESPACE flexq_kernels::
