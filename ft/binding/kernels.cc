@@ -47,9 +47,18 @@ std::string shape_text(const py::array& array) {
   return text + "]";
 }
 
+// Not py::array as a parameter: of a list, or a tensor of another library, pybind11's own error
+// would print all operands.
+py::array ndarray(const py::object& object, const char* name) {
+  if (py::isinstance<py::array>(object)) return py::reinterpret_borrow<py::array>(object);
+  refuse(join(name, " is a ", std::string(py::str(py::type::of(object).attr("__name__"))),
+              ", expected a NumPy array"));
+}
+
 // A C-contiguous array of exactly this dtype and shape (-1: any extent).
-py::array take(const py::array& array, const char* name, const char* dtype,
+py::array take(const py::object& object, const char* name, const char* dtype,
                const std::vector<int64_t>& shape) {
+  const py::array array = ndarray(object, name);
   if (dtype_name(array) != dtype) {
     refuse(join(name, " is ", dtype_name(array), shape_text(array), ", expected ", dtype));
   }
@@ -94,7 +103,7 @@ void check_fault(const fk::WeightFault& fault, const char* to) {
               "check the source checkpoint");
 }
 
-std::pair<py::array, py::array> quantize_weight_int6(const py::array& weight) {
+std::pair<py::array, py::array> quantize_weight_int6(const py::object& weight) {
   const py::array w = take(weight, "w", "float32", {-1, -1});
   const int64_t n = w.shape(0), k = w.shape(1);
   py::array codes(py::dtype("int8"), {n, k});
@@ -107,7 +116,7 @@ std::pair<py::array, py::array> quantize_weight_int6(const py::array& weight) {
   return {codes, scales};
 }
 
-std::pair<py::array, py::array> quantize_weight_int8(const py::array& weight) {
+std::pair<py::array, py::array> quantize_weight_int8(const py::object& weight) {
   const py::array w = take(weight, "w", "float32", {-1, -1});
   const int64_t n = w.shape(0), k = w.shape(1);
   py::array codes(py::dtype("int8"), {n, k});
@@ -119,10 +128,11 @@ std::pair<py::array, py::array> quantize_weight_int8(const py::array& weight) {
   return {codes, scales};
 }
 
-std::pair<py::array, py::array> quantize_activations(const py::array& input, int act_bits,
+std::pair<py::array, py::array> quantize_activations(const py::object& input, int act_bits,
                                                      int64_t group) {
-  const fk::FloatType type = float_type(input, "x");
-  const py::array x = take(input, "x", dtype_name(input).c_str(), {-1, -1});
+  const py::array given = ndarray(input, "x");
+  const fk::FloatType type = float_type(given, "x");
+  const py::array x = take(given, "x", dtype_name(given).c_str(), {-1, -1});
   const int64_t m = x.shape(0), k = x.shape(1);
   if (group < 1 || group > fk::kMaxExtent) {
     refuse(join("group ", group, ": a group holds 1 … ", fk::kMaxExtent, " values"));
@@ -149,7 +159,7 @@ int64_t packed_bytes(int64_t n, int64_t k) {
   return fk::packed_bytes(n, k);
 }
 
-py::array pack_int6(const py::array& input) {
+py::array pack_int6(const py::object& input) {
   const py::array codes = take(input, "codes", "int8", {-1, -1});
   const int64_t n = codes.shape(0), k = codes.shape(1);
   py::array packed(py::dtype("uint8"), std::vector<int64_t>{packed_bytes(n, k)});
@@ -165,14 +175,14 @@ py::array pack_int6(const py::array& input) {
   return packed;
 }
 
-py::array unpack_int6(const py::array& input, int64_t n, int64_t k) {
+py::array unpack_int6(const py::object& input, int64_t n, int64_t k) {
   const py::array packed = take(input, "packed", "uint8", {packed_bytes(n, k)});
   py::array codes(py::dtype("int8"), {n, k});
   run([&] { fk::unpack_int6(data<int8_t>(codes), data<uint8_t>(packed), n, k); });
   return codes;
 }
 
-py::array tile_scales(const py::array& input) {
+py::array tile_scales(const py::object& input) {
   const py::array scales = take(input, "scales", "float16", {-1, -1});
   const int64_t groups = scales.shape(0), n = scales.shape(1);
   py::array tiled(py::dtype("float16"), {fk::row_tiles(n), groups, int64_t{fk::kTileRows}});
@@ -182,7 +192,7 @@ py::array tile_scales(const py::array& input) {
   return tiled;
 }
 
-py::array group_sums(const py::array& a_codes, const py::array& weight, int64_t n, int64_t k) {
+py::array group_sums(const py::object& a_codes, const py::object& weight, int64_t n, int64_t k) {
   const py::array packed = take(weight, "packed", "uint8", {packed_bytes(n, k)});
   const int64_t groups = fk::group_count(k);
   const py::array a = take(a_codes, "a_codes", "int8", {-1, groups * fk::kGroupSize});
@@ -198,8 +208,8 @@ py::array group_sums(const py::array& a_codes, const py::array& weight, int64_t 
 struct Weight {
   py::array packed, scales, bias;
 
-  Weight(const py::array& packed_codes, const py::array& weight_scales,
-         const std::optional<py::array>& bias_values, int64_t n, int64_t k)
+  Weight(const py::object& packed_codes, const py::object& weight_scales,
+         const std::optional<py::object>& bias_values, int64_t n, int64_t k)
       : packed(take(packed_codes, "packed", "uint8", {packed_bytes(n, k)})),
         scales(take(weight_scales, "scales", "float16", {fk::group_count(k), n})) {
     if (bias_values) bias = take(*bias_values, "bias", "float32", {n});
@@ -209,9 +219,9 @@ struct Weight {
   const float* bias_data() const { return bias.size() > 0 ? data<float>(bias) : nullptr; }
 };
 
-py::array gemm_w6ax(const py::array& a_codes, const py::array& a_scales, const py::array& packed,
-                    const py::array& scales, int64_t n, int64_t k,
-                    const std::optional<py::array>& bias) {
+py::array gemm_w6ax(const py::object& a_codes, const py::object& a_scales, const py::object& packed,
+                    const py::object& scales, int64_t n, int64_t k,
+                    const std::optional<py::object>& bias) {
   const Weight weight(packed, scales, bias, n, k);
   const int64_t groups = fk::group_count(k);
   const py::array codes = take(a_codes, "a_codes", "int8", {-1, groups * fk::kGroupSize});
@@ -224,11 +234,12 @@ py::array gemm_w6ax(const py::array& a_codes, const py::array& a_scales, const p
   return y;
 }
 
-py::array gemm_w6a16(const py::array& input, const py::array& packed, const py::array& scales,
-                     int64_t n, int64_t k, const std::optional<py::array>& bias) {
+py::array gemm_w6a16(const py::object& input, const py::object& packed, const py::object& scales,
+                     int64_t n, int64_t k, const std::optional<py::object>& bias) {
   const Weight weight(packed, scales, bias, n, k);
-  const fk::FloatType type = float_type(input, "x");
-  const py::array x = take(input, "x", dtype_name(input).c_str(), {-1, k});
+  const py::array given = ndarray(input, "x");
+  const fk::FloatType type = float_type(given, "x");
+  const py::array x = take(given, "x", dtype_name(given).c_str(), {-1, k});
   const fk::GemmProblem problem{x.shape(0), n, k, 16};
   py::array y(py::dtype("float32"), {problem.m, n});
   const fk::PackedWeight w = weight.view();

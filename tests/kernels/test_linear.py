@@ -149,12 +149,15 @@ def test_what_does_not_fit_is_refused_by_name(rng: np.random.Generator) -> None:
     values, w, _ = operands(rng, 4, 17, 192)
     packed, on_numpy = kernels.pack(torch.from_numpy(w)), kernels.pack(w)
     x = torch.from_numpy(values)
-    with pytest.raises(
-        ConfigError, match=r"x is float32\[4, 191\] on cpu, expected float32\[\*, 192"
-    ):
-        kernels.linear(x[:, 1:].contiguous(), packed, act_bits=8)
-    with pytest.raises(ConfigError, match=r"x is .* with strides \[192, 1\]") as caught:
-        kernels.linear(x[:, :191], packed, act_bits=8)
+    for wrong in (x[:, 1:], values[:, 1:], x.new_zeros(0, 191), values[:, :0]):
+        shape = r"\[\d, \d+\]"
+        with pytest.raises(ConfigError, match=rf"x has shape {shape}, expected \[..., 192\]"):
+            kernels.linear(wrong, packed, act_bits=8)
+    for scalar in (x[0, 0], np.array(1.0, np.float32)):
+        with pytest.raises(ConfigError, match=r"x has shape \[\], expected \[..., 192\]"):
+            kernels.linear(scalar, packed, act_bits=8)
+    with pytest.raises(ConfigError, match=r"x is .* with strides \[1, 4\]") as caught:
+        kernels.linear(torch.from_numpy(values.T.copy()).T, packed, act_bits=8)
     assert "x.contiguous()" in caught.value.hint
     with pytest.raises(ConfigError, match=r"bias is float16\[17\] on cpu, expected float32\[17\]"):
         kernels.linear(x, packed, act_bits=8, bias=torch.zeros(17, dtype=torch.float16))
@@ -164,8 +167,12 @@ def test_what_does_not_fit_is_refused_by_name(rng: np.random.Generator) -> None:
         kernels.linear(x, packed, act_bits=7)
     with pytest.raises(ConfigError, match="packed is a ndarray, expected a PackedWeight"):
         kernels.linear(values, w, act_bits=8)
-    with pytest.raises(ConfigError, match=r"x has shape \[4, 191\], expected \[..., 192\]"):
-        kernels.linear(values[:, 1:], on_numpy, act_bits=8)
+    with pytest.raises(ConfigError, match="x lies on meta, expected the CPU or a CUDA GPU"):
+        kernels.linear(x.to("meta"), packed, act_bits=8)
+    with pytest.raises(ConfigError, match="packed is a Tensor, expected a NumPy array"):
+        kernels.linear(values, packed, act_bits=8)
+    with pytest.raises(ConfigError, match="bias is a list, expected a NumPy array"):
+        kernels.linear(values, on_numpy, act_bits=8, bias=[0.0] * 17)
     with pytest.raises(ConfigError, match="x is a list, expected a NumPy array or a PyTorch"):
         kernels.linear(values.tolist(), packed, act_bits=8)
     with pytest.raises(ConfigError, match="codes is a str, expected an array with __dlpack__"):

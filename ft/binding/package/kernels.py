@@ -234,8 +234,8 @@ def linear(x: Any, packed: PackedWeight, *, act_bits: int, bias: Any | None = No
     act_bits: 6 or 8; 16 leaves x as it is (weight-only), on a GPU float16 or bfloat16.
     x: float32, float16 or bfloat16, a NumPy array (bfloat16 of ml_dtypes) or a PyTorch tensor;
     packed and bias, float32 `[N]`, are of the same library and on the same device. y has the dtype
-    of x, rounded once. On a GPU the work is put on PyTorch's current stream, and x must be
-    contiguous and begin on a 16-byte boundary; where a kernel wants a workspace, some megabytes,
+    of x, rounded once. Tensors must be contiguous, and on a GPU begin on a 16-byte boundary. There
+    the work is put on PyTorch's current stream; where a kernel wants a workspace, some megabytes,
     the products of a stream share one that is kept. A row with a value that is not finite is NaN;
     with 16 bits it is what the floats give. There is no gradient.
     """
@@ -246,13 +246,16 @@ def linear(x: Any, packed: PackedWeight, *, act_bits: int, bias: Any | None = No
         )
     if act_bits not in (6, 8, 16):
         raise ConfigError(f"act_bits is {act_bits}; it must be 6, 8 or 16")
-    if isinstance(x, np.ndarray):
+    act_bits = int(act_bits)  # 8.0 is one of them
+    torch = None if isinstance(x, np.ndarray) else _torch_of(x, "x")
+    if x.ndim == 0 or x.shape[-1] != packed.k:
+        raise ConfigError(f"x has shape {list(x.shape)}, expected [..., {packed.k}]")
+    if torch is None:
         return _linear_numpy(x, packed, act_bits, bias)
-    torch = _torch_of(x, "x")
     if bias is not None:
         _torch_of(bias, "bias")
         bias = bias.detach()
-    rows = x.detach().reshape(-1, x.shape[-1])
+    rows = x.detach().reshape(-1, packed.k)
     y = torch.empty((rows.shape[0], packed.n), dtype=x.dtype, device=x.device)
     scratch, workspace, stream = None, None, 0
     if x.is_cuda:
@@ -301,9 +304,7 @@ def _workspace(torch: Any, device: Any, stream: int, size: int) -> Any:
 def _linear_numpy(
     x: NDArray[Any], packed: PackedWeight, act_bits: int, bias: NDArray[np.float32] | None
 ) -> NDArray[Any]:
-    rows = x.reshape(-1, x.shape[-1])
-    if rows.shape[1] != packed.k:
-        raise ConfigError(f"x has shape {list(x.shape)}, expected [..., {packed.k}]")
+    rows = x.reshape(-1, packed.k)
     weight: dict[str, Any] = {"n": packed.n, "k": packed.k, "bias": bias}
     if act_bits == 16:
         y = gemm_w6a16(rows, packed.codes, packed.scales, **weight)
@@ -321,4 +322,6 @@ def _torch_of(array: Any, name: str) -> Any:
         raise ConfigError(
             f"{name} is a {type(array).__name__}, expected a NumPy array or a PyTorch tensor"
         )
+    if array.device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"{name} lies on {array.device}, expected the CPU or a CUDA GPU")
     return torch
