@@ -26,4 +26,5 @@ if(OpenMP_CXX_FOUND)
   target_link_libraries(flexq_build_options INTERFACE ${OpenMP_CXX_LIBRARIES})
 endif()
 
+include(${CMAKE_CURRENT_LIST_DIR}/embedded_tables.cmake)
 include(${CMAKE_CURRENT_LIST_DIR}/isa_variants.cmake)

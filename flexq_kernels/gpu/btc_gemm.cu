@@ -18,6 +18,7 @@
 #include "flexq_kernels/gpu/dependent_launch.cuh"
 #include "flexq_kernels/gpu/int6.cuh"
 #include "flexq_kernels/gpu/output.cuh"
+#include "flexq_kernels/gpu/stream_gemm_copy.cuh"
 
 namespace flexq_kernels::gpu {
 
@@ -44,25 +45,16 @@ struct LaneTile {
   uint16_t scales[2];  // of rows g and g + 8
 };
 
-// Weights pass through once: they must not push out of L2 what is read again.
-__device__ __forceinline__ uint4 load_once(const uint32_t* from) {
-  uint64_t policy;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v4.u32 {%0,%1,%2,%3}, [%4], %5;"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(from), "l"(policy));
-  return v;
-}
-
 __device__ __forceinline__ void load_tile(LaneTile& tile, const BtcArgs& args, int group,
                                           int lane) {
   if (group >= args.groups) return;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * args.groups + group;
   const uint32_t* planes = args.w.planes + index * kTileWords;
+  const uint64_t policy = stream_once_policy();
 #pragma unroll
   for (int c = 0; c < 3; ++c) {
-    tile.planes[c] = load_once(planes + btc_weight_word(lane / 4, 32 * (lane % 4), 2 * c));
+    const int at = btc_weight_word(lane / 4, 32 * (lane % 4), 2 * c);
+    tile.planes[c] = load_weight(planes + at, policy);
   }
   const uint16_t* scales = args.w.scales + index * kTileRows + lane / 4;
   tile.scales[0] = __ldg(scales);

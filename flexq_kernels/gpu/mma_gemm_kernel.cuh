@@ -14,6 +14,7 @@
 #include "flexq_kernels/gpu/async_copy.cuh"
 #include "flexq_kernels/gpu/dependent_launch.cuh"
 #include "flexq_kernels/gpu/int6.cuh"
+#include "flexq_kernels/gpu/mma.cuh"
 #include "flexq_kernels/gpu/store_tile.cuh"
 #include "flexq_kernels/gpu/tile_order.h"
 

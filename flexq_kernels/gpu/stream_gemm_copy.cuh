@@ -10,13 +10,6 @@
 
 namespace flexq_kernels::gpu {
 
-// Weights pass through once: they must not push out of L2 what is read again.
-__device__ __forceinline__ uint64_t stream_once_policy() {
-  uint64_t policy;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
-
 // 16 bytes that never change while the kernel runs.
 __device__ __forceinline__ uint4 load_weight(const void* from, uint64_t policy) {
   uint4 v;

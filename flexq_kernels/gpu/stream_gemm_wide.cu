@@ -224,28 +224,6 @@ __global__ void __launch_bounds__(kWideThreads, kWideBlocks)
   WideBlock<kSums>(args, shared_address(shared)).run();
 }
 
-// launch_kernel() for a kernel in clusters of two.
-void launch_pairs(void (*kernel)(StreamArgs), dim3 grid, size_t shared, const Launch& launch,
-                  const StreamArgs& args) {
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = dim3(kWideThreads);
-  config.dynamicSmemBytes = shared;
-  config.stream = static_cast<cudaStream_t>(launch.stream);
-  cudaLaunchAttribute attributes[2];
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim.x = 2;
-  attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[1].val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = attributes;
-  config.numAttrs = launch.programmatic ? 2 : 1;
-  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  static_cast<int>(shared)),
-             "shared memory of a kernel");
-  check_cuda(cudaLaunchKernelEx(&config, kernel, args), "launch of a kernel");
-}
-
 }  // namespace
 
 bool launch_stream_wide(const StreamArgs& args, const StreamConfig& config, const Launch& launch) {
@@ -259,12 +237,9 @@ bool launch_stream_wide(const StreamArgs& args, const StreamConfig& config, cons
       args.sums == nullptr ? sm80_w6ax_stream_gemm_wide<false> : sm80_w6ax_stream_gemm_wide<true>;
   prefer_shared_memory(reinterpret_cast<const void*>(kernel), kWideBlocks,
                        static_cast<size_t>(wide_shared_bytes(kWideTiles)));
-  const dim3 grid(static_cast<unsigned>(clusters * config.split));
-  if (config.split == 1) {
-    launch_kernel(kernel, grid, dim3(kWideThreads), shared, launch, args);
-  } else {
-    launch_pairs(kernel, grid, shared, launch, args);
-  }
+  const dim3 blocks(static_cast<unsigned>(clusters * config.split));
+  const Grid grid(blocks, config.split == 1 ? 0 : static_cast<unsigned>(config.split));
+  launch_kernel(kernel, grid, dim3(kWideThreads), shared, launch, args);
   return true;
 }
 

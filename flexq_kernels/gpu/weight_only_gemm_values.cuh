@@ -12,6 +12,8 @@
 
 #include <cstdint>
 
+#include "flexq_kernels/gpu/mma.cuh"
+
 namespace flexq_kernels::gpu {
 
 // T: __half or __nv_bfloat16.
@@ -27,14 +29,8 @@ struct CodeValues<__half> {
     high = offset(__byte_perm(u, 0x64646464u, 0x4342));
   }
 
-  // d += a * b. A [16 x 16]: weights; B [16 x 8]: tokens. Lane 4g + t has of A: a0, a2 = (row g;
-  // two of k, two more), a1, a3 = (row g + 8; the same k); of B: b0, b1 = the same k of token g; of
-  // D: d0, d1 = (row g; tokens 2t, 2t + 1), d2, d3 = (row g + 8; the same tokens).
   static __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint2 b) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-        "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
+    mma_fp16(d, a, b.x, b.y);
   }
 
   static __device__ __forceinline__ float2 as_floats(uint32_t pair) {
@@ -67,12 +63,8 @@ struct CodeValues<__nv_bfloat16> {
     high = offset(__byte_perm(u, 0x43434343u, 0x4342));
   }
 
-  // As for fp16.
   static __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint2 b) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-        "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
+    mma_bf16(d, a, b.x, b.y);
   }
 
   static __device__ __forceinline__ float2 as_floats(uint32_t pair) {

@@ -1,7 +1,6 @@
 // Launches of the wgmma family: arguments checked, tensor maps and tiles made, an instance chosen.
 #include "flexq_kernels/gpu/wgmma_gemm.h"
 
-#include <algorithm>
 #include <string>
 
 #include "flexq_kernels/check.h"

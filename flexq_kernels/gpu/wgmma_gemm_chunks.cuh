@@ -10,8 +10,6 @@
 //                                                        unpack       back, promote 2
 #pragma once
 
-#include <utility>
-
 #include "flexq_kernels/gpu/wgmma_gemm_warp.cuh"
 
 namespace flexq_kernels::gpu {

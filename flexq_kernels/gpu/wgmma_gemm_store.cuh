@@ -6,8 +6,6 @@
 //                                                              over all banks
 #pragma once
 
-#include <algorithm>
-
 #include "flexq_kernels/gpu/activation.cuh"
 #include "flexq_kernels/gpu/store_tile.cuh"
 #include "flexq_kernels/gpu/wgmma_gemm_params.h"

@@ -9,8 +9,6 @@
 //   warpgroup 2   | promote        |                | promote         |                 | promote
 #pragma once
 
-#include <utility>
-
 #include "flexq_kernels/gpu/wgmma_gemm_warp.cuh"
 
 namespace flexq_kernels::gpu {

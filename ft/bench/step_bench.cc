@@ -4,7 +4,6 @@
 //                       [--context 256] [--dtype fp16] [--layers N] [--tune] [--trace]
 #include <algorithm>
 #include <cstdio>
-#include <cstring>
 #include <functional>
 #include <set>
 #include <sstream>

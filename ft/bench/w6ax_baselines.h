@@ -1,7 +1,6 @@
 // The libraries' products of the same sizes: cuBLASLt in int8 and fp16, and cublasGemmEx.
 #pragma once
 
-#include <memory>
 #include <optional>
 #include <string>
 #include <vector>

@@ -5,7 +5,6 @@
 #include <pybind11/stl.h>
 
 #include <string>
-#include <vector>
 
 #include "ft/binding/module.h"
 #include "ft/core/check.h"

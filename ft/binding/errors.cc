@@ -1,5 +1,4 @@
 // flexq_ft::Error becomes the class of flexq_ft.errors with the name of its kind.
-#include <stdexcept>
 
 #include "ft/binding/module.h"
 #include "ft/core/error.h"

@@ -63,13 +63,4 @@ const char* to_string(HeadFormat head) {
 
 std::ostream& operator<<(std::ostream& out, HeadFormat head) { return out << to_string(head); }
 
-std::ostream& operator<<(std::ostream& out, const DataFormat& format) {
-  static constexpr const char* kLayouts[] = {"frag16x128", "frag16x128_tiled", "panel",
-                                             "panel_pairs", "row_major"};
-  return out << "DataFormat{scheme=" << format.scheme
-             << ", layout=" << kLayouts[static_cast<int>(format.layout)]
-             << ", storage=" << format.storage << ", scale=" << format.scale
-             << ", group=" << format.group_size << ", act_bits=" << format.act_bits << "}";
-}
-
 }  // namespace flexq_ft

@@ -49,6 +49,4 @@ struct DataFormat {
   bool quantizes_activations() const { return act_bits < 16; }
 };
 
-std::ostream& operator<<(std::ostream& out, const DataFormat& format);
-
 }  // namespace flexq_ft

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <initializer_list>
 #include <ostream>
-#include <string>
 #include <type_traits>
 
 #include "ft/core/check.h"

@@ -1,7 +1,6 @@
 #include "ft/decoding/gpu_forward.h"
 
 #include <algorithm>
-#include <utility>
 
 #include "ft/core/cuda.h"
 

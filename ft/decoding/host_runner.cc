@@ -1,7 +1,6 @@
 // StepRunner on the CPU: a step is computed when it is submitted.
 #include <algorithm>
 #include <chrono>
-#include <utility>
 
 #include "ft/decoding/sampler.h"
 #include "ft/decoding/step_batch.h"

@@ -19,9 +19,16 @@
 #include <cstdint>
 #include <cstring>
 
+#include "flexq_kernels/gpu/async_copy.cuh"
+#include "flexq_kernels/gpu/mma.cuh"
 #include "ft/kernels/skinny_gemm.h"
 
 namespace flexq_ft::gpu {
+
+using flexq_kernels::gpu::mma_bf16;
+using flexq_kernels::gpu::mma_fp16;
+using flexq_kernels::gpu::mma_int8;
+using flexq_kernels::gpu::stream_once_policy;
 
 template <SkinnyMath kMath>
 struct SkinnyTraits {
@@ -32,13 +39,6 @@ struct SkinnyTraits {
 };
 
 // ---- loads ----
-
-// Weights pass through once: they must not push out of L2 what is read again (x, KV, partial sums).
-__device__ __forceinline__ uint64_t stream_once_policy() {
-  uint64_t policy;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
 
 // 16 bytes that never change while the kernel runs, or zeros; with the rest of their line on its
 // way to L2, because the same warp asks for it next.
@@ -68,32 +68,6 @@ __device__ __forceinline__ uint4 load_activation(const uint4* from, bool valid) 
       : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w)
       : "l"(from), "r"(static_cast<int>(valid)));
   return v;
-}
-
-// ---- one instruction each ----
-
-__device__ __forceinline__ void mma_fp16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
-                                         uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-      "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-__device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
-                                         uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-      "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-__device__ __forceinline__ void mma_int8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0,
-                                         uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
-      "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 template <SkinnyMath kMath>

@@ -13,7 +13,7 @@ class Streamer {
   // self: which of the streaming warps.
   __device__ __forceinline__ Streamer(const Args& args, const RingPlace& ring, int self)
       : args_(args), ring_(ring, self), lane_(static_cast<int>(threadIdx.x % 32)) {
-    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(once_));
+    once_ = flexq_kernels::gpu::stream_once_policy();
     asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(often_));
   }
 

@@ -4,7 +4,6 @@
 #include <initializer_list>
 #include <set>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "ft/weights/json.h"

@@ -1,6 +1,5 @@
 #include "ft/weights/model_weights.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "ft/core/check.h"

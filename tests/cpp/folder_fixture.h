@@ -2,9 +2,7 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <string>
-#include <vector>
 
 #include "ft/weights/model_folder.h"
 #include "ft/weights/weight_files.h"

@@ -5,7 +5,6 @@
 #endif
 
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <random>
 #include <stdexcept>

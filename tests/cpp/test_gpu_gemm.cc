@@ -1,6 +1,5 @@
 // One small product per scheme and kind of kernel, and a small search: for compute-sanitizer too.
 // A no-op without a GPU.
-#include <cmath>
 #include <vector>
 
 #include "ft/core/buffer.h"

@@ -1,7 +1,6 @@
 // The ops that make weights, on a GPU against the CPU: small enough for the sanitizers.
 #include <algorithm>
 #include <cstdio>
-#include <cstring>
 #include <vector>
 
 #include "flexq_kernels/pack.h"

@@ -1,7 +1,6 @@
 // The plain and the binary product on a GPU against their CPU twin, the others at sizes that are
 // too large for it against plain, and what all refuse. --small: fewer and smaller problems, for
 // compute-sanitizer.
-#include <algorithm>
 #include <map>
 
 #include "flexq_kernels/gpu/pack.h"

@@ -1,7 +1,6 @@
 // What makes the operands of a product on a GPU: pack, unpack, tiled scales and the quantiser, each
 // against its CPU twin, bit by bit. --small: fewer and smaller problems, for compute-sanitizer.
 #include <cmath>
-#include <cstdio>
 #include <limits>
 #include <string>
 #include <vector>

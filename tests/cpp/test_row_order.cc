@@ -2,7 +2,6 @@
 #include "ft/core/row_order.h"
 
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
 #include "flexq_kernels/pack.h"

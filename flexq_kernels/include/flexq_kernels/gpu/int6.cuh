@@ -7,7 +7,7 @@
 // exactly.
 #pragma once
 
-#include <cuda_fp16.h>
+#include <cuda_fp16.h>  // for the scales of those who use this
 
 #include <cstdint>
 
@@ -49,16 +49,5 @@ struct WeightScale {
 
 // The group sum itself, sum q_w q_a, for the entries that dump it.
 __device__ __forceinline__ int32_t group_sum(int32_t biased) { return (biased - kSumBias) / 4; }
-
-// d += a * b, int8 in int32. A [16 x 32]: weights; B [32 x 8]: tokens. Lane 4g + t has of D: d0, d1
-// = (row g; tokens 2t, 2t + 1), d2, d3 = (row g + 8; the same tokens); of B: b0 = (k 4t … + 3),
-// b1 = (k 16 + 4t … + 3) of token g.
-__device__ __forceinline__ void mma_int8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0,
-                                         uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
-      "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 
 }  // namespace flexq_kernels::gpu

@@ -12,6 +12,7 @@
 
 #include "flexq_kernels/gpu/gemm.h"
 #include "flexq_kernels/gpu/int6.cuh"
+#include "flexq_kernels/gpu/mma.cuh"
 
 namespace flexq_kernels::gpu {
 
