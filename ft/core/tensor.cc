@@ -30,6 +30,7 @@ std::ostream& operator<<(std::ostream& out, const Shape& shape) {
 template <bool kConst>
 BasicTensor<kConst> BasicTensor<kConst>::rows(int64_t begin, int64_t end) const {
   FLEXQ_FT_CHECK_LE(1, shape_.rank(), "rows of a scalar");
+  FLEXQ_FT_CHECK_LE(0, begin, "rows of ", shape_);
   FLEXQ_FT_CHECK_LE(begin, end, "rows of ", shape_);
   FLEXQ_FT_CHECK_LE(end, shape_[0], "rows of ", shape_);
   Shape rest;

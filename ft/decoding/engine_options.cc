@@ -5,6 +5,7 @@
 #include "ft/core/cuda.h"
 #include "ft/decoding/host.h"
 #include "ft/decoding/kv_cache.h"
+#include "ft/kernels/device_sampling.h"
 #include "ft/weights/synthetic_source.h"
 
 namespace flexq_ft {
@@ -111,6 +112,13 @@ void check_gpu_type(DataType dtype, bool is_given) {
          "--dtype bf16, or --dtype fp16; fp32 runs with --device cpu");
 }
 
+void check_gpu_vocab(int64_t vocab_size) {
+  if (vocab_size <= kMaxSampleVocab) return;
+  refuse(detail::join("vocab_size is ", vocab_size, ", and a GPU samples from up to ",
+                      kMaxSampleVocab, " tokens"),
+         "", "--device cpu");
+}
+
 // Every product on a GPU reads rows of whole 16-byte pieces, on every rank; but those of six bits,
 // whose tiles are padded.
 void check_gpu_sizes(const ModelFolder& folder, Scheme scheme, HeadFormat head) {
@@ -183,6 +191,7 @@ EngineOptions resolve_options(const EngineOptions& asked, const ModelFolder& fol
   if (asked.device == Device::kCuda) {
     check_gpu_type(*options.dtype, asked.dtype.has_value());
     check_gpu(asked.gpu);
+    check_gpu_vocab(folder.config.vocab_size);
     check_gpu_sizes(folder, *options.scheme, *options.lm_head);
   }
   if (asked.policy) check_given_policy(*asked.policy, folder, *options.scheme);

@@ -217,7 +217,9 @@ std::vector<uint8_t> encode_slot(const SamplingParams& params, const std::vector
   encode_words(params, &slot, words);
   encode_end_ids(params, end_ids, &slot);
   slot.flags = flags_of(slot);
-  if (slot.mask_ids > 0) slot.hold_until = to_int32(prompt_tokens + params.min_tokens);
+  if (slot.mask_ids > 0) {
+    slot.hold_until = to_int32(prompt_tokens + std::min(params.min_tokens, max_len));
+  }
   std::vector<uint8_t> bytes(sizeof(slot));
   std::memcpy(bytes.data(), &slot, sizeof(slot));
   return bytes;

@@ -35,6 +35,7 @@ TEST(rows_of_a_tensor_share_its_memory) {
   tensor.data<float>()[5] = 7.0f;
   EXPECT_EQ(tensor.rows(1, 3).data<float>()[2], 7.0f);
   EXPECT_THROW(tensor.rows(2, 5), Error, "rows of [4, 3]");
+  EXPECT_THROW(tensor.rows(-1, 2), Error, "rows of [4, 3]");
 }
 
 TEST(memory_is_counted_by_kind_and_given_back) {

@@ -2,7 +2,7 @@
 // side is tested. Small, so that it runs under compute-sanitizer.
 #include <cmath>
 #include <cstring>
-#include <memory>
+#include <limits>
 #include <random>
 
 #include "ft/core/buffer.h"
@@ -194,6 +194,16 @@ TEST(words_and_end_ids_have_a_limit_that_is_named) {
   params.bad_words.clear();
   params.end_ids.assign(65, 3);
   EXPECT_THROW(flexq_ft::encode_slot(params, {}, 1, 8, &words), Error, "65 ids; a GPU takes 64");
+}
+
+TEST(a_minimum_beyond_the_longest_text_holds_to_its_end) {
+  SamplingParams params;
+  params.min_tokens = params.max_tokens = std::numeric_limits<int64_t>::max();
+  std::vector<int32_t> words;
+  const std::vector<uint8_t> bytes = flexq_ft::encode_slot(params, {3}, 5, 8, &words);
+  flexq_ft::SlotParams slot;
+  std::memcpy(&slot, bytes.data(), sizeof(slot));
+  EXPECT(slot.hold_until >= 8);
 }
 
 TEST(tokens_faults_and_ends_are_those_of_the_cpu) {

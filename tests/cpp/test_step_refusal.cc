@@ -54,3 +54,14 @@ TEST(a_norm_that_is_wider_than_the_ring) {
   EXPECT(refusal(with_heads_of_64(small_opt(), 18432)).find("norm") == std::string::npos);
   EXPECT(refusal(with_heads_of_64(small_llama(), 36864)).find("norm") == std::string::npos);
 }
+
+// The plan counts 15 bits of units of 16 rows.
+TEST(a_product_of_more_rows_than_a_plan_counts) {
+  ModelConfig config = with_heads_of_64(small_llama(), 384);
+  config.vocab_size = 524273;
+  EXPECT_EQ(refusal(config), "a product of 524273 rows, more than 524272");
+  config.vocab_size = 524272;
+  EXPECT(refusal(config).find("rows") == std::string::npos);
+  config.inter_size = 262144;
+  EXPECT_EQ(refusal(config), "a product of 524288 rows, more than 524272");
+}
