@@ -1,6 +1,7 @@
 // The CPU GEMMs: per-call buffers, and threads over row tiles of the weight.
 #include "flexq_kernels/gemm/gemm_cpu.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "flexq_kernels/cpu/parallel.h"
@@ -10,6 +11,9 @@
 namespace flexq_kernels {
 
 namespace {
+
+// Bounds the fp32 copy of x; a multiple of the tokens that share one unpacking of a weight.
+constexpr int64_t kWidenedRows = 1024;
 
 // Steps of one problem, in units of one packed weight times one token.
 int64_t work(const GemmProblem& problem) {
@@ -66,23 +70,28 @@ void group_sums_w6ax_cpu(int32_t* sums, const int8_t* a_codes, const uint8_t* w_
 
 void gemm_w6a16_cpu(float* y, const void* x, FloatType type, const PackedWeight& w,
                     const float* bias, const GemmProblem& problem) {
-  const int64_t groups = group_count(problem.k);
-  const int64_t padded = groups * kGroupSize;
-  const int64_t bytes_per_value = type == FloatType::kFp32 ? 4 : 2;
+  const int64_t k = problem.k, groups = group_count(k), padded = groups * kGroupSize;
+  const int64_t row_bytes = k * (type == FloatType::kFp32 ? 4 : 2);
   thread_local std::vector<float> wide;
-  wide.assign(static_cast<size_t>(problem.m * padded), 0.0f);
+  wide.resize(static_cast<size_t>(std::min(problem.m, kWidenedRows) * padded));
   float* const values = wide.data();
   const auto to_fp32 = FLEXQ_ISA_PICK(widen);
-  parallel_ranges(problem.m, problem.m * problem.k / 8, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      to_fp32(values + row * padded,
-              static_cast<const uint8_t*>(x) + row * problem.k * bytes_per_value, type, problem.k);
-    }
-  });
-  const W6A16Task task{y, values, w.codes, w.scales, bias, problem.m, problem.n, groups};
   const auto run = FLEXQ_ISA_PICK(w6a16_row_tiles);
-  parallel_ranges(row_tiles(problem.n), work(problem),
-                  [&](int64_t begin, int64_t end) { run(task, begin, end); });
+  for (int64_t first = 0; first < problem.m; first += kWidenedRows) {
+    GemmProblem part = problem;
+    part.m = std::min(problem.m - first, kWidenedRows);
+    const auto* from = static_cast<const uint8_t*>(x) + first * row_bytes;
+    parallel_ranges(part.m, part.m * k / 8, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        to_fp32(values + row * padded, from + row * row_bytes, type, k);
+        std::fill(values + row * padded + k, values + (row + 1) * padded, 0.0f);
+      }
+    });
+    const W6A16Task task{
+        y + first * problem.n, values, w.codes, w.scales, bias, part.m, part.n, groups};
+    parallel_ranges(row_tiles(part.n), work(part),
+                    [&](int64_t begin, int64_t end) { run(task, begin, end); });
+  }
 }
 
 }  // namespace flexq_kernels

@@ -106,6 +106,18 @@ def test_a_row_does_not_depend_on_its_batch(isa: str) -> None:
         assert_same_bits(got, floats[-m:])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_more_float_rows_than_are_widened_at_a_time(dtype: Any) -> None:
+    p = problem(17, 192, 6)
+    x = np.concatenate([p.x.astype(dtype)] * 63)  # 2079 rows; 1024 at a time
+    x[1030, 191] = np.nan
+    y = kernels.gemm_w6a16(x, p.packed, p.disk_scales, n=17, k=192, bias=p.bias)
+    one = kernels.gemm_w6a16(p.x.astype(dtype), p.packed, p.disk_scales, n=17, k=192, bias=p.bias)
+    assert np.isnan(y[1030]).all()
+    y[1030] = one[1030 % len(one)]
+    np.testing.assert_array_equal(y, np.concatenate([one] * 63))
+
+
 def test_all_least_codes_reach_the_bound_without_saturating(isa: str) -> None:
     """-32 and 31 against -128 and 127: the largest sums of pairs and of a group, of either sign."""
     n, k, m = 33, 256, 9

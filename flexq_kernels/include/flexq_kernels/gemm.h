@@ -1,7 +1,9 @@
 // W6Ax GEMM: y = dequant(q_a · q_wᵀ), int32 sums inside a group of 128, fp32 across groups.
 //
 // All functions work on the packed codes, validate the problem first and return at once for m == 0.
-// They run on OpenMP's threads, and may be called from several threads at a time.
+// They run on OpenMP's threads, and may be called from several threads at a time; each calling
+// thread keeps a buffer of its largest call: four bytes for each group of x, or of float
+// activations up to 1024 rows of them in fp32.
 #pragma once
 
 #include <cstdint>

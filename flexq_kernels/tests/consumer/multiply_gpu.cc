@@ -1,20 +1,13 @@
 // The same layer on a GPU: the weight is packed on the CPU and uploaded, the input is quantised and
 // multiplied on a stream.
 #include <cuda_runtime_api.h>
-#include <flexq_kernels/gemm.h>
 #include <flexq_kernels/gpu/quantize.h>
 #include <flexq_kernels/gpu/w6ax_gemm.h>
-#include <flexq_kernels/pack.h>
-#include <flexq_kernels/quantize.h>
 
 #include <algorithm>
-#include <cmath>
-#include <cstdint>
 #include <cstdio>
-#include <stdexcept>
-#include <vector>
 
-namespace fk = flexq_kernels;
+#include "layer.h"
 
 namespace {
 
@@ -48,56 +41,41 @@ class DeviceArray {
 };
 
 int multiply() {
-  const fk::GemmProblem problem{3, 24, 300, 8};  // y [3, 24] = x [3, 300] · w [24, 300]ᵀ
-  const int64_t m = problem.m, n = problem.n, k = problem.k, groups = fk::group_count(k);
-  std::vector<float> w(n * k), x(m * k);
-  for (size_t i = 0; i < w.size(); ++i) w[i] = std::sin(static_cast<float>(i));
-  for (size_t i = 0; i < x.size(); ++i) x[i] = std::cos(static_cast<float>(i) * 0.7f);
+  const Layer layer;
+  const fk::GemmProblem& problem = layer.problem;
+  const int64_t m = layer.m, n = layer.n, k = layer.k;
 
-  // Once per weight: codes and scales as on the CPU (multiply.cc), the scales tiled.
-  std::vector<int8_t> codes(n * k);
-  std::vector<uint16_t> row_scales(n * groups), scales(groups * n);
-  if (fk::quantize_weight_int6(codes.data(), row_scales.data(), w.data(), n, k)) return 1;
-  for (int64_t i = 0; i < n * groups; ++i) scales[i % groups * n + i / groups] = row_scales[i];
-  std::vector<uint8_t> packed(fk::packed_bytes(n, k));
-  fk::pack_int6(packed.data(), codes.data(), n, k);
+  // Once per weight: the codes are the CPU's, the scales tiled.
   std::vector<uint16_t> tiled(fk::tiled_scale_count(n, k));
-  fk::tile_scales(tiled.data(), scales.data(), n, k);
-  const DeviceArray<uint8_t> device_codes(packed);
-  const DeviceArray<uint16_t> device_scales(tiled);
+  fk::tile_scales(tiled.data(), layer.scales.data(), n, k);
+  const DeviceArray<uint8_t> codes(layer.packed);
+  const DeviceArray<uint16_t> scales(tiled);
 
   // Once per shape: memory for the input's codes, in the order that the kernel of this shape reads,
   // and a workspace, of zeros, for each stream.
   const int64_t stride = fk::gpu::scale_stride_of(m);
-  const DeviceArray<int8_t> x_codes(m * groups * fk::kGroupSize);
-  const DeviceArray<float> x_scales(groups * stride);
+  const DeviceArray<int8_t> x_codes(m * layer.groups * fk::kGroupSize);
+  const DeviceArray<float> x_scales(layer.groups * stride);
   const fk::gpu::ActivationBuffers input{x_codes.data(), x_scales.data(), stride,
                                          fk::gpu::w6ax_code_order(problem)};
-  const auto workspace_bytes = static_cast<int64_t>(fk::gpu::w6ax_workspace_bytes());
-  const DeviceArray<uint8_t> workspace(workspace_bytes);
+  const DeviceArray<uint8_t> workspace(static_cast<int64_t>(fk::gpu::w6ax_workspace_bytes()));
 
   // Once per input: two kernels on the stream. Both are the library's, so the second one may be a
   // programmatic launch.
-  const DeviceArray<float> device_x(x), device_y(m * n);
+  const DeviceArray<float> x(layer.x), y(m * n);
   void* const stream = nullptr;  // a cudaStream_t
-  fk::gpu::quantize_activations(input, device_x.data(), fk::FloatType::kFp32, m, k,
-                                problem.act_bits, {stream, false});
-  fk::gpu::gemm_w6ax_gpu({device_y.data(), fk::FloatType::kFp32}, input.view(),
-                         {device_codes.data(), device_scales.data()}, problem, workspace.data(),
-                         {stream, true});
-  std::vector<float> y(m * n);
-  check(cudaMemcpy(y.data(), device_y.data(), y.size() * sizeof(float), cudaMemcpyDeviceToHost));
+  fk::gpu::quantize_activations(input, x.data(), fk::FloatType::kFp32, m, k, problem.act_bits,
+                                {stream, false});
+  fk::gpu::gemm_w6ax_gpu({y.data(), fk::FloatType::kFp32}, input.view(),
+                         {codes.data(), scales.data()}, problem, workspace.data(), {stream, true});
+  std::vector<float> got(m * n);
+  check(cudaMemcpy(got.data(), y.data(), got.size() * sizeof(float), cudaMemcpyDeviceToHost));
 
-  // The CPU's integers are the same; its sums of groups are rounded in another order.
-  std::vector<int8_t> host_codes(m * groups * fk::kGroupSize);
-  std::vector<float> host_scales(m * groups), want(m * n);
-  fk::quantize_activations(host_codes.data(), host_scales.data(), x.data(), fk::FloatType::kFp32, m,
-                           k, fk::kGroupSize, problem.act_bits);
-  fk::gemm_w6ax(want.data(), {host_codes.data(), host_scales.data()},
-                {packed.data(), scales.data()}, nullptr, problem);
+  // The integers are the CPU's; the sums of groups are rounded in another order.
+  const std::vector<float> want = layer.multiply();
   float error = 0, size = 0;
-  for (size_t i = 0; i < y.size(); ++i) {
-    error = std::max(error, std::fabs(y[i] - want[i]));
+  for (size_t i = 0; i < want.size(); ++i) {
+    error = std::max(error, std::fabs(got[i] - want[i]));
     size = std::max(size, std::fabs(want[i]));
   }
   std::printf("%s: %.1e of the largest output off the CPU's\n",
