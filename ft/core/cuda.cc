@@ -99,7 +99,14 @@ void release(void* data) noexcept { cudaFree(data); }
 
 void* allocate_pinned(size_t bytes) {
   void* data = nullptr;
-  FLEXQ_FT_CUDA(cudaMallocHost(&data, bytes));
+  const cudaError_t status = cudaMallocHost(&data, bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    throw Error(ErrorKind::kOutOfMemory,
+                detail::join("cannot allocate ", bytes, " bytes of pinned memory on the host"), {},
+                "end other programs of this host");
+  }
+  FLEXQ_FT_CUDA(status);
   return data;
 }
 
@@ -155,11 +162,6 @@ bool Event::done() const {
 
 void Event::wait() const { FLEXQ_FT_CUDA(cudaEventSynchronize(static_cast<cudaEvent_t>(handle_))); }
 
-void Event::hold(Stream stream) const {
-  no_kernel_at_tail(stream);
-  FLEXQ_FT_CUDA(cudaStreamWaitEvent(queue_of(stream), static_cast<cudaEvent_t>(handle_), 0));
-}
-
 float Event::since_ms(const Event& start) const {
   float ms = 0.0f;
   FLEXQ_FT_CUDA(cudaEventElapsedTime(&ms, static_cast<cudaEvent_t>(start.handle_),
@@ -167,7 +169,9 @@ float Event::since_ms(const Event& start) const {
   return ms;
 }
 
-Graph::~Graph() { cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(handle_)); }
+Graph::~Graph() {
+  if (captured()) cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(handle_));
+}
 
 void Graph::capture(Stream stream, const std::function<void()>& work) {
   FLEXQ_FT_CHECK(!captured(), "a graph is captured once");

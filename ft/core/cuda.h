@@ -36,7 +36,7 @@ size_t free_bytes();          // of the current device
 // Null when there is no memory; other faults throw. Never from a pool: a peer can map it.
 void* allocate(size_t bytes);
 void release(void* data) noexcept;
-void* allocate_pinned(size_t bytes);
+void* allocate_pinned(size_t bytes);  // throws Error{kOutOfMemory} with the size
 void release_pinned(void* data) noexcept;
 
 // Between any two memories. With pinned host memory it returns before the copy has happened.
@@ -72,7 +72,6 @@ class Event {
   void record_in_graph(Stream stream);
   bool done() const;
   void wait() const;                         // of the host
-  void hold(Stream stream) const;            // work put on the stream later waits for it
   float since_ms(const Event& start) const;  // both timed and done
 
  private:

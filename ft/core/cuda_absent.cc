@@ -41,7 +41,6 @@ void Event::record(Stream) { refuse(); }
 void Event::record_in_graph(Stream) { refuse(); }
 bool Event::done() const { refuse(); }
 void Event::wait() const { refuse(); }
-void Event::hold(Stream) const { refuse(); }
 float Event::since_ms(const Event&) const { refuse(); }
 Graph::~Graph() = default;
 void Graph::capture(Stream, const std::function<void()>&) { refuse(); }

@@ -9,6 +9,7 @@ namespace flexq_ft::detail {
 
 inline void check_cuda(cudaError_t status, const char* call, const char* file, int line) {
   if (status == cudaSuccess) return;
+  (void)cudaGetLastError();  // it is told here, and not once more to who asks next
   const ErrorKind kind =
       status == cudaErrorMemoryAllocation ? ErrorKind::kOutOfMemory : ErrorKind::kDevice;
   throw Error(kind, join("CUDA: ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")"),

@@ -16,6 +16,13 @@ namespace flexq_ft::gpu {
 using flexq_kernels::gpu::pdl_launch_dependents;
 using flexq_kernels::gpu::pdl_wait;
 
+// Throws Error{kDevice} that names the kernel and its grid where a launch was refused.
+inline void check_launch(cudaError_t status, const void* kernel, const cudaLaunchConfig_t& config) {
+  if (status == cudaSuccess) return;
+  const std::string call = flexq_kernels::gpu::launch_text(kernel, config);
+  detail::check_cuda(status, call.c_str(), __FILE__, __LINE__);
+}
+
 // Launches on the current device. Dynamic shared memory above 48 KB must have been allowed for the
 // kernel (allow_shared_memory).
 template <typename... Params, typename... Args>
@@ -31,7 +38,8 @@ void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_byte
   attribute.val.programmaticStreamSerializationAllowed = 1;
   config.attrs = &attribute;
   config.numAttrs = stream.tail != nullptr && stream.tail->our_kernel ? 1 : 0;
-  FLEXQ_FT_CUDA(cudaLaunchKernelEx(&config, kernel, Params(args)...));
+  check_launch(cudaLaunchKernelEx(&config, kernel, Params(args)...),
+               reinterpret_cast<const void*>(kernel), config);
   if (stream.tail != nullptr) stream.tail->our_kernel = true;
 }
 

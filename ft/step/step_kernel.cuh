@@ -5,8 +5,6 @@
 // packets.cuh).
 #pragma once
 
-#include <type_traits>
-
 #include "ft/core/cuda_check.h"
 #include "ft/kernels/launch.cuh"
 #include "ft/step/attention.cuh"
@@ -225,7 +223,8 @@ void launch_step_as(const Args& args, int blocks, Stream stream) {
   // As much for every batch: captured launches of one must not lower what another needs.
   gpu::allow_shared_memory(kernel, static_cast<size_t>(args.map.block_bytes));
   const StepConfig made(blocks, args.map.bytes, kTokens > 1 && args.paired, stream);
-  FLEXQ_FT_CUDA(cudaLaunchKernelEx(&made.config, kernel, args));
+  gpu::check_launch(cudaLaunchKernelEx(&made.config, kernel, args),
+                    reinterpret_cast<const void*>(kernel), made.config);
   gpu::foreign_work(stream);  // what follows waits for all of it
 }
 

@@ -34,8 +34,8 @@ class DeviceUpload {
 
  private:
   struct Block {
-    void* data = nullptr;
     cuda::Event copied;
+    void* data;  // last: where it cannot be had the event still ends
     explicit Block(size_t bytes);
     ~Block();
     Block(const Block&) = delete;

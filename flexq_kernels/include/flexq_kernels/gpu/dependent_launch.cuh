@@ -33,7 +33,20 @@ __device__ __forceinline__ void pdl_launch_dependents() {
 // Throws std::runtime_error for what the CUDA runtime refuses.
 inline void check_cuda(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
+  (void)cudaGetLastError();  // it is told here, and not once more to who asks next
   throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+}
+
+// "launch of sm90_… (its mangled name), 132 x 1 blocks of 288 threads, 180224 bytes of shared
+// memory".
+inline std::string launch_text(const void* kernel, const cudaLaunchConfig_t& config) {
+  const char* name = nullptr;
+  if (cudaFuncGetName(&name, kernel) != cudaSuccess) name = nullptr;
+  (void)cudaGetLastError();
+  return std::string("launch of ") + (name != nullptr ? name : "a kernel") + ", " +
+         std::to_string(config.gridDim.x) + " x " + std::to_string(config.gridDim.y) +
+         " blocks of " + std::to_string(config.blockDim.x * config.blockDim.y) + " threads, " +
+         std::to_string(config.dynamicSmemBytes) + " bytes of shared memory";
 }
 
 // Blocks, in clusters of so many neighbours along x where the kernel does not say it itself.
@@ -70,7 +83,9 @@ void launch_kernel(void (*kernel)(Params...), const Grid& grid, dim3 block, size
     cluster.id = cudaLaunchAttributeClusterDimension;
     cluster.val.clusterDim = {grid.cluster, 1, 1};
   }
-  check_cuda(cudaLaunchKernelEx(&config, kernel, Params(args)...), "launch of a kernel");
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, Params(args)...);
+  if (error == cudaSuccess) return;
+  check_cuda(error, launch_text(reinterpret_cast<const void*>(kernel), config).c_str());
 }
 
 }  // namespace flexq_kernels::gpu
