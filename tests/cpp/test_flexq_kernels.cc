@@ -194,8 +194,17 @@ TEST(the_wrong_gemm_for_the_bits_is_refused) {
   EXPECT_THROW(gemm_w6a16(linear.y.data(), linear.x.data(), FloatType::kFp32, linear.weight(),
                           nullptr, linear.problem),
                std::invalid_argument, "abits=8");
+}
+
+TEST(a_null_operand_is_named) {
+  Linear linear({2, 16, 128, 8});
   EXPECT_THROW(gemm_w6ax(nullptr, {}, {}, nullptr, linear.problem), std::invalid_argument,
-               "null operand");
+               "GemmProblem{m=2, n=16, k=128, abits=8, group=128}: output: a null pointer");
+  PackedWeight weight = linear.weight();
+  weight.scales = nullptr;
+  EXPECT_THROW(gemm_w6ax(linear.y.data(), {linear.a_codes.data(), linear.a_scales.data()}, weight,
+                         nullptr, linear.problem),
+               std::invalid_argument, "weight scales: a null pointer");
 }
 
 TEST(a_weight_fault_has_its_place) {
