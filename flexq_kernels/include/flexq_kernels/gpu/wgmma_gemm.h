@@ -60,8 +60,8 @@ std::vector<WgmmaConfig> wgmma_configs(const GemmProblem& problem, const Device&
 // Of every config, at most. Launches that may run at once need workspaces of their own.
 size_t wgmma_workspace_bytes(const Device& device);
 
-// The workspace is all zero before its first launch, and is null where config.split is false. m ==
-// 0 is a no-op. y may have a gate where wgmma_takes_gate, and n is a multiple of 16.
+// The workspace is all zero before its first launch, and may be null where config.split is false. m
+// == 0 is a no-op. y may have a gate where wgmma_takes_gate, and n is a multiple of 16.
 void wgmma_gemm(const Output& y, const Activations& x, const Weight& w, const GemmProblem& problem,
                 const WgmmaConfig& config, void* workspace, const Launch& how);
 
