@@ -3,7 +3,7 @@
 `pack` and `linear` are a whole layer, on NumPy arrays and on PyTorch tensors of the CPU or a GPU:
 
     packed = kernels.pack(layer.weight)
-    y = kernels.linear(x, packed, act_bits=8, bias=layer.bias)
+    y = kernels.linear(x, packed, act_bits=8, bias=layer.bias.float())
     w = kernels.dequantize(packed, dtype=torch.float16)  # what the layer's weight has become
 
 The other functions are its parts, on NumPy arrays. Matrices are in Hugging Face order, weights
