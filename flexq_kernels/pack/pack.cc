@@ -27,6 +27,14 @@ void unpack_int6(int8_t* codes, const uint8_t* packed, int64_t n, int64_t k) {
   if (n > 0) unpack_int6_cpu(codes, packed, n, k);
 }
 
+void scales_by_group(uint16_t* scales, const uint16_t* row_scales, int64_t n, int64_t k) {
+  check_matrix(scales, row_scales, n, k);
+  const int64_t groups = group_count(k);
+  for (int64_t row = 0; row < n; ++row) {
+    for (int64_t g = 0; g < groups; ++g) scales[g * n + row] = row_scales[row * groups + g];
+  }
+}
+
 void tile_scales(uint16_t* tiled, const uint16_t* scales, int64_t n, int64_t k) {
   check_matrix(tiled, scales, n, k);
   if (n > 0) tile_scales_cpu(tiled, scales, n, k);

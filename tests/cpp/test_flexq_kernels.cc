@@ -258,6 +258,21 @@ TEST(tiled_scales_lie_beside_their_tile_with_zeros_past_n) {
   tile_scales(nullptr, nullptr, 0, 128);
 }
 
+TEST(scales_by_group_are_the_rows_transposed) {
+  const int64_t n = 17, k = 300, groups = group_count(k);
+  Guarded<uint16_t> rows(n * groups), scales(groups * n);
+  for (int64_t i = 0; i < n * groups; ++i) rows[i] = static_cast<uint16_t>(i);
+  scales_by_group(scales.data(), rows.data(), n, k);
+  for (int64_t g = 0; g < groups; ++g) {
+    for (int64_t row = 0; row < n; ++row) {
+      EXPECT_EQ(int{scales[g * n + row]}, static_cast<int>(row * groups + g));
+    }
+  }
+  EXPECT(scales.bands_intact());
+  scales_by_group(nullptr, nullptr, 0, 128);
+  EXPECT_THROW(scales_by_group(nullptr, nullptr, 16, 128), std::invalid_argument, "without memory");
+}
+
 TEST(fragment_order_gives_a_lane_its_operands_in_a_row) {
   Guarded<int8_t> natural(3 * kGroupSize), fragment(natural.size()), back(natural.size());
   for (int64_t i = 0; i < natural.size(); ++i) natural[i] = static_cast<int8_t>(i % 251);

@@ -25,7 +25,8 @@ struct GemmProblem {
 
 std::ostream& operator<<(std::ostream& out, const GemmProblem& problem);
 
-// Packed weights: codes as pack_int6 writes them; scales fp16 bits [group_count(k), n], as on disk.
+// Packed weights: codes as pack_int6 writes them; scales fp16 bits [group_count(k), n], as
+// scales_by_group makes them and as on disk.
 struct PackedWeight {
   const uint8_t* codes = nullptr;
   const uint16_t* scales = nullptr;

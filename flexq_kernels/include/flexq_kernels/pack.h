@@ -31,6 +31,10 @@ void pack_int6(uint8_t* packed, const int8_t* codes, int64_t n, int64_t k);
 // codes [n, k] <- packed. Padding is dropped.
 void unpack_int6(int8_t* codes, const uint8_t* packed, int64_t n, int64_t k);
 
+// scales [group_count(k)][n], as on disk and as gemm_w6ax reads them <- row_scales
+// [n][group_count(k)], as quantize_weight_int6 writes them; fp16 bits. Sizes as in pack_int6.
+void scales_by_group(uint16_t* scales, const uint16_t* row_scales, int64_t n, int64_t k);
+
 // The scales as the GPU kernels read them, beside the tile that they belong to:
 //   tiled [row_tiles(n)][group_count(k)][16] <- scales [group_count(k)][n], as on disk; fp16 bits
 // with zeros for rows past n. Sizes as in pack_int6.

@@ -19,7 +19,8 @@ struct WeightFault {
 
 // FlexQ weights: groups of 128 along K (the last may be shorter).
 //   codes  [n, k]               -32 … 31
-//   scales [n, group_count(k)]  fp16 bits: fp16(max(max|w| / 31, 1e-5))
+//   scales [n, group_count(k)]  fp16 bits: fp16(max(max|w| / 31, 1e-5)); products read them in
+//                               another order (scales_by_group, tile_scales; pack.h)
 //   w      [n, k]               fp32
 // Returns the first fault, row by row; then codes and scales are unspecified.
 [[nodiscard]] WeightFault quantize_weight_int6(int8_t* codes, uint16_t* scales, const float* w,

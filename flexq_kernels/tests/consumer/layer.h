@@ -28,7 +28,7 @@ struct Layer {
     if (fk::quantize_weight_int6(codes.data(), row_scales.data(), w.data(), n, k)) {
       throw std::invalid_argument("a weight that is not finite");
     }
-    for (int64_t i = 0; i < n * groups; ++i) scales[i % groups * n + i / groups] = row_scales[i];
+    fk::scales_by_group(scales.data(), row_scales.data(), n, k);
     fk::pack_int6(packed.data(), codes.data(), n, k);
   }
 
