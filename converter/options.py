@@ -9,7 +9,7 @@ from typing import Any, Literal
 from flexq_ft.errors import ConfigError
 
 __all__ = ["DTYPES", "LM_HEADS", "POLICY_SCHEMES", "ROUNDINGS", "SCHEMES", "SCHEME_NAMES"]
-__all__ += ["CalibrationOptions", "ConvertOptions", "scheme_of_int8_mode"]
+__all__ += ["CalibrationOptions", "ConvertOptions", "check_dtype", "scheme_of_int8_mode"]
 
 DTYPES = ("fp16", "bf16", "fp32")
 SCHEMES = (*DTYPES, "w8a16", "w8a8", "w6ax")
@@ -21,6 +21,12 @@ LM_HEADS = ("fp16", "w8", "w6")
 ROUNDINGS = ("nearest", "scale-search", "gptq")
 _SMOOTH_SCHEMES = ("w8a8", "w6ax")
 _INT8_MODES = {0: "fp16", 1: "w8a16", 2: "w8a8", 5: "w6ax"}
+
+
+def check_dtype(dtype: str | None) -> None:
+    """Raises ConfigError for what is neither one of DTYPES nor None."""
+    if dtype is not None and dtype not in DTYPES:
+        raise ConfigError(f"unknown dtype {dtype!r}", hint=f"--dtype {' | '.join(DTYPES)}")
 
 
 def scheme_of_int8_mode(mode: int) -> str:
@@ -99,8 +105,7 @@ class ConvertOptions:
             raise ConfigError(
                 f"unknown scheme {self.scheme!r}", hint=f"--scheme {' | '.join(SCHEME_NAMES)}"
             )
-        if self.dtype is not None and self.dtype not in DTYPES:
-            raise ConfigError(f"unknown dtype {self.dtype!r}", hint=f"--dtype {' | '.join(DTYPES)}")
+        check_dtype(self.dtype)
         if self.scheme in DTYPES and self.dtype not in (None, self.scheme):
             raise ConfigError(
                 f"--scheme {self.scheme} means {self.scheme} files, but --dtype {self.dtype} was"

@@ -200,8 +200,8 @@ class LLM:
     ) -> Generator[StreamPiece, None, None]:
         """Pieces as tokens come, in whole characters; the last has `output`. Closing it stops."""
         engine = self._open()
-        sequence = self._prompts.sequence(prompt, params or SamplingParams())
-        return generation.pieces(engine, sequence)
+        [one] = params_for(1, params or SamplingParams())
+        return generation.pieces(engine, self._prompts.sequence(prompt, one))
 
     def score(
         self, texts: Prompt | Sequence[Prompt], *, first: Sequence[int] | None = None
@@ -224,9 +224,12 @@ class LLM:
     ) -> NDArray[np.float32] | list[NDArray[np.float32]]:
         """Logits [tokens, vocab] in fp32 of one text or list of ids; of several, a list of them."""
         engine, read = self._open(), self._prompts.ids
-        if isinstance(ids, str) or (len(ids) > 0 and isinstance(ids[0], int | np.integer)):
-            return engine.forward(read(ids))  # type: ignore[arg-type]
-        return [engine.forward(read(one)) for one in ids]  # type: ignore[arg-type]
+        if isinstance(ids, str):
+            return engine.forward(read(ids))
+        batch = listed(ids)
+        if batch and isinstance(batch[0], int | np.integer):
+            return engine.forward(read(batch))  # type: ignore[arg-type]
+        return [engine.forward(read(one)) for one in batch]
 
     def linear_inputs(self, ids: Sequence[int]) -> dict[str, NDArray[np.float32]]:
         """What every linear of the model is given, [tokens, k] by name, before it is quantised; on
@@ -258,5 +261,8 @@ def _keywords(function: Callable[..., Any]) -> list[str]:
 
 def _at_least_one(**values: int | None) -> None:
     for name, value in values.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} is {value}; it must be at least 1.", hint=f"change {name}")
+        if value is not None and not (type(value) is int and 1 <= value < 1 << 31):
+            raise ConfigError(
+                f"{name} is {value!r}; it must be a whole number of at least 1.",
+                hint=f"change {name}",
+            )

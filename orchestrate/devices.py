@@ -37,7 +37,7 @@ class Device:
 
 def check_device(text: str) -> str:
     """The same text. Raises ConfigError if it names no device."""
-    if _GRAMMAR.fullmatch(text) is None:
+    if not isinstance(text, str) or _GRAMMAR.fullmatch(text) is None:
         raise ConfigError(
             f"device '{text}' is not known.",
             hint="auto, cpu, cuda, or cuda:N for one of several",

@@ -19,6 +19,7 @@ from flexq_ft.converter.options import (
     POLICY_SCHEMES,
     CalibrationOptions,
     ConvertOptions,
+    check_dtype,
 )
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.model_cache import Use, cache_root, locked, source_files
@@ -110,6 +111,7 @@ def find_model(
         raise absent_model(
             model, hint="a folder that flexq-ft convert wrote, a Hugging Face folder or a GGUF file"
         )
+    check_dtype(dtype)  # here, as it may stand for the scheme
     is_folder = is_model_folder(model)
     use = None
     if is_folder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,8 @@ def listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     """One text as a list of it. Raises ConfigError for what is no list of prompts."""
     if isinstance(prompts, str):
         return [prompts]
+    if isinstance(prompts, _NO_LISTS):
+        raise _no_prompt(prompts)
     try:
         return list(prompts)  # type: ignore[arg-type]
     except TypeError as error:
@@ -106,13 +108,23 @@ def listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
 
 
 def _whole_ids(prompt: Any) -> list[int]:
+    if isinstance(prompt, _NO_LISTS):
+        raise _no_prompt(prompt)
     try:
         return [operator.index(token) for token in prompt]
     except TypeError as error:
-        raise ConfigError(
-            f"a prompt is a text or a list of token ids, not {str(prompt)[:60]!r}.",
-            hint="llm.generate(['a text', [1, 450, 7]], params)",
-        ) from error
+        raise _no_prompt(prompt) from error
+
+
+# Iterable, and none of their values is a prompt or an id that was meant.
+_NO_LISTS = (Mapping, bytes, bytearray, Set)
+
+
+def _no_prompt(given: object) -> ConfigError:
+    return ConfigError(
+        f"a prompt is a text or a list of token ids, not {str(given)[:60]!r}.",
+        hint="llm.generate(['a text', [1, 450, 7]], params)",
+    )
 
 
 def _too_long(tokens: int, info: EngineInfo) -> ConfigError:

@@ -15,6 +15,8 @@ from typing import Any
 from flexq_ft.errors import ConfigError
 
 _SEED_LIMIT = 1 << 64
+_INT_LIMIT = 1 << 63  # of the engine's integers
+_LEAST_TEMPERATURE = 1e-5  # the engine's: below it logits overflow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,8 @@ class SamplingParams:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
         self._check_types()
-        self._check("temperature", self.temperature >= 0, "at least 0")
+        hot = self.temperature == 0 or self.temperature >= _LEAST_TEMPERATURE
+        self._check("temperature", hot, f"0 (greedy), or at least {_LEAST_TEMPERATURE:g}")
         self._check("top_k", self.top_k >= 0, "at least 0 (0: all tokens)")
         self._check("top_p", 0 <= self.top_p <= 1, "between 0 and 1")
         self._check("min_p", 0 <= self.min_p <= 1, "between 0 and 1")
@@ -90,7 +93,7 @@ class SamplingParams:
             if kind == "float":
                 good = _is_int(value) or (isinstance(value, float) and math.isfinite(value))
             elif kind == "int":
-                good = _is_int(value)
+                good = _is_int(value) and abs(value) < _INT_LIMIT
             elif kind == "bool":
                 good = isinstance(value, bool)
             elif kind == "int | None":
@@ -127,13 +130,14 @@ def _is_int(value: object) -> bool:
 
 def _is_id_lists(value: object) -> bool:
     return isinstance(value, list | tuple) and all(
-        isinstance(word, list | tuple) and all(_is_int(v) for v in word) for word in value
+        isinstance(word, list | tuple) and all(_is_int(v) and abs(v) < _INT_LIMIT for v in word)
+        for word in value
     )
 
 
 _KINDS = {
     "float": "a finite number",
-    "int": "a whole number",
+    "int": "a whole number of 64 bits",
     "bool": "true or false",
     "int | None": "a whole number",
     "Sequence[str]": "a list of texts",

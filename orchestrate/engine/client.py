@@ -83,7 +83,7 @@ def refuse_if_busy(is_busy: bool) -> None:
     """An engine serves one generate at a time: events of two would be mixed up."""
     if is_busy:
         raise ConfigError(
-            "a stream of this LLM is still open.",
+            "this LLM is at work: a stream of it is still open, or another thread uses it.",
             cause="one LLM runs one generate or stream at a time.",
             hint="read the stream to its end, close it, or give all prompts to one generate",
         )

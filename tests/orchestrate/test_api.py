@@ -131,12 +131,29 @@ def test_without_a_tokenizer_ids_go_in_and_out() -> None:
         llm.generate([[5]], SamplingParams(stop=["x"]))
 
 
-@pytest.mark.parametrize("prompt", [[1.5, 2], ["1", "2"], [[1]], None])
+@pytest.mark.parametrize(
+    "prompt", [[1.5, 2], ["1", "2"], [[1]], None, b"ab", {"prompt": "ab"}, {1: 2}, {1, 2}]
+)
 def test_what_is_neither_text_nor_ids_is_refused(prompt: Any) -> None:
     llm = fake_llm(ECHO)
     for call in (llm.generate, llm.score, llm.forward_logits):
         with pytest.raises(ConfigError, match="a text or a list of token ids"):
             call([prompt])  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("prompts", [None, 5, b"ab", {"prompt": "ab"}, {"a", "b"}])
+def test_what_is_no_list_of_prompts_is_refused(prompts: Any) -> None:
+    llm = fake_llm(ECHO)
+    for call in (llm.generate, llm.score, llm.forward_logits, llm.stream):
+        with pytest.raises(ConfigError, match=r"lists? of (token )?ids"):
+            call(prompts)  # type: ignore[operator]
+
+
+def test_a_stream_takes_params_as_generate_does() -> None:
+    llm, params = fake_llm(ECHO), SamplingParams(max_tokens=2)
+    assert "".join(piece.text for piece in llm.stream("ab", [params])) == "ba"  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="given by SamplingParams"):
+        llm.stream("ab", {"max_tokens": 2})  # type: ignore[arg-type]
 
 
 def test_one_text_is_one_text_everywhere() -> None:
@@ -191,18 +208,30 @@ def test_unknown_keyword_names_the_nearest(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keyword", ["tensor_parallel_size", "threads", "max_len", "max_batch"])
 def test_sizes_below_one_are_refused(tmp_path: Path, keyword: str) -> None:
-    with pytest.raises(ConfigError, match=keyword):
-        LLM(tmp_path, **{keyword: 0})
+    for value in (0, "2", 2.0, True, 1 << 31):
+        with pytest.raises(ConfigError, match=f"{keyword} is {value!r}"):
+            LLM(tmp_path, **{keyword: value})
+
+
+def test_a_dtype_or_device_that_is_none_is_named_as_such(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown dtype 'float16'"):
+        LLM(tmp_path, dtype="float16")
+    with pytest.raises(ConfigError, match="device 'None'"):
+        LLM(tmp_path, device=None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         ("temperature", -0.1),
+        ("temperature", 1e-9),  # what the engine refuses, before anything runs
         ("temperature", float("nan")),
         ("temperature", "hot"),
         ("top_k", -1),
         ("top_k", 1.5),
+        ("top_k", 1 << 63),
+        ("max_tokens", 1 << 63),
+        ("stop_words", [[1 << 63]]),
         ("top_p", 1.1),
         ("min_p", -0.1),
         ("repetition_penalty", 0.0),
