@@ -14,6 +14,7 @@ namespace {
 
 // Far above any use; it keeps the products of sizes, and page ids, inside their integers.
 constexpr int64_t kMaxBatch = 4096;
+constexpr int kMaxThreads = 1024;
 
 // Rows enough to keep the products busy; more only make the others wait longer for their token.
 constexpr int64_t kCpuPrefillTokens = 512;
@@ -210,6 +211,10 @@ EngineOptions resolve_options(const EngineOptions& asked, const ModelFolder& fol
   }
   options.prefill_tokens = resolve_prefill_tokens(asked, options.max_len);
   if (asked.threads < 0) check_at_least_one("threads", asked.threads);
+  if (asked.threads > kMaxThreads) {  // the runtime of OpenMP ends the process beyond some number
+    refuse(detail::join("threads is ", asked.threads, ", and at most ", kMaxThreads, " run"), {},
+           detail::join("--threads ", usable_cores()));
+  }
   if (asked.threads == 0) options.threads = std::max(1, usable_cores() / ranks);
   return options;
 }

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
+from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.engine.options import EngineOptions
 
 # Called as weights are read, with the bytes that are done and all that there are.
 LoadProgress = Callable[[int, int], None]
+
+
+_process: int | None = None  # whose engines have run
+
+
+def refuse_after_fork() -> None:
+    """A fork has none of the threads, and no GPU context, of the process that it is of: its first
+    parallel loop would wait for ever."""
+    global _process
+    _process = _process or os.getpid()
+    if _process != os.getpid():
+        raise ConfigError(
+            "this process is a fork of one that had an LLM, and cannot run any.",
+            cause="threads and GPU contexts do not survive a fork.",
+            hint='multiprocessing.set_start_method("spawn"), or make the first LLM in the child',
+        )
 
 
 class SingleRank:
@@ -23,6 +41,7 @@ class SingleRank:
     ) -> None:
         from flexq_ft import _native
 
+        refuse_after_fork()
         gpu = options.gpu + (0 if ranks is None else ranks.local_rank)
         self._on_gpu = options.device == "cuda"
         self._peak = _native.peak_resident_bytes
@@ -46,6 +65,7 @@ class SingleRank:
         )
 
     def __getattr__(self, name: str) -> Any:
+        refuse_after_fork()
         return getattr(self.engine, name)
 
     def peak_memory_bytes(self) -> int:

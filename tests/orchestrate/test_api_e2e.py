@@ -230,6 +230,37 @@ def test_sampling_repeats_with_its_seed(model: Path) -> None:
         assert continuation(llm.generate("A", other)[0]) != continuation(first)
 
 
+FORK = """
+import os, sys
+from flexq_ft import LLM
+from flexq_ft.errors import ConfigError
+
+llm = LLM(sys.argv[1], threads=2)
+ids = llm.generate([[5]])[0].outputs[0].token_ids
+if os.fork() == 0:
+    for attempt in (lambda: llm.generate([[5]]), lambda: LLM(sys.argv[1], threads=2)):
+        try:
+            attempt()
+        except ConfigError as error:
+            print(error.message, flush=True)
+    os._exit(0)
+os.wait()
+assert llm.generate([[5]])[0].outputs[0].token_ids == ids
+"""
+
+
+def test_a_fork_of_a_process_with_an_llm_is_refused_and_does_not_hang(model: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORK, str(model)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("this process is a fork of one that had an LLM") == 2
+
+
 @needs_mpi
 def test_two_ranks_give_the_tokens_of_one(model: Path) -> None:
     prompts = ["A weight file", "too short", [5, 6, 7]]

@@ -155,3 +155,8 @@ def test_logits_that_are_not_finite_name_the_slot_and_spare_the_engine(tmp_path:
     engine.release(slot)
     with pytest.raises(WeightError, match=r"position \d: the model's logits are not finite"):
         engine.score([5, 78, 6])
+
+
+def test_more_threads_than_can_be_started_are_refused(folder: str) -> None:
+    with pytest.raises(ConfigError, match="threads is 100000, and at most 1024 run"):
+        _native.Engine(folder, threads=100_000)
