@@ -41,7 +41,7 @@ std::vector<int64_t> parse_line(std::string_view line, const std::string& path, 
 
 TokenRows read_rows(const std::string& path) {
   const std::string text = read_text_file(path, kMaxCsvBytes, ErrorKind::kConfig);
-  std::string_view rest = text;
+  std::string_view rest = without_byte_order_mark(text);
   const size_t last = rest.find_last_not_of(" \t\r\n");
   rest = rest.substr(0, last == std::string_view::npos ? 0 : last + 1);
   if (rest.empty()) throw Error(ErrorKind::kConfig, path + " holds no ids");

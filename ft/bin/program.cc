@@ -1,5 +1,6 @@
 #include "ft/bin/program.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -147,6 +148,14 @@ void run(const Prepared& prepared, const ProgramStyle& style, HostBootstrap& hos
              time.count() / static_cast<double>(prepared.config.timed_iterations));
   if (first) print_split(totals, engine.options().threads);
   print_peak_memory(host.rank());
+  check_stdout();
+}
+
+// A program started without a standard stream (>&-) would open its own files as number 0, 1 or 2.
+void hold_standard_streams() {
+  for (const int number : {0, 1, 2}) {
+    if (fcntl(number, F_GETFD) < 0) (void)open("/dev/null", O_RDWR);
+  }
 }
 
 // By default libgomp's waiting threads spin for milliseconds; beside one other busy process that
@@ -161,6 +170,7 @@ void set_waiting(char** argv) {
 }  // namespace
 
 int run_program(const ProgramStyle& style, int argc, char** argv) {
+  hold_standard_streams();
   set_waiting(argv);
   if (argc > 1 && (std::string(argv[1]) == "-h" || std::string(argv[1]) == "--help")) {
     std::printf("usage: %s [INI [START_IDS]]\nwithout INI: %s\n", style.name,

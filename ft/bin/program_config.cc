@@ -215,8 +215,9 @@ void set_lengths(const ProgramConfig& config, const ModelFolder& folder, Program
                      ", total_output_len is ", config.total_output_len,
                      ", and the longest prompt has ", input, " ids"));
   }
-  const bool asked = config.max_seq_len > 0;
-  const int64_t limit = asked ? config.max_seq_len : context_limit(folder.config);
+  const int64_t context = context_limit(folder.config);
+  const bool asked = config.max_seq_len > 0 && config.max_seq_len < context;
+  const int64_t limit = asked ? config.max_seq_len : context;
   if (request->total_len > limit) {
     throw Error(ErrorKind::kConfig,
                 join("prompt and output are ", request->total_len, " ids (", input, " + ", output,

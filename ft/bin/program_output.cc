@@ -147,4 +147,10 @@ void print_peak_memory(int rank) {
   std::fflush(stdout);
 }
 
+void check_stdout() {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return;
+  throw Error(ErrorKind::kInternal, "stdout cannot be written, and what was printed is lost",
+              "the disk that it goes to may be full");
+}
+
 }  // namespace flexq_ft

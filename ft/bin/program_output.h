@@ -36,4 +36,7 @@ struct SplitTotals {  // over the timed iterations
 void print_split(const SplitTotals& totals, int threads);
 void print_peak_memory(int rank);
 
+// Throws Error{kInternal} if some of what was printed is lost, as on a full disk.
+void check_stdout();
+
 }  // namespace flexq_ft

@@ -50,7 +50,7 @@ class IniParser {
   explicit IniParser(IniFile* file) : file_(file) {}
 
   void run(std::string_view text) {
-    if (text.substr(0, 3) == "\xef\xbb\xbf") text.remove_prefix(3);
+    text = without_byte_order_mark(text);
     while (!text.empty()) {
       ++line_;
       const size_t end = text.find('\n');

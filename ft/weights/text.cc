@@ -128,6 +128,10 @@ std::string read_text_file(const std::string& path, size_t max_bytes, ErrorKind 
   return text;
 }
 
+std::string_view without_byte_order_mark(std::string_view text) {
+  return text.substr(0, 3) == "\xef\xbb\xbf" ? text.substr(3) : text;
+}
+
 size_t find_invalid_utf8(std::string_view text) {
   for (size_t i = 0; i < text.size();) {
     const size_t length = utf8_length(text.substr(i));

@@ -13,6 +13,9 @@ namespace flexq_ft {
 // The whole of a regular file of at most max_bytes; otherwise an Error of that kind.
 std::string read_text_file(const std::string& path, size_t max_bytes, ErrorKind kind);
 
+// Without the UTF-8 byte order mark that some editors put in front of a text.
+std::string_view without_byte_order_mark(std::string_view text);
+
 // Offset of the first byte that is not UTF-8 (overlong forms and surrogates are not), or npos.
 size_t find_invalid_utf8(std::string_view text);
 

@@ -153,7 +153,7 @@ def _without_line_end(text: str) -> str:
 
 def _decoded(data: bytes, name: str) -> str:
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")  # the mark that some editors begin a file with is no text
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"{name} is not UTF-8 text.", cause=str(error), hint="iconv -t UTF-8"

@@ -31,6 +31,10 @@ TEST(rows_of_different_lengths_blanks_and_line_ends) {
   EXPECT(rows[1] == (std::vector<int64_t>{7}));
 }
 
+TEST(a_byte_order_mark_is_no_part_of_an_id) {
+  EXPECT(start_ids("\xef\xbb\xbf 7, 8\n")[0] == (std::vector<int64_t>{7, 8}));
+}
+
 TEST(a_trailing_comma_is_named_with_file_line_and_field) {
   EXPECT_THROW(start_ids("1, 2\n3, 4,\n"), Error, ":2: field 3 is empty");
 }

@@ -70,9 +70,15 @@ def test_stdin_is_the_prompt_for_a_dash(
 
 @pytest.mark.parametrize(
     ("content", "prompt"),
-    [("é\nfile", "é\nfile"), ("file\n", "file"), ("file\r\n", "file"), ("file\n\n", "file\n")],
+    [
+        ("é\nfile", "é\nfile"),
+        ("file\n", "file"),
+        ("file\r\n", "file"),
+        ("file\n\n", "file\n"),
+        ("\ufefffile", "file"),
+    ],
 )
-def test_the_last_line_end_of_a_prompt_file_is_not_the_prompts(
+def test_neither_the_last_line_end_nor_a_byte_order_mark_is_a_prompt_files(
     use_model: Use, capsys: Capture, tmp_path: Path, content: str, prompt: str
 ) -> None:
     use_model(lambda ids: [*ids, *[EOS] * 9])

@@ -209,6 +209,7 @@ REFUSALS = {
     "request.request_output_lenght": ("4", "did you mean 'request_output_len'?"),
     "request.request_batch_size": ("3", "request_batch_size is 3, but start_ids.csv has 2 lines"),
     "request.total_output_len": ("65", "the model's context is 64"),
+    "ft_instance_hyperparameter.max_seq_len": ("7", "max_seq_len is 7"),
     "request.top_p": ("2.0", "top_p"),
 }
 
@@ -223,6 +224,32 @@ def test_what_cannot_be_done_is_refused_by_name_and_writes_nothing(case: Case, k
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ") and message in done.stderr
     assert not (case.cwd / "out").exists()
+
+
+def test_a_max_seq_len_beyond_the_models_positions_is_not_the_limit(case: Case) -> None:
+    case.keys["ft_instance_hyperparameter.max_seq_len"] = "2048"
+    case.keys["request.total_output_len"] = "65"
+    done = case.run()
+    assert done.returncode == 2 and "the model's context is 64" in done.stderr
+
+
+def test_lines_that_a_full_disk_swallows_are_an_error(case: Case) -> None:
+    case.run()
+    command = [program(case.name), "x.ini"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, cwd=case.cwd, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1 and "error: stdout cannot be written" in done.stderr
+
+
+def test_without_standard_streams_the_ids_are_written_all_the_same(case: Case) -> None:
+    case.run()
+    expected = case.out()
+    (case.cwd / "out").unlink()
+    command = f"{program(case.name)} x.ini <&- >&- 2>&-"
+    assert subprocess.run(command, cwd=case.cwd, shell=True, check=False).returncode == 0
+    assert case.out() == expected
 
 
 @pytest.mark.skipif(bool(_native.gpus()), reason="there is a GPU")
