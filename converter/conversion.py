@@ -25,6 +25,7 @@ from flexq_ft.converter.planning import ConversionPlan, make_plan
 from flexq_ft.converter.progress import ProgressSink, SilentProgress
 from flexq_ft.converter.report import Quality, quality_report
 from flexq_ft.converter.source import Source, hash_files, open_source
+from flexq_ft.converter.tied_head import refuse_other_head
 from flexq_ft.converter.transforms import SmoothedSource, Smoothing, apply_transforms
 from flexq_ft.converter.writer import FolderWriter, UnitRecord
 from flexq_ft.errors import ConfigError, WeightError
@@ -83,6 +84,7 @@ def convert(
     try:
         transformed = apply_transforms(opened, options)
         conversion = _Conversion(transformed, Path(out), options, progress or SilentProgress())
+        refuse_other_head(opened, conversion.plan.units)
         folders = conversion.run()
     finally:
         opened.close()

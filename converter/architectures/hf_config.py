@@ -77,7 +77,7 @@ class _Config:
         if value is None:
             raise self.fault(f"has no key {key!r}")
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 31:
-            raise self.fault(f"{key} is {value!r}, not a positive size")
+            raise self.fault(f"{key} is {value!r}, not a whole number from 1 to {(1 << 31) - 1:,}")
         return value
 
     def flag(self, key: str) -> bool:

@@ -68,7 +68,7 @@ LLAMA = Architecture(
             shape=("vocab", "hidden"),
             when=lambda config: not config.tie_word_embeddings,
         ),
-        # A tied checkpoint may hold the head's copy; Hugging Face ignores it too.
+        # A tied checkpoint may hold the head's copy (tied_head.py).
         TensorSpec(hf="lm_head.weight", when=lambda config: config.tie_word_embeddings),
         TensorSpec(hf=_HF + "self_attn.rotary_emb.inv_freq"),
         _norm("input_layernorm"),

@@ -60,6 +60,11 @@ def _open_other_folder(path: Path) -> Source:
     if models:
         names = ", ".join(model.name for model in models)
         raise ConfigError(f"{path} holds {len(models)} GGUF files", hint=f"name one: {names}")
+    if weights := sorted(file.name for file in path.glob("*.safetensors")):
+        raise ConfigError(
+            f"{path} holds {weights[0]}, but no model.safetensors.index.json to say what is where",
+            hint="download the whole checkpoint; a single file is named model.safetensors",
+        )
     raise ConfigError(f"{path} holds no checkpoint", hint=_FORMATS)
 
 

@@ -23,6 +23,7 @@ from flexq_ft.converter.model_config import ModelConfig
 from flexq_ft.converter.source.base import Source, TensorInfo, model_name
 from flexq_ft.converter.source.gguf_config import hf_config_of
 from flexq_ft.converter.source.gguf_tokenizer import tokenizer_files
+from flexq_ft.converter.source.json_file import refuse_lfs_pointer
 from flexq_ft.errors import WeightError
 
 __all__ = ["GgufSource"]
@@ -60,6 +61,7 @@ class GgufSource(Source):
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        refuse_lfs_pointer(path)
         try:
             reader = GGUFReader(path)
             self._metadata = {

@@ -9,7 +9,7 @@ from typing import Any
 from flexq_ft.converter.architectures.hf_config import parse_hf_config
 from flexq_ft.converter.model_config import ModelConfig
 from flexq_ft.converter.source.base import CONFIG_FILES, TOKENIZER_FILES, Source, model_name
-from flexq_ft.converter.source.json_file import read_json_object
+from flexq_ft.converter.source.json_file import read_json_object, refuse_lfs_pointer
 from flexq_ft.errors import WeightError
 
 __all__ = ["HfFolder", "find_weight_files"]
@@ -21,6 +21,10 @@ class HfFolder(Source):
     def __init__(self, path: Path, weight_paths: tuple[Path, ...]) -> None:
         self._path = path
         self._weight_paths = weight_paths
+        for file in self.source_files():
+            refuse_lfs_pointer(file)
+            if file.name in TOKENIZER_FILES and file.suffix == ".json":
+                read_json_object(file)  # before hours of work, and not when the model is opened
 
     @property
     def name(self) -> str:

@@ -8,9 +8,21 @@ from typing import Any
 
 from flexq_ft.errors import WeightError
 
-__all__ = ["read_json_object"]
+__all__ = ["read_json_object", "refuse_lfs_pointer"]
 
 _MAX_BYTES = 64 << 20
+_LFS_POINTER = b"version https://git-lfs."
+
+
+def refuse_lfs_pointer(path: Path) -> None:
+    """Raises WeightError for what a clone without git-lfs has in the place of a large file."""
+    with path.open("rb") as file:
+        is_pointer = file.read(len(_LFS_POINTER)) == _LFS_POINTER
+    if is_pointer:
+        raise WeightError(
+            f"{path.name} is a Git LFS pointer, not the file that it stands for",
+            hint=f"git lfs pull, in {path.parent}",
+        )
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

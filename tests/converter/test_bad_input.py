@@ -160,6 +160,49 @@ def test_config_faults(own_checkpoint: Own, tmp_path: Path) -> None:
     assert "config.json is missing" in refused(source, tmp_path / "out").message
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_git_lfs_pointer_is_called_one(own_checkpoint: Own, tmp_path: Path, name: str) -> None:
+    source = own_checkpoint("qwen2")
+    save_file(merged(source), source / "model.safetensors")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 11547072\n"
+    (source / name).write_text(pointer, encoding="utf-8")
+    error = refused(source, tmp_path / "out")
+    assert f"{name} is a Git LFS pointer" in error.message and "git lfs pull" in error.hint
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_cut_tokenizer_is_found_before_the_weights_are_read(
+    own_checkpoint: Own, tmp_path: Path, name: str
+) -> None:
+    source = own_checkpoint("qwen2")
+    (source / name).write_text('{"model": {"vocab": {', encoding="utf-8")
+    assert f"{name} is not valid JSON" in refused(source, tmp_path / "out").message
+
+
+def test_shards_without_their_index(own_checkpoint: Own) -> None:
+    source = own_checkpoint("qwen2")
+    (source / "model.safetensors.index.json").unlink()
+    with pytest.raises(ConfigError, match=r"but no model\.safetensors\.index\.json"):
+        open_source(source)
+
+
+@pytest.mark.parametrize("scheme", ["fp16", "w6ax"])
+def test_a_tied_models_own_head_must_be_the_embedding(
+    own_checkpoint: Own, tmp_path: Path, scheme: str
+) -> None:
+    source = own_checkpoint("llama-one-kv")
+    tensors = merged(source)
+    embedding = tensors["model.embed_tokens.weight"]
+    tensors["lm_head.weight"] = embedding.copy()
+    save_file(tensors, source / "model.safetensors")
+    convert(source, tmp_path / "copy", ConvertOptions(scheme=scheme))
+    tensors["lm_head.weight"][-1, -1] += 1
+    save_file(tensors, source / "model.safetensors")
+    error = refused(source, tmp_path / "out", scheme=scheme)
+    assert "lm_head.weight of own-llama-one-kv is not model.embed_tokens.weight" in error.message
+    assert '"tie_word_embeddings": false' in error.hint
+
+
 def test_paths_that_hold_no_checkpoint(checkpoint: Own, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="org/a-model does not exist") as caught:
         open_source("org/a-model")
