@@ -87,11 +87,12 @@ def _load(policy: str | Path) -> tuple[_Checker, Any]:
             f"policy {str(policy)!r} is neither a built-in name nor a file",
             hint=f"--policy {near[0] if near else ' | '.join(BUILT_IN_POLICIES)}",
         )
+    lines: dict[tuple[str | int, ...], int] = {}
     try:
         text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        _collect_lines(yaml.compose(text, Loader=yaml.SafeLoader), (), lines)
         content = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         place, cause = path.name, str(error)
         if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark and error.problem:
             place, cause = f"{place}:{error.problem_mark.line + 1}", error.problem
@@ -100,8 +101,6 @@ def _load(policy: str | Path) -> tuple[_Checker, Any]:
             cause=cause,
             hint="configs/policies/ has policies to start from",
         ) from error
-    lines: dict[tuple[str | int, ...], int] = {}
-    _collect_lines(node, (), lines)
     return _Checker(path.stem, lines, file=path.name), content
 
 

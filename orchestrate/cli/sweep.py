@@ -174,6 +174,8 @@ def _show(run: Any, rows: list[dict[str, Any]], *, config: dict[str, Any]) -> in
             console.info(row["quality"]["ppl"]["description"])
             break
     console.info(f"report: {run.report_path}   rows, with commands: {run.store.path}")
+    if others := len(run.other_rows()):
+        console.info(f"the report also has {others} cases of this folder that FILE does not have")
     failed = error_lines(rows)
     for line in failed:
         console.info(line)

@@ -64,7 +64,7 @@ def load_result(path: Path) -> Result:
         environment = rows[-1]["environment"]
     else:
         kind, rows, environment = _document(path)
-    entries = [_ENTRIES[kind](row) for row in rows]
+    entries = [_read(_ENTRIES[kind], row, f"{path}: row {i}") for i, row in enumerate(rows, 1)]
     labels: dict[tuple[Any, ...], str] = {}
     for entry in entries:
         if entry.key in labels:
@@ -75,6 +75,17 @@ def load_result(path: Path) -> Result:
     commit = (environment.get("commit") or "unknown")[:12]
     about = f"flexq-ft {environment['version']}, commit {commit}, {environment['time']}"
     return Result(path, kind, about, entries)
+
+
+def _read(entry: Callable[[Row], Entry], row: Row, place: str) -> Entry:
+    try:
+        return entry(row)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ConfigError(
+            f"{place} is none that this version can read.",
+            cause=f"{type(error).__name__}: {error}",
+            hint="measure again, or compare with the version that wrote it",
+        ) from error
 
 
 def _sweep_folder(folder: Path) -> list[dict[str, Any]]:

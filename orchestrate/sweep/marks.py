@@ -35,6 +35,8 @@ class MarkedYaml:
             mark = error.problem_mark or error.context_mark
             line = mark.line + 1 if mark is not None else 1
             raise ConfigError(f"{path}:{line}: {error.problem or error.context}") from error
+        except RecursionError as error:
+            raise ConfigError(f"{path} holds itself, or is nested too deeply.") from error
         finally:
             loader.dispose()
 

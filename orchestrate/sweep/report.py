@@ -119,11 +119,17 @@ COLUMNS = (
 ERROR_COLUMN = Column(title="error", cell=_error, is_number=False)
 
 
+# Of a configuration: how it is measured, and not what.
+_HOW = ("repeat", "seed", "quality", "latency_at")
+
+
 def newest_rows(rows: Iterable[Row]) -> list[Row]:
-    """The last row of each configuration: a model that was replaced makes older ones void."""
+    """The last row of each configuration: a model that was replaced makes older ones void, and so
+    does another `repeat`, `seed`, `quality` or `latency_at`."""
     newest: dict[str, Row] = {}
     for row in rows:
-        newest[json.dumps(row["config"], sort_keys=True)] = row
+        what = {name: value for name, value in row["config"].items() if name not in _HOW}
+        newest[json.dumps(what, sort_keys=True)] = row
     return list(newest.values())
 
 

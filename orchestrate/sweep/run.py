@@ -159,9 +159,19 @@ class SweepRun:
             if case.case_id in found
         ]
 
+    def other_rows(self) -> list[Row]:
+        """Of what the folder has beside this sweep: cases that its file has no longer, or never
+        had."""
+        own = self.rows()
+        ids = {case.case_id for case in self.cases}
+        others = (rows for case_id, rows in self.store.cases().items() if case_id not in ids)
+        newest = newest_rows([*(joined(rows, rounds=self.rounds) for rows in others), *own])
+        return [row for row in newest if row["case_id"] not in ids]
+
     def write_report(self) -> None:
-        """Rebuild the reports, and plots if asked for, from the JSON lines."""
-        rows = newest_rows(joined(rows, rounds=self.rounds) for rows in self.store.cases().values())
+        """Rebuild the reports, and plots if asked for, from the JSON lines: this sweep's cases in
+        its order, then the others."""
+        rows = [*newest_rows(self.rows()), *self.other_rows()]
         if rows:
             plots = plot_rows(rows, self.folder) if self._plots else []
             write_atomically(self.report_path, markdown(rows, title=self.title, plots=plots))

@@ -13,6 +13,7 @@ from flexq_ft.errors import ConfigError
 
 ROWS_NAME = "rows.jsonl"
 Row = dict[str, Any]
+_KEYS = {"config", "model", "machine", "metrics", "quality", "flags", "error", "environment"}
 
 
 class RowStore:
@@ -31,8 +32,10 @@ class RowStore:
         for number, line in enumerate(self._complete_lines(), start=1):
             try:
                 row = json.loads(line)
+                if missing := _KEYS - row.keys():
+                    raise KeyError(min(missing))
                 rows[row["case_id"], row["round"]] = row
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise ConfigError(
                     f"{self.path}:{number}: not a row of a sweep.",
                     cause=f"{type(error).__name__}: {error}",

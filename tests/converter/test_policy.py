@@ -76,6 +76,8 @@ def test_errors_name_the_line_and_the_nearest_key(tmp_path: Path, body: str, mes
 
 
 def test_other_faults(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"mine\.yaml is not valid YAML"):
+        resolve("rules: &a [*a]\n", tmp_path)
     with pytest.raises(ConfigError, match="schema must be flexq-ft/policy/1"):
         resolve("default: 6\n", tmp_path)
     with pytest.raises(ConfigError, match=r"mine\.yaml:2 is not valid YAML") as caught:

@@ -311,6 +311,10 @@ def test_a_metric_that_nobody_has_is_an_error(files: Files, capsys: Capture) -> 
     assert "Did you mean 'decode_tok_s'" in capsys.readouterr().err
 
 
+def without(row: Row, key: str) -> Row:
+    return {name: value for name, value in row.items() if name != key}
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -319,6 +323,8 @@ def test_a_metric_that_nobody_has_is_an_error(files: Files, capsys: Capture) -> 
         (lambda d: {**d, "results": [{"case_id": "x"}]}, "holds no results"),
         (lambda d: {**d, "results": 2 * d["results"]}, "two rows of the same case"),
         (lambda d: [], "is not a result"),
+        (lambda d: {**d, "results": [without(d["results"][0], "flags")]}, "row 1 is none that"),
+        (lambda d: {**d, "results": [{**d["results"][0], "metrics": {"x": 1}}]}, "row 1 is none"),
     ],
 )
 def test_files_that_are_no_results(

@@ -22,6 +22,7 @@ import yaml
 
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.cli.main import run_cli
+from flexq_ft.orchestrate.compare.result import load_result
 from flexq_ft.orchestrate.sweep import run as run_module
 from flexq_ft.orchestrate.sweep.case_config import Case
 from flexq_ft.orchestrate.sweep.command import reproduce_command
@@ -191,6 +192,53 @@ def test_report_keeps_the_newest_row_of_a_configuration(sweeper: Sweeper) -> Non
     assert len(run.run()) == 1
     assert len(run.store.load()) == 2
     assert "1 cases, 0 failed" in run.report_path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "edited", [{"repeat": {"min": 2, "max": 2}}, {"latency_at": [4]}, {"seed": 7}]
+)
+def test_an_edited_file_measures_its_cases_anew_and_the_report_has_them_once(
+    sweeper: Sweeper, edited: dict[str, Any]
+) -> None:
+    matrix = {"batch": [1, 2]}
+    sweeper.run(model="fine", matrix=matrix).run()
+    run = sweeper.run(model="fine", matrix=matrix, **edited)
+    rows = run.run()
+    assert len(sweeper.started) == 4 and run.other_rows() == []
+    assert "2 cases, 0 failed" in run.report_path.read_text(encoding="utf-8")
+    # Back again: nothing to run, and the report has this sweep's rows, not the later ones.
+    run = sweeper.run(model="fine", matrix=matrix)
+    again = run.run()
+    assert len(sweeper.started) == 4 and run.other_rows() == []
+    text = run.report_path.read_text(encoding="utf-8")
+    assert all(row["command"] in text for row in again)
+    assert not any(row["command"] in text for row in rows)
+    entries = load_result(sweeper.out).entries
+    assert len(entries) == 2
+
+
+def test_cases_that_the_file_has_no_longer_stay_behind_its_own_and_are_counted(
+    sweeper: Sweeper, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (sweeper.folder / "fine").write_bytes(b"")
+    sweeper.run(model="fine", matrix={"batch": [1, 2, 3]}).run()
+    file = sweeper.file(model="fine", matrix={"batch": [4, 2]})
+    assert run_cli(["sweep", str(file), "--out", str(sweeper.out)]) == 0
+    assert "2 cases of this folder that FILE does not have" in capsys.readouterr().err
+    lines = (sweeper.out / "report.csv").read_text(encoding="utf-8").splitlines()
+    batch = lines[0].split(",").index("batch")
+    assert [line.split(",")[batch] for line in lines[1:]] == ["4", "2", "1", "3"]
+
+
+def test_a_row_of_another_shape_is_named_with_its_line(sweeper: Sweeper) -> None:
+    run = sweeper.run(model="fine", matrix={"batch": [1]})
+    run.run()
+    (row,) = run.store.load()
+    del row["flags"]
+    run.store.path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"rows\.jsonl:1: not a row") as caught:
+        run.pending()
+    assert "flags" in caught.value.cause
 
 
 def test_row_matches_the_schema(sweeper: Sweeper) -> None:

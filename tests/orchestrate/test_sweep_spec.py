@@ -111,6 +111,7 @@ def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
         ),
         ("schema: [flexq\nmodel: m", r"sweep\.yaml:2"),
         ("- 1\n", "a sweep file is a mapping"),
+        ("schema: &a [*a]\n", "holds itself"),
         ("", "a sweep file is a mapping"),
         ("schema: flexq-ft/sweep/1\nmatrix: {batch: 1.5}\n", ":2: matrix.batch"),
         ("schema: flexq-ft/sweep/1\nmatrix: {tp: true}\n", ":2: matrix.tp"),
