@@ -9,12 +9,14 @@ from typing import Any, Protocol, TypeVar
 
 import rich_click as click
 
+from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.cli.options import SIZE
 from flexq_ft.orchestrate.eval.perplexity import (
     LONGEST_WINDOW,
     TextProtocol,
     TextWindows,
     cut_windows,
+    protocol_text,
 )
 from flexq_ft.orchestrate.eval.text import check_protocol, load_text
 
@@ -64,10 +66,18 @@ class WindowedText:
 
     @classmethod
     def load(cls, options: Mapping[str, Any]) -> WindowedText:
-        """Raises ConfigError if the text cannot be loaded, or not be read by the protocol."""
+        """Raises ConfigError, before a model is loaded, if the text cannot be, is not to be read by
+        the protocol or is not UTF-8, and for a window without a token to predict."""
         text = load_text(options["text"])
         protocol = check_protocol(text, options["protocol"])
-        return cls(text.name, text.data, protocol, options["window"], options["max_windows"])
+        protocol_text(text.data, protocol=protocol)
+        window = options["window"]
+        if window is not None and window < 2:
+            raise ConfigError(
+                f"--window is {window}; a window needs at least 2 tokens.",
+                hint=f"--window {LONGEST_WINDOW}, or without it",
+            )
+        return cls(text.name, text.data, protocol, window, options["max_windows"])
 
     @property
     def longest_window(self) -> int:

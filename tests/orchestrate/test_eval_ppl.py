@@ -155,6 +155,23 @@ def test_what_is_no_result_is_refused(
     assert f"{other} cannot be compared with" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("verb", ["ppl", "kl"])
+@pytest.mark.parametrize(
+    ("content", "more", "message"),
+    [
+        (b"a \xff", [], "not UTF-8: byte 0xff at offset 2"),
+        (b"a text", ["--window", "1"], "--window is 1"),
+    ],
+)
+def test_a_text_that_cannot_be_read_is_refused_before_a_model_is_loaded(
+    capsys: Capture, tmp_path: Path, verb: str, content: bytes, more: list[str], message: str
+) -> None:
+    (tmp_path / "text").write_bytes(content)
+    args = ["eval", verb, str(tmp_path / "no model"), "--text", str(tmp_path / "text"), *more]
+    assert run_cli(args) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_errors_are_documents_of_the_schema(checkpoint: Path, cache: Path, capsys: Capture) -> None:
     args = ["eval", "ppl", str(checkpoint), "--cache-dir", str(cache), "--json", "-q"]
     for more in (["--text", "nowhere.txt"], ["--text", str(TEXT), "--window", "129"]):
