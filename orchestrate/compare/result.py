@@ -69,7 +69,9 @@ def load_result(path: Path) -> Result:
     for entry in entries:
         if entry.key in labels:
             raise ConfigError(
-                f"{path} has two rows of the same case.", cause=f"both are {entry.label}."
+                f"{path} has two rows of the same case.",
+                cause=f"both are {entry.label}.",
+                hint="an --out folder for each device, or a sweep without what is there twice",
             )
         labels[entry.key] = entry.label
     commit = (environment.get("commit") or "unknown")[:12]

@@ -10,14 +10,15 @@ from pathlib import Path
 from flexq_ft.converter.folder import is_model_folder
 from flexq_ft.errors import FlexQFtError
 from flexq_ft.orchestrate.bench.roofline import ModelSizes
+from flexq_ft.orchestrate.devices import choose_device
 from flexq_ft.orchestrate.models import refuse_preparation
 from flexq_ft.orchestrate.sweep.case_config import Case
 
 
 def foreseen_failures(cases: Sequence[Case]) -> list[str]:
-    """A line for each reason: a model that is absent or no model, or a folder that would have to be
-    converted anew; ranks that do not divide it, lengths beyond its positions. Of GGUF files and
-    pytorch_model.bin the first alone."""
+    """A line for each reason: GPUs that are not here; a model that is absent or no model, or a
+    folder that would have to be converted anew; ranks that do not divide it, lengths beyond its
+    positions. Of GGUF files and pytorch_model.bin the first two alone."""
     reasons = Counter(reason for case in cases if (reason := _reason(case)))
     return [f"{count} of {len(cases)} cases will fail: {why}" for why, count in reasons.items()]
 
@@ -27,6 +28,8 @@ def _reason(case: Case) -> str | None:
     if not source.exists():
         return f"{source} does not exist"
     try:
+        if case.device != "auto":
+            choose_device(case.device, scheme="", dtype=None, ranks=case.tp, notify=lambda _: None)
         if is_model_folder(source):
             refuse_preparation(source, case.preparation())
         positions = _positions(source, case.tp, case.scheme == "w6ax", case.synthetic_weights)

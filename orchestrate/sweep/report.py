@@ -176,9 +176,9 @@ def screen_table(rows: Sequence[Row], *, title: str) -> Table:
 
 
 def error_lines(rows: Sequence[Row]) -> list[str]:
-    """One line for each failed row."""
+    """One line for each failed row, with the cause that the table has no room for."""
     return [
-        f"row {number} failed. {_error(row)}"
+        f"row {number} failed. {_error(row)} {row['error']['cause']}".rstrip()
         for number, row in enumerate(rows, start=1)
         if row["error"] is not None
     ]

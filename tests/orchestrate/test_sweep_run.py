@@ -21,6 +21,7 @@ import pytest
 import yaml
 
 from flexq_ft.errors import ConfigError
+from flexq_ft.orchestrate import devices
 from flexq_ft.orchestrate.cli.main import run_cli
 from flexq_ft.orchestrate.compare.result import load_result
 from flexq_ft.orchestrate.sweep import run as run_module
@@ -395,6 +396,26 @@ def test_what_must_fail_is_said_before_any_case_runs(
     shape = sweeper.file(model="llama-7b", synthetic_weights=True, matrix={"prompt_tokens": "2k"})
     assert run_cli(["sweep", str(shape), "--dry-run"]) == 0
     assert "1 of 1 cases will fail: 2,176 tokens do not fit" in capsys.readouterr().err
+
+
+def test_gpus_that_are_not_here_are_foreseen(
+    sweeper: Sweeper, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "gpus", lambda: [{"name": "one"}])
+    file = sweeper.file(model="llama-7b", synthetic_weights=True, matrix={"tp": [1, 2]})
+    assert run_cli(["sweep", str(file), "--dry-run", "--device", "cuda"]) == 0
+    expected = "warning: 1 of 2 cases will fail: --device cuda: 2 ranks need a GPU each"
+    assert expected in capsys.readouterr().err
+    assert run_cli(["sweep", str(file), "--dry-run"]) == 0
+    assert "will fail" not in capsys.readouterr().err
+
+
+def test_a_failed_case_is_said_with_its_cause(
+    sweeper: Sweeper, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = sweeper.file(model="mute", matrix={})
+    assert run_cli(["sweep", str(file), "--out", str(sweeper.out)]) == 1
+    assert "without a result. the engine fell over" in capsys.readouterr().err
 
 
 def test_sweep_verb_exit_code_and_envelope(
