@@ -173,6 +173,14 @@ def test_what_does_not_fit_is_refused_by_name(rng: np.random.Generator) -> None:
         kernels.linear(values, packed, act_bits=8)
     with pytest.raises(ConfigError, match="bias is a list, expected a NumPy array"):
         kernels.linear(values, on_numpy, act_bits=8, bias=[0.0] * 17)
+    with pytest.raises(ConfigError, match="packed is a ndarray, expected a PackedWeight"):
+        kernels.dequantize(w, dtype=np.float32)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="bias is a Tensor, expected a NumPy array"):
+        kernels.linear(values, on_numpy, act_bits=16, bias=torch.zeros(17))
+    with pytest.raises(ConfigError, match=r"x has shape \[\], expected"):
+        kernels.linear(np.zeros((), np.float32), on_numpy, act_bits=8)
+    with pytest.raises(ConfigError, match=r"x has shape \[4, 191\], expected \[..., 192\]"):
+        kernels.linear(values[:, 1:], on_numpy, act_bits=8)
     with pytest.raises(ConfigError, match="x is a list, expected a NumPy array or a PyTorch"):
         kernels.linear(values.tolist(), packed, act_bits=8)
     with pytest.raises(ConfigError, match="codes is a str, expected an array with __dlpack__"):

@@ -208,6 +208,7 @@ def dequantize(packed: PackedWeight, *, dtype: Any) -> Any:
     one of the two of 16 bits. What does not fit it is infinite. The result lies where packed lies,
     on a GPU as work of PyTorch's current stream.
     """
+    _check_packed(packed)
     n, k = packed.n, packed.k
     on_numpy = isinstance(packed.codes, np.ndarray)
     name = np.dtype(dtype).name if on_numpy else str(dtype).removeprefix("torch.")
@@ -239,11 +240,7 @@ def linear(x: Any, packed: PackedWeight, *, act_bits: int, bias: Any | None = No
     the products of a stream share one that is kept. A row with a value that is not finite is NaN;
     with 16 bits it is what the floats give. There is no gradient.
     """
-    if not isinstance(packed, PackedWeight):
-        raise ConfigError(
-            f"packed is a {type(packed).__name__}, expected a PackedWeight",
-            hint="kernels.pack(weight)",
-        )
+    _check_packed(packed)
     if act_bits not in (6, 8, 16):
         raise ConfigError(f"act_bits is {act_bits}; it must be 6, 8 or 16")
     act_bits = int(act_bits)  # 8.0 is one of them
@@ -313,6 +310,14 @@ def _linear_numpy(
         y = gemm_w6ax(codes, scales, packed.codes, packed.scales, **weight)
     with np.errstate(over="ignore"):  # past float16 is infinity, as in PyTorch
         return y.astype(x.dtype).reshape(*x.shape[:-1], packed.n)
+
+
+def _check_packed(packed: object) -> None:
+    if not isinstance(packed, PackedWeight):
+        raise ConfigError(
+            f"packed is a {type(packed).__name__}, expected a PackedWeight",
+            hint="kernels.pack(weight)",
+        )
 
 
 def _torch_of(array: Any, name: str) -> Any:
