@@ -121,8 +121,9 @@ def parse_hf_config(
             f"architecture {model_type!r} of {name} is not supported",
             hint=f"supported: {supported_list()}",
         )
-    if raw.get("quantization_config"):
-        method = raw["quantization_config"].get("quant_method", "unknown method")
+    if quantised := raw.get("quantization_config"):
+        known = isinstance(quantised, Mapping) and quantised.get("quant_method")
+        method = known or "unknown method"
         raise WeightError(
             f"{name} is quantised already ({method})", hint="convert the float checkpoint"
         )
@@ -138,7 +139,7 @@ def supported_list() -> str:
 
 def _parse_llama(config: _Config, model_type: str) -> ModelConfig:
     act = config.get("hidden_act")
-    if _ACTIVATIONS.get(act) != "silu":
+    if not isinstance(act, str) or _ACTIVATIONS.get(act) != "silu":
         raise config.refuse(f"the activation {act!r}")
     heads = config.size("num_attention_heads")
     hidden = config.size("hidden_size")
@@ -229,7 +230,10 @@ def _rope(config: _Config) -> RopeConfig:
     """From rope_parameters (Transformers 5) or rope_theta and rope_scaling (4)."""
     parameters = config.raw.get("rope_parameters")
     if parameters is None:
-        parameters = dict(config.raw.get("rope_scaling") or {})
+        scaling = config.raw.get("rope_scaling") or {}
+        if not isinstance(scaling, Mapping):
+            raise config.fault(f"rope_scaling is {scaling!r}, not an object")
+        parameters = dict(scaling)
         parameters.setdefault("rope_theta", config.raw.get("rope_theta", _ROPE_THETA))
     if not isinstance(parameters, Mapping):
         raise config.fault(f"rope_parameters is {parameters!r}, not an object")

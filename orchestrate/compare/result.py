@@ -30,6 +30,10 @@ class Measured:
     value: float
     samples: Sequence[float] | None = None  # None: nothing that time or noise changes
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.value, int | float):
+            raise TypeError(f"{self.value!r} is no number")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
@@ -57,14 +61,26 @@ class Result:
 def load_result(path: Path) -> Result:
     """A file of `--save` or `--json`, the rows.jsonl of a sweep, or its folder.
 
-    Raises ConfigError if it is none of these, holds no results, or has two rows of one case.
+    Raises ConfigError if it is none of these, holds no results or what this version does not know,
+    or has two rows of one case.
     """
+    try:
+        return _loaded(path)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ConfigError(
+            f"{path} is none that this version can read.",
+            cause=f"{type(error).__name__}: {error}",
+            hint="measure again, or compare with the version that wrote it",
+        ) from error
+
+
+def _loaded(path: Path) -> Result:
     if path.is_dir() or path.name == ROWS_NAME:
         kind, rows = "sweep", _sweep_folder(path if path.is_dir() else path.parent)
         environment = rows[-1]["environment"]
     else:
         kind, rows, environment = _document(path)
-    entries = [_read(_ENTRIES[kind], row, f"{path}: row {i}") for i, row in enumerate(rows, 1)]
+    entries = [_ENTRIES[kind](row) for row in rows]
     labels: dict[tuple[Any, ...], str] = {}
     for entry in entries:
         if entry.key in labels:
@@ -77,17 +93,6 @@ def load_result(path: Path) -> Result:
     commit = (environment.get("commit") or "unknown")[:12]
     about = f"flexq-ft {environment['version']}, commit {commit}, {environment['time']}"
     return Result(path, kind, about, entries)
-
-
-def _read(entry: Callable[[Row], Entry], row: Row, place: str) -> Entry:
-    try:
-        return entry(row)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ConfigError(
-            f"{place} is none that this version can read.",
-            cause=f"{type(error).__name__}: {error}",
-            hint="measure again, or compare with the version that wrote it",
-        ) from error
 
 
 def _sweep_folder(folder: Path) -> list[dict[str, Any]]:

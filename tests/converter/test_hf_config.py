@@ -123,7 +123,11 @@ def test_opt_variants_are_refused_by_name(keys: dict[str, Any], named: str) -> N
     ("keys", "named"),
     [
         ({"hidden_act": "gelu"}, "'gelu'"),
+        ({"hidden_act": ["silu"]}, r"\['silu'\]"),
         ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
+        ({"quantization_config": "gptq"}, "unknown method"),
+        ({"rope_parameters": None, "rope_scaling": "linear"}, "rope_scaling is 'linear'"),
+        ({"num_hidden_layers": 1 << 31}, "not a whole number from 1 to 2,147,483,647"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
         ({"vocab_size": "many"}, "vocab_size is 'many'"),
         ({"num_key_value_heads": 3}, "not a multiple of the 3"),

@@ -201,7 +201,7 @@ def test_template_files_are_found(tmp_path: Path) -> None:
 
     assert Tokenizer.load(tmp_path) is None
     save_byte_tokenizer(tmp_path)
-    config = {"chat_template": [{"name": "default", "template": "from config"}]}
+    config = {"chat_template": [{"name": "default", "template": "from config"}, "odd"]}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     loaded = Tokenizer.load(tmp_path)
     assert loaded is not None and loaded.apply_chat_template(MESSAGES) == "from config"

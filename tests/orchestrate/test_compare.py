@@ -311,6 +311,11 @@ def test_a_metric_that_nobody_has_is_an_error(files: Files, capsys: Capture) -> 
     assert "Did you mean 'decode_tok_s'" in capsys.readouterr().err
 
 
+def with_metric(document: Any, **metrics: Any) -> Any:
+    (row,) = document["results"]
+    return {**document, "results": [{**row, "metrics": {**row["metrics"], **metrics}}]}
+
+
 def without(row: Row, key: str) -> Row:
     return {name: value for name, value in row.items() if name != key}
 
@@ -323,8 +328,10 @@ def without(row: Row, key: str) -> Row:
         (lambda d: {**d, "results": [{"case_id": "x"}]}, "holds no results"),
         (lambda d: {**d, "results": 2 * d["results"]}, "two rows of the same case"),
         (lambda d: [], "is not a result"),
-        (lambda d: {**d, "results": [without(d["results"][0], "flags")]}, "row 1 is none that"),
-        (lambda d: {**d, "results": [{**d["results"][0], "metrics": {"x": 1}}]}, "row 1 is none"),
+        (lambda d: {**d, "environment": {}}, "none that this version can read"),
+        (lambda d: {**d, "results": [without(d["results"][0], "flags")]}, "none that this version"),
+        (lambda d: {**d, "results": [{**d["results"][0], "metrics": {"x": 1}}]}, "none that this"),
+        (lambda d: with_metric(d, weights_bytes="many"), "'many' is no number"),
     ],
 )
 def test_files_that_are_no_results(
