@@ -73,7 +73,7 @@ class TensorValues:
 
 def summarize(folder: Path) -> FolderSummary:
     """Raises WeightError for a folder without a valid manifest."""
-    manifest = load_manifest(folder)
+    manifest = _strict_manifest(folder)
     files: dict[str, dict[str, Any]] = manifest["files"]
     size = int(manifest["tensor_parallel"]["size"])
     linear = {name for name in files if _is_linear(name)}
@@ -96,9 +96,16 @@ def read_tensor(folder: Path, name: str, *, rank: int = 0) -> list[TensorValues]
 
     Raises ConfigError with near names where nothing is meant, WeightError for a faulty file.
     """
-    files = load_manifest(folder)["files"]
+    files = _strict_manifest(folder)["files"]
     wanted = _find(name, files, rank)
     return [_read(folder, file, files) for file in wanted]
+
+
+def _strict_manifest(folder: Path) -> dict[str, Any]:
+    """As the runtime reads it, whose checks make every value what it is taken for here."""
+    manifest = load_manifest(folder)
+    _native.open_model_folder(str(folder))
+    return manifest
 
 
 def _find(name: str, files: dict[str, Any], rank: int) -> list[str]:

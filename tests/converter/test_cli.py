@@ -162,6 +162,32 @@ def test_inspect_folder_and_checkpoint(
     assert run("inspect", source, "--verify") == 2
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(("policy",), {"a": 1}), (("model",), ""), (("files", "model.wte.weight.bin", "shape"), None)],
+)
+@pytest.mark.parametrize("tensor", [[], ["model.wte.weight"]])
+def test_inspect_reads_a_manifest_as_strictly_as_the_runtime(
+    checkpoint: Checkpoint,
+    tmp_path: Path,
+    capsys: Capture,
+    place: Any,
+    value: Any,
+    tensor: list[str],
+) -> None:
+    assert run("convert", checkpoint("qwen2"), tmp_path, "--scheme", "flexq") == 0
+    path = tmp_path / "1-gpu" / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    part = manifest
+    for name in place[:-1]:
+        part = part[name]
+    part[place[-1]] = value
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    capsys.readouterr()
+    assert run("inspect", tmp_path, *tensor) == 3
+    assert "manifest.json" in capsys.readouterr().err
+
+
 def test_inspect_shows_unpacked_codes_with_their_scales(
     checkpoint: Checkpoint, tmp_path: Path, capsys: Capture
 ) -> None:
