@@ -115,7 +115,9 @@ def _package(name: str) -> Callable[[], Finding]:
 
 
 def _cores() -> str:
-    usable, all_cores = envelope.available_cores(), os.cpu_count()
+    from flexq_ft import _native
+
+    usable, all_cores = _native.usable_cores(), os.cpu_count()
     return f"{usable} usable of {all_cores}; threads of each rank = {usable} / ranks"
 
 
@@ -126,12 +128,10 @@ def _isas() -> str:
 
 
 def _memory() -> str:
-    sizes = {}
-    with Path("/proc/meminfo").open(encoding="utf-8") as lines:
-        for line in lines:
-            name, value = line.split(":", 1)
-            sizes[name] = int(value.split()[0]) * 1024
-    return f"{sizes['MemAvailable'] / 1e9:.1f} GB free of {sizes['MemTotal'] / 1e9:.1f} GB"
+    from flexq_ft import _native
+
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return f"{_native.available_memory() / 1e9:.1f} GB free of {total / 1e9:.1f} GB"
 
 
 def _disk() -> str:

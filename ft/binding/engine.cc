@@ -13,6 +13,7 @@
 #include "ft/binding/module.h"
 #include "ft/core/buffer.h"
 #include "ft/core/check.h"
+#include "ft/decoding/host.h"
 
 namespace py = pybind11;
 
@@ -324,6 +325,8 @@ void bind_engine(py::module_& module) {
   bind_admit(engine);
   bind_properties(engine);
   module.def("peak_resident_bytes", &peak_resident_bytes);
+  module.def("usable_cores", &usable_cores);
+  module.def("available_memory", &available_memory);
 }
 
 }  // namespace flexq_ft

@@ -3,9 +3,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <string>
 #include <vector>
+
+#include "ft/decoding/cgroup.h"
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -29,7 +32,8 @@ int ranks_on_this_host(DeviceComm& comm) {
 
 int usable_cores() {
 #ifdef _OPENMP
-  return omp_get_num_procs();
+  const int cores = omp_get_num_procs();
+  return static_cast<int>(std::min<double>(cores, std::max(1.0, std::ceil(cgroup_limits().cores))));
 #else
   return 1;
 #endif
@@ -41,7 +45,8 @@ size_t available_memory() {
   size_t kib = 0;
   while (file >> key >> kib) {
     std::getline(file, unit);
-    if (key == "MemAvailable:") return kib * 1024;
+    if (key != "MemAvailable:") continue;
+    return std::max<size_t>(1, std::min(kib * 1024, cgroup_limits().memory_left));
   }
   return 0;
 }

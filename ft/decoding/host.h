@@ -10,10 +10,11 @@ namespace flexq_ft {
 // Ranks of the run whose host has this host's name. A collective call.
 int ranks_on_this_host(DeviceComm& comm);
 
-// Cores that this process may run on.
+// Cores that this process may run on, no more than its control group gives it time for.
 int usable_cores();
 
-// Memory that can be allocated without swapping (MemAvailable); 0 where the system does not say.
+// Memory that can be allocated without swapping (MemAvailable), or that the control group has left
+// where that is less; 0 where the system does not say.
 size_t available_memory();
 
 // While it lives, parallel regions of the calling thread have so many threads.
