@@ -13,19 +13,17 @@ from flexq_ft.orchestrate.engine.options import EngineOptions
 LoadProgress = Callable[[int, int], None]
 
 
-_process: int | None = None  # whose engines have run
+_process: int | None = None  # that had an engine of several threads, or on a GPU
 
 
 def refuse_after_fork() -> None:
     """A fork has none of the threads, and no GPU context, of the process that it is of: its first
     parallel loop would wait for ever."""
-    global _process
-    _process = _process or os.getpid()
-    if _process != os.getpid():
+    if _process not in (None, os.getpid()):
         raise ConfigError(
             "this process is a fork of one that had an LLM, and cannot run any.",
             cause="threads and GPU contexts do not survive a fork.",
-            hint='multiprocessing.set_start_method("spawn"), or make the first LLM in the child',
+            hint='multiprocessing.set_start_method("spawn"), or no LLM before the fork',
         )
 
 
@@ -63,6 +61,9 @@ class SingleRank:
             synthetic_weights=options.synthetic_weights,
             progress=progress,
         )
+        if self._on_gpu or self.engine.threads > 1:
+            global _process
+            _process = os.getpid()
 
     def __getattr__(self, name: str) -> Any:
         refuse_after_fork()

@@ -235,6 +235,13 @@ import os, sys
 from flexq_ft import LLM
 from flexq_ft.errors import ConfigError
 
+llm = LLM(sys.argv[1], threads=1)
+if os.fork() == 0:
+    LLM(sys.argv[1], threads=2).generate([[5]])
+    llm.generate([[5]])
+    print("of one thread it can", flush=True)
+    os._exit(0)
+os.wait()
 llm = LLM(sys.argv[1], threads=2)
 ids = llm.generate([[5]])[0].outputs[0].token_ids
 if os.fork() == 0:
@@ -258,6 +265,7 @@ def test_a_fork_of_a_process_with_an_llm_is_refused_and_does_not_hang(model: Pat
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("of one thread it can")
     assert done.stdout.count("this process is a fork of one that had an LLM") == 2
 
 
