@@ -137,7 +137,7 @@ class TextSequence:
     error: FlexQFtError | None = None
 
     def __post_init__(self) -> None:
-        self._detokenizer = Detokenizer(self.tokenizer) if self.tokenizer else None
+        self._detokenizer = Detokenizer(self.tokenizer, self.prompt_ids) if self.tokenizer else None
         self._stops = StopTexts(tuple(self.params.stop))
         self._text: list[str] = []
         self._started = self._first = self._last = 0.0

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as HfTokenizer
 
 _REPLACEMENT = "\ufffd"
+_CONTEXT = 8  # tokens of a prompt, so that some are not special ones, which have no text
 
 
 class Tokenizer:
@@ -136,14 +137,17 @@ class Detokenizer:
     """Tokens in, text out, in whole characters.
 
     A token's text depends on its neighbours (spaces, bytes of one character), so each step decodes
-    a short window twice, without and with the new tokens, and gives what was added.
+    a short window twice, without and with the new tokens, and gives what was added. The first
+    window begins in the prompt: LLaMA's tokenizer leaves the blank out of a text's first token.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._ids: list[int] = []
+        self._ids = list(prompt_ids[-_CONTEXT:])
+        if tokenizer.decode(self._ids).endswith(_REPLACEMENT):  # it ends within a character
+            self._ids = []
         self._prefix = 0  # the window starts here …
-        self._read = 0  # … and its text up to here has been given
+        self._read = len(self._ids)  # … and its text up to here has been given
 
     def push(self, token: int) -> str:
         """The text that this token completes; often empty within a character."""

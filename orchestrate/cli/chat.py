@@ -131,9 +131,11 @@ class Chat:
         with _interrupt_flag() as interrupted, closing(self._llm.stream(ids, params)) as pieces:
             for piece in pieces:
                 tokens += len(piece.token_ids)
-                said.append(piece.text)
+                # What some tokenizers put between the template's end and a word is no part of it.
+                text = piece.text if any(said) else piece.text.lstrip(" ")
+                said.append(text)
                 if not console.json_mode:
-                    console.out(piece.text, end="")
+                    console.out(text, end="")
                 if piece.output is not None:
                     self.done.append(piece.output)
                     cut = piece.output.outputs[0].finish_reason == "length"

@@ -44,6 +44,17 @@ def test_history_goes_through_the_template(
     assert prompts(native) == [first, first + "yes<user>two?<assistant>"]
 
 
+def test_the_blank_before_a_reply_is_no_part_of_it(
+    use_model: Use, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native = FakeNative(says("  a  b"))
+    use_model(native, max_len=256)
+    type_lines(monkeypatch, "one?", "two?")
+    assert run_cli(["chat", "m", "--max-tokens", "9"]) == 0
+    assert capsys.readouterr().out == "a  b\na  b\n"
+    assert prompts(native)[1] == "<user>one?<assistant>a  b<user>two?<assistant>"
+
+
 def test_reset_and_system_commands(
     use_model: Use, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as HfTokenizer
+from tokenizers import decoders, models, pre_tokenizers
 
 from flexq_ft.errors import ConfigError
+from flexq_ft.orchestrate.api import LLM
 from flexq_ft.orchestrate.outputs import StopTexts
 from flexq_ft.orchestrate.sampling import SamplingParams
-from flexq_ft.orchestrate.tokenizer import Detokenizer
+from flexq_ft.orchestrate.tokenizer import Detokenizer, Tokenizer
 from tests.orchestrate.fakes import EOS, FakeNative, byte_tokenizer, fake_llm, says
 
 AWKWARD = "naïve 日本語 👩‍👩‍👧 e\u0301 \u200d end"
@@ -30,6 +33,43 @@ def test_pieces_add_up_to_the_text(text: str) -> None:
     detokenizer = Detokenizer(byte_tokenizer())
     pieces = [detokenizer.push(token) for token in text.encode()] + [detokenizer.flush()]
     assert "".join(pieces) == text
+
+
+def llama_tokenizer() -> Tokenizer:
+    """Words with a blank before each, which decoding leaves out of the first, as LLaMA 2's does."""
+    words = ["<unk>", "▁The", "▁sky", "▁is", "▁blue", "s"]
+    hf = HfTokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    hf.pre_tokenizer = pre_tokenizers.Metaspace()
+    hf.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return Tokenizer(hf, {}, None)
+
+
+def test_the_blank_between_prompt_and_output_is_the_outputs() -> None:
+    tokenizer = llama_tokenizer()
+    assert tokenizer.encode("The sky is") == [1, 2, 3] and tokenizer.decode([4]) == "blue"
+    native = FakeNative(lambda ids: [4, 2, 5, *[EOS] * 9])
+    llm = LLM.from_engine(fake_llm(native)._engine, tokenizer)  # type: ignore[arg-type]
+    (result,) = llm.generate(["The sky is"], SamplingParams(max_tokens=3))
+    assert result.outputs[0].text == " blue skys"
+    pieces = list(llm.stream("The sky is", SamplingParams(max_tokens=3)))
+    assert "".join(piece.text for piece in pieces) == " blue skys"
+
+
+@given(st.text(max_size=12), st.text(alphabet=st.characters(exclude_categories=["Cs"])))
+def test_pieces_after_a_prompt_are_what_it_is_continued_by(prompt: str, text: str) -> None:
+    data = prompt.encode(errors="ignore")
+    detokenizer = Detokenizer(byte_tokenizer(), list(data))
+    pieces = [detokenizer.push(token) for token in text.encode()] + [detokenizer.flush()]
+    assert "".join(pieces) == text
+
+
+def test_a_prompt_that_ends_within_a_character_gives_nothing_of_it() -> None:
+    begin, end = "日".encode()[:2], "日".encode()[2:]
+    detokenizer = Detokenizer(byte_tokenizer(), list(begin))
+    pieces = [detokenizer.push(token) for token in end + b"ok"] + [detokenizer.flush()]
+    assert "".join(pieces) == "\ufffdok"
 
 
 @given(st.binary(max_size=24))
