@@ -43,6 +43,9 @@ class Tokenizer:
             raise WeightError(
                 f"{path} cannot be read.", cause=str(error), hint="convert the model again"
             ) from error
+        # Left there by a training on short texts, perhaps; transformers undoes them too.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
         config = _read_config(folder / "tokenizer_config.json")
         return cls(tokenizer, config, _find_template(folder, config))
 

@@ -98,7 +98,10 @@ def _tokenizer(source: Source) -> Tokenizer:
             hint="AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes one",
         )
     try:
-        return Tokenizer.from_buffer(content)
+        tokenizer = Tokenizer.from_buffer(content)
+        tokenizer.no_truncation()  # as for the model's own use
+        tokenizer.no_padding()
+        return tokenizer
     except Exception as error:  # the library raises bare Exception
         raise WeightError(
             f"tokenizer.json of {source.name} cannot be read",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,21 @@ def test_windows_are_evenly_spaced_over_the_text(folder: Callable[[str], Path]) 
     assert "asked for 4096 x 60: the text is short" in many.describe()
     short = cut_windows(b"the river", source, sequences=8, length=60)
     assert short.windows.shape == (1, short.text_tokens)
+
+
+def test_truncation_and_padding_of_the_tokenizer_file_do_not_cut_the_text(
+    folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    from tokenizers import Tokenizer
+
+    whole = cut_windows(TEXT, open_source(folder("llama")), sequences=4, length=50)
+    copied = shutil.copytree(folder("llama"), tmp_path / "copied")
+    tokenizer = Tokenizer.from_file(str(copied / "tokenizer.json"))
+    tokenizer.enable_truncation(7)
+    tokenizer.enable_padding(length=9000)
+    tokenizer.save(str(copied / "tokenizer.json"))
+    again = cut_windows(TEXT, open_source(copied), sequences=4, length=50)
+    np.testing.assert_array_equal(again.windows, whole.windows)
 
 
 def test_bad_input_is_named(folder: Callable[[str], Path], tmp_path: Path) -> None:

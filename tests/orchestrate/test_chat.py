@@ -225,6 +225,18 @@ def test_template_files_are_found(tmp_path: Path) -> None:
     assert "character 2" in caught.value.cause
 
 
+def test_truncation_and_padding_of_the_file_are_not_the_models(tmp_path: Path) -> None:
+    from tests.orchestrate.fakes import hf_byte_tokenizer
+
+    saved = hf_byte_tokenizer()
+    saved.enable_truncation(4)
+    saved.enable_padding(length=16)
+    saved.save(str(tmp_path / "tokenizer.json"))
+    loaded = Tokenizer.load(tmp_path)
+    assert loaded is not None
+    assert [loaded.encode(text) for text in ("a", "abcdefg")] == [[*b"a"], [*b"abcdefg"]]
+
+
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
 def test_a_corrupt_tokenizer_file_is_a_weight_error(tmp_path: Path, name: str) -> None:
     from tests.orchestrate.fakes import save_byte_tokenizer
