@@ -12,7 +12,7 @@ from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.engine.info import EngineInfo
 from flexq_ft.orchestrate.outputs import TextSequence
 from flexq_ft.orchestrate.sampling import SamplingParams, params_for
-from flexq_ft.orchestrate.tokenizer import Tokenizer
+from flexq_ft.orchestrate.tokenizer import Tokenizer, why_no_tokenizer
 
 # A text, or its ids.
 Prompt = str | Sequence[int]
@@ -35,7 +35,7 @@ class PromptReader:
             if self._tokenizer is None:
                 raise ConfigError(
                     "this model has no tokenizer, so it takes no text.",
-                    cause=f"{self._info.model_dir} holds no tokenizer.json.",
+                    cause=why_no_tokenizer(self._info.model_dir),
                     hint="token ids: --ids 1,450,7   or, in Python, a list of ids",
                 )
             ids = self._tokenizer.encode(prompt)

@@ -136,6 +136,20 @@ class Tokenizer:
         return tokens
 
 
+def why_no_tokenizer(folder: str | Path) -> str:
+    """The cause where Tokenizer.load gives None: what the folder lacks, and what it has instead."""
+    from flexq_ft.converter.source.base import SLOW_TOKENIZER_FILES
+
+    lack = f"{folder} holds no tokenizer.json"
+    others = [name for name in SLOW_TOKENIZER_FILES if (Path(folder) / name).is_file()]
+    if not others:
+        return f"{lack}."
+    return (
+        f"{lack}, but {others[0]}, of which transformers makes one beside the checkpoint:"
+        " AutoTokenizer.from_pretrained(CHECKPOINT).save_pretrained(CHECKPOINT)."
+    )
+
+
 class Detokenizer:
     """Tokens in, text out, in whole characters.
 

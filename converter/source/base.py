@@ -14,7 +14,8 @@ from typing import Any
 from flexq_ft.converter.dtypes import Array
 from flexq_ft.converter.model_config import ModelConfig
 
-__all__ = ["CONFIG_FILES", "TOKENIZER_FILES", "Source", "TensorInfo", "hash_files", "model_name"]
+__all__ = ["CONFIG_FILES", "SLOW_TOKENIZER_FILES", "TOKENIZER_FILES"]
+__all__ += ["Source", "TensorInfo", "hash_files", "model_name"]
 
 # Copied as they are when the checkpoint has them.
 TOKENIZER_FILES = (
@@ -29,6 +30,8 @@ TOKENIZER_FILES = (
     "tokenizer_config.json",
     "vocab.json",
 )
+# One of which transformers makes tokenizer.json: of LLaMA and others; of OPT and others.
+SLOW_TOKENIZER_FILES = ("tokenizer.model", "vocab.json")
 CONFIG_FILES = ("config.json", "model.safetensors.index.json", "pytorch_model.bin.index.json")
 _HASH_CHUNK = 1 << 20
 

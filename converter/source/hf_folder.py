@@ -8,7 +8,13 @@ from typing import Any
 
 from flexq_ft.converter.architectures.hf_config import parse_hf_config
 from flexq_ft.converter.model_config import ModelConfig
-from flexq_ft.converter.source.base import CONFIG_FILES, TOKENIZER_FILES, Source, model_name
+from flexq_ft.converter.source.base import (
+    CONFIG_FILES,
+    SLOW_TOKENIZER_FILES,
+    TOKENIZER_FILES,
+    Source,
+    model_name,
+)
 from flexq_ft.converter.source.json_file import read_json_object, refuse_lfs_pointer
 from flexq_ft.errors import WeightError
 
@@ -47,8 +53,8 @@ class HfFolder(Source):
         if (self._path / "tokenizer.json").is_file():
             return ()
         note = f"{self.name} holds no tokenizer.json: the model will take and give token ids only"
-        if (self._path / "tokenizer.model").is_file():
-            note += "; transformers' AutoTokenizer makes one of tokenizer.model (save_pretrained)"
+        if slow := [name for name in SLOW_TOKENIZER_FILES if (self._path / name).is_file()]:
+            note += f"; transformers' AutoTokenizer makes one of {slow[0]} (save_pretrained)"
         return (note,)
 
     def source_files(self) -> tuple[Path, ...]:

@@ -23,6 +23,7 @@ from flexq_ft.orchestrate.cli.streams import json_for_stdout
 from flexq_ft.orchestrate.outputs import RequestOutput
 from flexq_ft.orchestrate.sampling import FIELDS, SamplingParams
 from flexq_ft.orchestrate.suggest import refuse_unknown
+from flexq_ft.orchestrate.tokenizer import why_no_tokenizer
 
 SCHEMA = "flexq-ft/run/1"
 
@@ -186,7 +187,7 @@ def _run_one(
     if llm.tokenizer is None and not show_ids and not console.json_mode:
         raise ConfigError(
             "this model has no tokenizer, so it gives no text.",
-            cause=f"{llm.info.model_dir} holds no tokenizer.json.",
+            cause=why_no_tokenizer(llm.info.model_dir),
             hint="--ids, with token ids as the prompt",
         )
     output: RequestOutput | None = None

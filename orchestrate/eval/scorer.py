@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.api import LLM
 from flexq_ft.orchestrate.sampling import SamplingParams
-from flexq_ft.orchestrate.tokenizer import Tokenizer
+from flexq_ft.orchestrate.tokenizer import Tokenizer, why_no_tokenizer
 
 
 class RuntimeScorer:
@@ -26,7 +26,7 @@ class RuntimeScorer:
         if self._llm.tokenizer is None:
             raise ConfigError(
                 "this model has no tokenizer, so it cannot be evaluated on a text.",
-                cause=f"{self._llm.info.model_dir} holds no tokenizer.json.",
+                cause=why_no_tokenizer(self._llm.info.model_dir),
                 hint="convert the model again, from a folder with its tokenizer",
             )
         return self._llm.tokenizer

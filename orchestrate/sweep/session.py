@@ -26,7 +26,7 @@ from flexq_ft.orchestrate.sweep.case_config import Case
 from flexq_ft.orchestrate.sweep.measure import Served
 from flexq_ft.orchestrate.sweep.subject import as_bench_case
 from flexq_ft.orchestrate.timing import batch_timing, decode_steps_ms, token_times_ms
-from flexq_ft.orchestrate.tokenizer import Tokenizer
+from flexq_ft.orchestrate.tokenizer import Tokenizer, why_no_tokenizer
 
 _LOAD_SECONDS = 0.3
 _UTILIZATION_SECONDS = 1.5  # the driver averages over up to one
@@ -57,7 +57,7 @@ class EngineSession:
         if self._tokenizer is None:
             raise ConfigError(
                 "this model has no tokenizer, so it has no perplexity on a text.",
-                cause=f"{self._subject.found.folder} holds no tokenizer.json.",
+                cause=why_no_tokenizer(self._subject.found.folder),
                 hint="a sweep without quality.ppl, or convert the model with its tokenizer",
             )
         return self._tokenizer.encode(text)

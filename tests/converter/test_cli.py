@@ -128,9 +128,14 @@ def test_a_checkpoint_without_a_tokenizer_is_said(
     (source / "tokenizer.json").unlink(missing_ok=True)
     assert run("convert", source, tmp_path / "out", "--dry-run") == 0
     assert "holds no tokenizer.json: the model will take and give" in capsys.readouterr().err
+    (source / "vocab.json").write_text("{}", encoding="utf-8")  # as OPT's checkpoints have it
+    assert run("convert", source, tmp_path / "out", "--dry-run") == 0
+    assert "AutoTokenizer makes one of vocab.json" in capsys.readouterr().err
     (source / "tokenizer.model").write_bytes(b"")
     assert run("convert", source, tmp_path / "out") == 0
     assert "AutoTokenizer makes one of tokenizer.model" in capsys.readouterr().err
+    assert run("run", tmp_path / "out", "a text") == 2
+    assert "but tokenizer.model, of which transformers makes one" in capsys.readouterr().err
 
 
 def test_a_faulty_model_is_exit_3(
