@@ -120,6 +120,12 @@ class Tokenizer:
                 cause=str(error),
                 hint="some templates take no system message, or want user and assistant in turn",
             ) from error
+        except Exception as error:  # it is a program, and any of its operations may fail
+            raise ConfigError(
+                "the model's chat template failed.",
+                cause=f"{type(error).__name__}: {error}",
+                hint="mend chat_template.jinja in the model folder",
+            ) from error
         return str(text)
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
@@ -214,16 +220,38 @@ def _find_template(folder: Path, config: Mapping[str, Any]) -> str | None:
 def _jinja_template(source: str) -> Any:
     """Compiled in a sandbox: a template comes with the weights and is not trusted."""
     import jinja2
+    from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """{% generation %} … {% endgeneration %}: what is trained on. Here it is text as any."""
+
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
     def raise_exception(message: str) -> None:
         raise jinja2.TemplateError(message)
 
-    def to_json(value: Any, indent: int | None = None) -> str:
-        return json.dumps(value, ensure_ascii=False, indent=indent)
+    def to_json(
+        value: Any,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
+        return json.dumps(
+            value,
+            ensure_ascii=ensure_ascii,
+            indent=indent,
+            separators=separators,
+            sort_keys=sort_keys,
+        )
 
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation]
     )
     environment.filters["tojson"] = to_json
     environment.globals["raise_exception"] = raise_exception

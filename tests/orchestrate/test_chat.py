@@ -183,6 +183,29 @@ def test_templates_get_the_functions_and_tokens_that_they_expect() -> None:
     assert text == '<s>{"role": "user", "content": "é"}4</s>'
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ messages | tojson(indent=2, ensure_ascii=False, sort_keys=True) }}",
+        "{{ messages | tojson(separators=(',', ':'), ensure_ascii=True) }}",
+        "{% for m in messages %}\n  {% generation %}\n{{ m.content }}\n  {% endgeneration %}\n"
+        "{% endfor %}",
+        "{% generation %}{% for m in messages %}{{ m.role }}{% endfor %}{% endgeneration %}.",
+    ],
+)
+def test_templates_are_rendered_as_by_transformers(template: str) -> None:
+    utils = pytest.importorskip("transformers.utils.chat_template_utils")
+    messages = [{"role": "user", "content": "é"}, {"role": "assistant", "content": "<b>"}]
+    (expected,), _ = utils.render_jinja_template([messages], chat_template=template)
+    assert tokenizer(template).apply_chat_template(messages) == expected
+
+
+@pytest.mark.parametrize("template", ["{{ 1 + messages }}", "{{ 1 // 0 }}", "{{ {}['a'].b.c() }}"])
+def test_a_template_that_fails_is_said(template: str) -> None:
+    with pytest.raises(ConfigError, match=r"chat template (failed|refused)"):
+        tokenizer(template).apply_chat_template(MESSAGES)
+
+
 def test_a_template_that_refuses_is_a_usage_error() -> None:
     with pytest.raises(ConfigError) as caught:
         tokenizer("{{ raise_exception('no system message') }}").apply_chat_template(MESSAGES)
