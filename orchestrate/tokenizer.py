@@ -47,6 +47,8 @@ class Tokenizer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         config = _read_config(folder / "tokenizer_config.json")
+        # Many have their special tokens apart, and then those count, as in transformers.
+        config |= _read_config(folder / "special_tokens_map.json")
         return cls(tokenizer, config, _find_template(folder, config))
 
     @property
@@ -59,7 +61,7 @@ class Tokenizer:
         return self._chat_template is not None
 
     def special_text(self, name: str) -> str | None:
-        """The text of `bos_token`, `eos_token`, … in tokenizer_config.json."""
+        """The text of `bos_token`, `eos_token`, … as the tokenizer's files have it."""
         return self._special_tokens()[name] or None
 
     def special_id(self, name: str) -> int | None:

@@ -248,6 +248,19 @@ def test_template_files_are_found(tmp_path: Path) -> None:
     assert "character 2" in caught.value.cause
 
 
+def test_special_tokens_may_stand_in_a_file_of_their_own(tmp_path: Path) -> None:
+    from tests.orchestrate.fakes import save_byte_tokenizer
+
+    save_byte_tokenizer(tmp_path)
+    template = "{{ bos_token }}|{{ eos_token }}|{{ pad_token }}"
+    config = {"chat_template": template, "bos_token": "[B]", "pad_token": "<pad>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    others = {"bos_token": "<s>", "eos_token": {"content": "</s>"}}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(others))
+    loaded = Tokenizer.load(tmp_path)
+    assert loaded is not None and loaded.apply_chat_template(MESSAGES) == "<s>|</s>|<pad>"
+
+
 def test_truncation_and_padding_of_the_file_are_not_the_models(tmp_path: Path) -> None:
     from tests.orchestrate.fakes import hf_byte_tokenizer
 
