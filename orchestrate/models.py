@@ -162,12 +162,13 @@ def _from_cache(
     progress: ProgressSink | None,
 ) -> tuple[Path, Use]:
     from flexq_ft.converter import convert
+    from flexq_ft.converter.source.base import model_name
 
     # The policy is given at each run; the folder holds the default one, whoever made it.
     is_w6ax = options.resolved_scheme == "w6ax"
     stored = replace(options, scheme="w6ax", policy=None) if is_w6ax else options
     key = _cache_key(model, options, preparation)
-    out = cache_root(cache_dir) / f"{model.resolve().stem}-{key}"
+    out = cache_root(cache_dir) / f"{model_name(model)}-{key}"
     folder = out / f"{options.tp[0]}-gpu"
     use = Use(out, model)
     if folder.is_dir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,6 +129,20 @@ def test_a_quantised_head_is_an_entry_of_its_own(
     assert "lm_head w6 was asked for" in capsys.readouterr().err
     assert run_cli(["run", str(checkpoint), "A", "--lm-head", "w6", "--max-tokens", "2"]) == 0
     assert "to fp16 with an lm_head in w6 into" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [("Tiny-3.1-0.5B", "Tiny-3.1-0.5B"), ("models--org--Tiny-3.1/snapshots/0a1b", "Tiny-3.1")],
+)
+def test_an_entry_has_the_whole_name_of_its_model(
+    checkpoint: Path, cache: Path, tmp_path: Path, place: str, name: str
+) -> None:
+    shutil.copytree(checkpoint, tmp_path / place)
+    with LLM(tmp_path / place):
+        pass
+    (folder,) = [path for path in cache.iterdir() if path.is_dir()]
+    assert folder.name.rpartition("-")[0] == name
 
 
 def test_cache_dir_is_where_it_was_said(checkpoint: Path, cache: Path, tmp_path: Path) -> None:
