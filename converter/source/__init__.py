@@ -60,6 +60,11 @@ def _open_other_folder(path: Path) -> Source:
     if models:
         names = ", ".join(model.name for model in models)
         raise ConfigError(f"{path} holds {len(models)} GGUF files", hint=f"name one: {names}")
+    if (path / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"{path} is an adapter, without the model that it belongs to",
+            hint="merge it into its model (merge_and_unload of peft), and save that",
+        )
     if weights := sorted(file.name for file in path.glob("*.safetensors")):
         raise ConfigError(
             f"{path} holds {weights[0]}, but no model.safetensors.index.json to say what is where",

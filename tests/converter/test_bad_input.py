@@ -179,10 +179,13 @@ def test_a_cut_tokenizer_is_found_before_the_weights_are_read(
     assert f"{name} is not valid JSON" in refused(source, tmp_path / "out").message
 
 
-def test_shards_without_their_index(own_checkpoint: Own) -> None:
+def test_shards_without_their_index_and_an_adapter_without_its_model(own_checkpoint: Own) -> None:
     source = own_checkpoint("qwen2")
     (source / "model.safetensors.index.json").unlink()
     with pytest.raises(ConfigError, match=r"but no model\.safetensors\.index\.json"):
+        open_source(source)
+    (source / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ConfigError, match="is an adapter"):
         open_source(source)
 
 
