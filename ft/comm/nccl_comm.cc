@@ -45,7 +45,7 @@ class NcclComm final : public DeviceComm {
     FLEXQ_FT_CHECK_EQ(x.dtype(), DataType::kFp32, "all_reduce of ", x.shape());
     if (x.empty()) return;
     connect();
-    foreign_work(stream);
+    full_edge(stream);
     check(api_.all_reduce(x.raw(), x.raw(), static_cast<size_t>(x.count()), nccl::kFloat32,
                           nccl::kSum, comm_, stream.handle),
           "ncclAllReduce");
@@ -59,7 +59,7 @@ class NcclComm final : public DeviceComm {
                       out.shape());
     if (x.empty()) return;
     connect();
-    foreign_work(stream);
+    full_edge(stream);
     check(api_.all_gather(x.raw(), out.raw(), x.bytes(), nccl::kInt8, comm_, stream.handle),
           "ncclAllGather");
   }
@@ -111,11 +111,6 @@ class NcclComm final : public DeviceComm {
 
  private:
   void check(int status, const char* call) const { nccl::check(status, call, rank_, size_); }
-
-  // NCCL's kernels need a full edge to ours on both sides (ft/kernels/launch.cuh).
-  static void foreign_work(Stream stream) {
-    if (stream.tail != nullptr) stream.tail->our_kernel = false;
-  }
 
   // Its memory is then taken, and a peer that cannot be reached is known, before a model is loaded.
   void run_first_collectives() {

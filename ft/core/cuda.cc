@@ -10,10 +10,6 @@ cudaStream_t queue_of(Stream stream) { return static_cast<cudaStream_t>(stream.h
 
 std::string version(int number) { return detail::join(number / 1000, ".", number % 1000 / 10); }
 
-void no_kernel_at_tail(Stream stream) {
-  if (stream.tail != nullptr) stream.tail->our_kernel = false;
-}
-
 }  // namespace
 
 bool built() { return true; }
@@ -114,13 +110,13 @@ void release_pinned(void* data) noexcept { cudaFreeHost(data); }
 
 void copy(void* to, const void* from, size_t bytes, Stream stream) {
   if (bytes == 0) return;
-  no_kernel_at_tail(stream);
+  full_edge(stream);
   FLEXQ_FT_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, queue_of(stream)));
 }
 
 void fill(void* to, int byte, size_t bytes, Stream stream) {
   if (bytes == 0) return;
-  no_kernel_at_tail(stream);
+  full_edge(stream);
   FLEXQ_FT_CUDA(cudaMemsetAsync(to, byte, bytes, queue_of(stream)));
 }
 
@@ -148,7 +144,7 @@ void Event::record(Stream stream) {
 }
 
 void Event::record_in_graph(Stream stream) {
-  no_kernel_at_tail(stream);
+  full_edge(stream);
   FLEXQ_FT_CUDA(cudaEventRecordWithFlags(static_cast<cudaEvent_t>(handle_), queue_of(stream),
                                          cudaEventRecordExternal));
 }
@@ -175,7 +171,7 @@ Graph::~Graph() {
 
 void Graph::capture(Stream stream, const std::function<void()>& work) {
   FLEXQ_FT_CHECK(!captured(), "a graph is captured once");
-  no_kernel_at_tail(stream);
+  full_edge(stream);
   // Relaxed would let an allocation slip into the capture; this mode makes it an error.
   FLEXQ_FT_CUDA(cudaStreamBeginCapture(queue_of(stream), cudaStreamCaptureModeThreadLocal));
   cudaGraph_t graph = nullptr;
@@ -188,7 +184,7 @@ void Graph::capture(Stream stream, const std::function<void()>& work) {
     throw;
   }
   FLEXQ_FT_CUDA(cudaStreamEndCapture(queue_of(stream), &graph));
-  no_kernel_at_tail(stream);
+  full_edge(stream);
   FLEXQ_FT_CUDA(cudaGraphGetNodes(graph, nullptr, &nodes_));
   cudaGraphExec_t exec = nullptr;
   const cudaError_t status = cudaGraphInstantiate(&exec, graph, 0);
@@ -198,7 +194,7 @@ void Graph::capture(Stream stream, const std::function<void()>& work) {
 }
 
 void Graph::launch(Stream stream) {
-  no_kernel_at_tail(stream);
+  full_edge(stream);
   FLEXQ_FT_CUDA(cudaGraphLaunch(static_cast<cudaGraphExec_t>(handle_), queue_of(stream)));
 }
 

@@ -14,4 +14,10 @@ struct Stream {
   StreamTail* tail = nullptr;  // of that queue; null: every edge is a full one
 };
 
+// What is put on the queue next starts when all that is there has ended. To be called around what
+// is no kernel of ours, too.
+inline void full_edge(Stream stream) {
+  if (stream.tail != nullptr) stream.tail->our_kernel = false;
+}
+
 }  // namespace flexq_ft

@@ -9,7 +9,8 @@
 //
 // On the CPU the calling thread keeps scratch for the scores of all threads between calls: nothing
 // is allocated once the longest context was seen. On a GPU the workspace holds the partial results
-// of the parts that a sequence's positions are cut into; the cut depends on its length alone.
+// of the parts that a sequence's positions are cut into; the cut depends on its length alone. Of
+// decodes' earlier tokens the cache must lie before the queue's last full_edge, as the batch must.
 #pragma once
 
 #include "ft/core/stream.h"

@@ -101,13 +101,13 @@ __global__ void __launch_bounds__(kCombineThreads)
   extern __shared__ float4 combine_shared[];
   __shared__ int magnitudes[32];
   pdl_launch_dependents();
-  pdl_wait();
   const int64_t token = blockIdx.y;
   const int first = static_cast<int>(blockIdx.x) * width;
   const int columns = min(width, out.quantizer.columns - first);
   const int head = first / view.head_dim;
   const int heads = (first + columns - 1) / view.head_dim - head + 1;
   const int count = decode_parts(view.context[token] + 1);
+  pdl_wait();
   const int64_t row = (token * view.heads + head) * kMaxDecodeParts;
   float* weights = reinterpret_cast<float*>(combine_shared);
   T* rounded =

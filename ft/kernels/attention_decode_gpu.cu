@@ -10,7 +10,8 @@ namespace {
 constexpr int kDecodeBlocks = 2;  // of a multiprocessor
 
 // A warp's share of the tasks, as wide as the grid; the grid does not depend on contexts: a
-// captured step is replayed as they grow.
+// captured step is replayed as they grow. Pages that the kernel in front appends nothing to are on
+// their way before it has ended.
 template <typename T, int kDim>
 __global__ void __launch_bounds__(kDecodeThreads, kDecodeBlocks)
     attention_decode_kernel(AttentionView<T> view, DecodeParts parts, int sequences,
@@ -19,21 +20,22 @@ __global__ void __launch_bounds__(kDecodeThreads, kDecodeBlocks)
   using Ring = DecodeRing<kDim>;
   extern __shared__ uint4 decode_shared[];
   pdl_launch_dependents();
-  pdl_wait();
   DecodeTasks<T> tasks(view, sequences, head_blocks,
                        static_cast<int>(blockIdx.x * kDecodeWarps + threadIdx.x / 32),
                        static_cast<int>(gridDim.x) * kDecodeWarps);
-  if (!tasks.more()) return;
+  if (!tasks.more()) return pdl_wait();
   Ring ring(decode_shared);
   DecodeCopy<T, kDim> copy(tasks, ring);
 #pragma unroll
   for (int i = 0; i < Ring::kSlots; ++i) {
+    if (copy.at_last_page()) pdl_wait();
     if (i % 2 == 0) {
       copy.template next<false>();
     } else {
       copy.template next<true>();
     }
   }
+  pdl_wait();
   const auto wait = [] {  // for the slot that is next
     wait_copies<Ring::kSlots - 1>();
     __syncwarp();

@@ -107,6 +107,11 @@ struct DecodeCopy {
     look_up();
   }
 
+  // Is the next page, if there is one, that of a sequence's newest token?
+  __device__ __forceinline__ bool at_last_page() const {
+    return tasks.more() && index + 1 == pages_of(tasks.task.length);
+  }
+
   // Begins to copy K, or V and goes on to the next page; then ends a group of copies.
   // The warp must have read what was in the slot.
   template <bool kValues>

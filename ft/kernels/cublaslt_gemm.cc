@@ -135,7 +135,7 @@ void Gemm::run(void* y, const void* x, const void* w, const Algo& algo, void* wo
   FLEXQ_FT_CUBLASLT(api().matmul(handle_, desc_, one, w, w_, x, x_, zero, y, y_, y, y_, &algo,
                                  workspace, workspace_bytes, stream.handle));
   // No kernel of ours may start before the library's has ended (launch.cuh).
-  if (stream.tail != nullptr) stream.tail->our_kernel = false;
+  full_edge(stream);
 }
 
 std::string to_words(const Algo& algo) {

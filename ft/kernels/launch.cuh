@@ -43,11 +43,6 @@ void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_byte
   if (stream.tail != nullptr) stream.tail->our_kernel = true;
 }
 
-// To be called around work that is not launched by launch(): a library's kernels.
-inline void foreign_work(Stream stream) {
-  if (stream.tail != nullptr) stream.tail->our_kernel = false;
-}
-
 // Allows a kernel so much dynamic shared memory on the current device.
 template <typename Kernel>
 void allow_shared_memory(Kernel* kernel, size_t bytes) {

@@ -18,7 +18,8 @@ struct KvPages {
 
 // Sequences of different lengths, packed without padding. Sequence s owns tokens
 // [offsets[s], offsets[s + 1]), which are its positions context[s] … context[s] + length - 1; the
-// earlier ones are in its pages already.
+// earlier ones are in its pages already. On a GPU the tensors must lie before the queue's last
+// full_edge: kernels read them while the one in front still runs.
 struct RaggedBatch {
   ConstTensor ids;        // [tokens] int32
   ConstTensor positions;  // [tokens] int32

@@ -152,7 +152,7 @@ void tile_scales(Tensor dst, ConstTensor src, int64_t k, Stream stream) {
                                     static_cast<const uint16_t*>(src.raw()), src.dim(1), k,
                                     {stream.handle, false});
   });
-  foreign_work(stream);
+  full_edge(stream);
 }
 
 }  // namespace flexq_ft::gpu

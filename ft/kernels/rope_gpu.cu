@@ -58,19 +58,21 @@ __global__ void __launch_bounds__(kFlatThreads)
   const int rest = to.head_dim - half;
   const int begin = h * to.head_dim + column;  // in the row of the product
   const bool mine = h < to.heads + 2 * to.kv_heads;
+  const int64_t token = blockIdx.x;
   pdl_launch_dependents();
+  int position = 0;
+  T* row = nullptr;
   if (mine) {
     prefetch_scales(qkv, begin);
     prefetch_scales(qkv, begin + half);
+    position = batch.positions[token];
+    row = to.row(batch, token, position, h);
   }
   pdl_wait();
-  if (!mine) return;
-
-  const int64_t token = blockIdx.x;
+  if (row == nullptr) return;
   const In* x = qkv.values + token * qkv.columns + h * to.head_dim;
   const Vector<In> raw_a = load_vector(x, column, half, kAligned);
   const Vector<In> raw_b = load_vector(x + half, column, rest, kAligned);
-  const int position = batch.positions[token];
   const float act_scale = token_scale(qkv, token);
   float a[kVector];
   float b[kVector];
@@ -79,8 +81,6 @@ __global__ void __launch_bounds__(kFlatThreads)
   if (to.table != nullptr && h < to.heads + to.kv_heads) {
     rotate_vectors(a, b, to, position, column, kAligned);
   }
-  T* row = to.row(batch, token, position, h);
-  if (row == nullptr) return;
   store_vector(row, column, half, kAligned, rounded_vector<T>(a));
   store_vector(row + half, column, rest, kAligned, rounded_vector<T>(b));
 }

@@ -92,6 +92,8 @@ void Decoder::forward(const RaggedBatch& batch, const std::vector<KvPages>& kv,
   const ConstTensor positional =
       weights_.positional.defined() ? weights_.positional.tensor() : Tensor();
 
+  // What follows may rely on the step's inputs, and on all of the steps before, without a wait.
+  full_edge(ctx.stream());
   invokeEmbedding(residual, batch.ids, weights_.embedding.tensor(limits_.dtype, table_shape),
                   batch.positions, positional, ctx.stream());
   ctx.mark("embedding");

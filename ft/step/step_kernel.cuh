@@ -225,7 +225,7 @@ void launch_step_as(const Args& args, int blocks, Stream stream) {
   const StepConfig made(blocks, args.map.bytes, kTokens > 1 && args.paired, stream);
   gpu::check_launch(cudaLaunchKernelEx(&made.config, kernel, args),
                     reinterpret_cast<const void*>(kernel), made.config);
-  gpu::foreign_work(stream);  // what follows waits for all of it
+  full_edge(stream);  // what follows waits for all of it
 }
 
 template <typename T, Format kFormat>

@@ -4,7 +4,7 @@
 //   - every kernel calls pdl_wait() in every thread that reads or writes memory that another kernel
 //     touches, before it does; and at least once in every block. Then "the kernel before has
 //     finished" is transitive, and buffers may be reused along a chain. Before it a kernel may only
-//     read what no kernel ever writes (weights).
+//     read what no kernel writes behind the last full edge (weights, a step's inputs).
 //   - every kernel calls pdl_launch_dependents() once, as early as it can: the next kernel's blocks
 //     may then be placed as soon as there is room, and wait in pdl_wait().
 #pragma once
