@@ -47,8 +47,9 @@ class Tokenizer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         config = _read_config(folder / "tokenizer_config.json")
-        # Many have their special tokens apart, and then those count, as in transformers.
-        config |= _read_config(folder / "special_tokens_map.json")
+        # Older files have their special tokens apart, and then those count, as in transformers.
+        if "added_tokens_decoder" not in config:
+            config |= _read_config(folder / "special_tokens_map.json")
         return cls(tokenizer, config, _find_template(folder, config))
 
     @property

@@ -248,17 +248,29 @@ def test_template_files_are_found(tmp_path: Path) -> None:
     assert "character 2" in caught.value.cause
 
 
-def test_special_tokens_may_stand_in_a_file_of_their_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({}, "<s>|</s>|<pad>"),
+        ({"added_tokens_decoder": {"300": {"content": "[B]", "special": True}}}, "[B]||<pad>"),
+    ],
+)
+def test_special_tokens_in_a_file_of_their_own_count_as_in_transformers(
+    tmp_path: Path, more: dict[str, Any], expected: str
+) -> None:
     from tests.orchestrate.fakes import save_byte_tokenizer
 
+    transformers = pytest.importorskip("transformers")
     save_byte_tokenizer(tmp_path)
     template = "{{ bos_token }}|{{ eos_token }}|{{ pad_token }}"
-    config = {"chat_template": template, "bos_token": "[B]", "pad_token": "<pad>"}
+    config = {"chat_template": template, "bos_token": "[B]", "pad_token": "<pad>", **more}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     others = {"bos_token": "<s>", "eos_token": {"content": "</s>"}}
     (tmp_path / "special_tokens_map.json").write_text(json.dumps(others))
     loaded = Tokenizer.load(tmp_path)
-    assert loaded is not None and loaded.apply_chat_template(MESSAGES) == "<s>|</s>|<pad>"
+    assert loaded is not None and loaded.apply_chat_template(MESSAGES) == expected
+    other = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    assert other.apply_chat_template(MESSAGES, tokenize=False) == expected
 
 
 def test_truncation_and_padding_of_the_file_are_not_the_models(tmp_path: Path) -> None:
