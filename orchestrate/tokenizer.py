@@ -40,9 +40,7 @@ class Tokenizer:
         try:
             tokenizer = HfTokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
-            raise WeightError(
-                f"{path} cannot be read.", cause=str(error), hint="convert the model again"
-            ) from error
+            raise _unreadable(path, error) from error
         # Left there by a training on short texts, perhaps; transformers undoes them too.
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -117,7 +115,7 @@ class Tokenizer:
                 cause=f"line {error.lineno}: {error.message}",
                 hint="mend chat_template.jinja in the model folder",
             ) from error
-        except jinja2.TemplateError as error:
+        except _RefusedError as error:
             raise ConfigError(
                 "the model's chat template refused the conversation.",
                 cause=str(error),
@@ -202,16 +200,21 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise WeightError(
-            f"{path} cannot be read.", cause=str(error), hint="convert the model again"
-        ) from error
+        raise _unreadable(path, error) from error
     return config if isinstance(config, dict) else {}
+
+
+def _unreadable(path: Path, error: Exception) -> WeightError:
+    return WeightError(f"{path} cannot be read.", cause=str(error), hint="convert the model again")
 
 
 def _find_template(folder: Path, config: Mapping[str, Any]) -> str | None:
     path = folder / "chat_template.jinja"
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise _unreadable(path, error) from error
     template = config.get("chat_template")
     if isinstance(template, list):  # several named ones
         entries = [entry for entry in template if isinstance(entry, Mapping)]
@@ -220,9 +223,12 @@ def _find_template(folder: Path, config: Mapping[str, Any]) -> str | None:
     return template if isinstance(template, str) else None
 
 
+class _RefusedError(Exception):
+    """What a template says by raise_exception."""
+
+
 def _jinja_template(source: str) -> Any:
     """Compiled in a sandbox: a template comes with the weights and is not trusted."""
-    import jinja2
     from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -236,7 +242,7 @@ def _jinja_template(source: str) -> Any:
             return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
     def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
+        raise _RefusedError(message)
 
     def to_json(
         value: Any,
