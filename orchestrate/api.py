@@ -75,12 +75,10 @@ class LLM:
         **unknown: Any,
     ) -> None:
         refuse_unknown("keyword of LLM()", unknown, _keywords(LLM.__init__))
-        _at_least_one(
-            tensor_parallel_size=tensor_parallel_size,
-            max_batch=max_batch,
-            threads=threads,
-            max_len=max_len,
-        )
+        tensor_parallel_size = _size("tensor_parallel_size", tensor_parallel_size)
+        max_batch = _size("max_batch", max_batch)
+        threads = 0 if threads is None else _size("threads", threads)
+        max_len = 0 if max_len is None else _size("max_len", max_len)
         notify = notify or _say_nothing
         check_device(device)
         ranks = world.join(tensor_parallel_size)
@@ -110,9 +108,9 @@ class LLM:
             policy=found.policy,
             dtype=found.dtype,
             lm_head=found.lm_head,
-            max_len=max_len or 0,
+            max_len=max_len,
             max_batch=max_batch,
-            threads=threads or 0,
+            threads=threads,
             device=chosen.kind,
             gpu=chosen.gpu,
             step_kernel=step_kernel,
@@ -259,10 +257,11 @@ def _keywords(function: Callable[..., Any]) -> list[str]:
     return [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
 
 
-def _at_least_one(**values: int | None) -> None:
-    for name, value in values.items():
-        if value is not None and not (type(value) is int and 1 <= value < 1 << 31):
-            raise ConfigError(
-                f"{name} is {value!r}; it must be a whole number of at least 1.",
-                hint=f"change {name}",
-            )
+def _size(name: str, value: Any) -> int:
+    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not (is_whole and 1 <= value < 1 << 31):
+        raise ConfigError(
+            f"{name} is {value!r}; it must be a whole number from 1 to {(1 << 31) - 1:,}.",
+            hint=f"change {name}",
+        )
+    return int(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -117,7 +117,7 @@ def _whole_ids(prompt: Any) -> list[int]:
 
 
 # Iterable, and none of their values is a prompt or an id that was meant.
-_NO_LISTS = (Mapping, bytes, bytearray, Set)
+_NO_LISTS = (Mapping, bytes, bytearray, set, frozenset)
 
 
 def _no_prompt(given: object) -> ConfigError:

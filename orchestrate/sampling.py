@@ -6,8 +6,8 @@ temperature 0, or top_k = 0 with top_p = 0, is greedy; top_k > 0 with top_p = 0 
 from __future__ import annotations
 
 import dataclasses
-import math
 import secrets
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -91,7 +91,8 @@ class SamplingParams:
             value = getattr(self, field.name)
             kind = str(field.type)
             if kind == "float":
-                good = _is_int(value) or (isinstance(value, float) and math.isfinite(value))
+                good = _is_int(value) or isinstance(value, float)
+                good = good and abs(value) <= sys.float_info.max  # NaN is not
             elif kind == "int":
                 good = _is_int(value) and abs(value) < _INT_LIMIT
             elif kind == "bool":
@@ -111,7 +112,7 @@ def params_for(
     """One for each of so many prompts."""
     if isinstance(params, SamplingParams):
         return [params] * count
-    if not all(isinstance(one, SamplingParams) for one in params):
+    if not (isinstance(params, Sequence) and all(isinstance(p, SamplingParams) for p in params)):
         raise ConfigError(
             f"sampling is given by SamplingParams, not by {params!r:.80}.",
             hint="SamplingParams(max_tokens=64)",

@@ -149,11 +149,17 @@ def test_what_is_no_list_of_prompts_is_refused(prompts: Any) -> None:
             call(prompts)  # type: ignore[operator]
 
 
+def test_keys_of_a_mapping_are_a_list_of_prompts() -> None:
+    results = fake_llm(ECHO).generate({"ab": 1, "c": 2}.keys())  # type: ignore[arg-type]
+    assert [result.prompt for result in results] == ["ab", "c"]
+
+
 def test_a_stream_takes_params_as_generate_does() -> None:
     llm, params = fake_llm(ECHO), SamplingParams(max_tokens=2)
     assert "".join(piece.text for piece in llm.stream("ab", [params])) == "ba"  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="given by SamplingParams"):
-        llm.stream("ab", {"max_tokens": 2})  # type: ignore[arg-type]
+    for other in ({"max_tokens": 2}, 2):
+        with pytest.raises(ConfigError, match="given by SamplingParams"):
+            llm.stream("ab", other)  # type: ignore[arg-type]
 
 
 def test_one_text_is_one_text_everywhere() -> None:
@@ -209,8 +215,13 @@ def test_unknown_keyword_names_the_nearest(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keyword", ["tensor_parallel_size", "threads", "max_len", "max_batch"])
 def test_sizes_below_one_are_refused(tmp_path: Path, keyword: str) -> None:
     for value in (0, "2", 2.0, True, 1 << 31):
-        with pytest.raises(ConfigError, match=f"{keyword} is {value!r}"):
+        with pytest.raises(
+            ConfigError, match=f"{keyword} is {value!r}; .* from 1 to 2,147,483,647"
+        ):
             LLM(tmp_path, **{keyword: value})
+    with pytest.raises(ConfigError) as caught:  # of the folder: NumPy's integers are sizes
+        LLM(tmp_path, **{keyword: np.int64(1)})
+    assert keyword not in caught.value.message
 
 
 def test_a_dtype_or_device_that_is_none_is_named_as_such(tmp_path: Path) -> None:
@@ -227,6 +238,7 @@ def test_a_dtype_or_device_that_is_none_is_named_as_such(tmp_path: Path) -> None
         ("temperature", 1e-9),  # what the engine refuses, before anything runs
         ("temperature", float("nan")),
         ("temperature", "hot"),
+        ("temperature", 10**400),
         ("top_k", -1),
         ("top_k", 1.5),
         ("top_k", 1 << 63),
