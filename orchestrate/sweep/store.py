@@ -23,7 +23,7 @@ class RowStore:
         self.path = folder / ROWS_NAME
 
     def load(self) -> list[Row]:
-        """All rows, in the order of their first appearance; none if there is no file yet.
+        """All rows that count, in the order of the lines; none if there is no file yet.
 
         A last line without its end is what a killed process left: it is skipped, and the next
         append replaces it. Any other broken line raises ConfigError.
@@ -34,7 +34,9 @@ class RowStore:
                 row = json.loads(line)
                 if missing := _KEYS - row.keys():
                     raise KeyError(min(missing))
-                rows[row["case_id"], row["round"]] = row
+                key = row["case_id"], row["round"]
+                rows.pop(key, None)  # or the row would stand where its case first did
+                rows[key] = row
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise ConfigError(
                     f"{self.path}:{number}: not a row of a sweep.",

@@ -216,6 +216,11 @@ def test_an_edited_file_measures_its_cases_anew_and_the_report_has_them_once(
     assert not any(row["command"] in text for row in rows)
     entries = load_result(sweeper.out).entries
     assert len(entries) == 2
+    # Measured again, they are the newest in the folder too.
+    again = run.run(force=True)
+    assert [row["command"] for row in newest_rows(run.store.load())] == [
+        row["command"] for row in again
+    ]
 
 
 def test_cases_that_the_file_has_no_longer_stay_behind_its_own_and_are_counted(
