@@ -20,12 +20,16 @@ bool read_number(const fs::path& path, uint64_t* out) {
   return true;
 }
 
-// Pages of files in memory.stat, whose names are those of its version.
-uint64_t file_bytes(const fs::path& path, const std::string& prefix) {
+// What memory.stat counts and the kernel gives back, by the names of its version.
+uint64_t reclaimable_bytes(const fs::path& path, bool is_v2) {
+  const std::string prefix = is_v2 ? "" : "total_";
   std::ifstream file(path);
   uint64_t sum = 0, value = 0;
   for (std::string key; file >> key >> value;) {
-    if (key == prefix + "inactive_file" || key == prefix + "active_file") sum += value;
+    if (key == prefix + "inactive_file" || key == prefix + "active_file" ||
+        key == "slab_reclaimable") {
+      sum += value;
+    }
   }
   return sum;
 }
@@ -34,21 +38,17 @@ void limit_memory(const fs::path& group, bool is_v2, CgroupLimits* limits) {
   uint64_t most = 0, taken = 0;
   if (!read_number(group / (is_v2 ? "memory.max" : "memory.limit_in_bytes"), &most)) return;
   if (!read_number(group / (is_v2 ? "memory.current" : "memory.usage_in_bytes"), &taken)) return;
-  taken -= std::min(taken, file_bytes(group / "memory.stat", is_v2 ? "" : "total_"));
+  taken -= std::min(taken, reclaimable_bytes(group / "memory.stat", is_v2));
   const size_t left = most > taken ? most - taken : 0;
   limits->memory_left = std::min(limits->memory_left, left);
 }
 
 void limit_cores(const fs::path& group, bool is_v2, CgroupLimits* limits) {
-  uint64_t quota = 0, period = 0;
-  if (!read_number(group / (is_v2 ? "cpu.max" : "cpu.cfs_quota_us"), &quota)) return;
-  if (is_v2) {  // quota and period in one line
-    std::ifstream file(group / "cpu.max");
-    file >> quota >> period;
-  } else {
-    read_number(group / "cpu.cfs_period_us", &period);
-  }
-  if (period == 0) return;
+  std::ifstream file(group / (is_v2 ? "cpu.max" : "cpu.cfs_quota_us"));
+  int64_t quota = 0, period = 0;
+  if (!(file >> quota) || quota < 0) return;
+  if (!is_v2) file = std::ifstream(group / "cpu.cfs_period_us");  // version 2 has both in a line
+  if (!(file >> period) || period <= 0) return;
   limits->cores = std::min(limits->cores, static_cast<double>(quota) / static_cast<double>(period));
 }
 

@@ -8,8 +8,8 @@
 namespace flexq_ft {
 
 struct CgroupLimits {
-  // Bytes that may still be allocated: the limit less what is taken, without the file pages that
-  // the kernel gives back.
+  // Bytes that may still be allocated: the limit less what is taken, without the pages of files
+  // and the slabs that the kernel gives back.
   size_t memory_left = std::numeric_limits<size_t>::max();
   double cores = std::numeric_limits<double>::infinity();  // of processor time
 };

@@ -50,14 +50,15 @@ TEST(without_groups_or_limits_there_is_none) {
   EXPECT(std::isinf(root.limits().cores));
 }
 
-TEST(file_pages_of_version_2_are_not_taken) {
+TEST(what_the_kernel_gives_back_is_not_taken) {
   Root root;
   root.file("proc/self/cgroup", "0::/a/b\n")
       .file("sys/fs/cgroup/a/b/memory.max", "1000\n")
       .file("sys/fs/cgroup/a/b/memory.current", "900\n")
-      .file("sys/fs/cgroup/a/b/memory.stat", "anon 300\nactive_file 100\ninactive_file 500\n")
+      .file("sys/fs/cgroup/a/b/memory.stat",
+            "anon 200\nslab_reclaimable 50\nactive_file 100\ninactive_file 500\n")
       .file("sys/fs/cgroup/a/b/cpu.max", "150000 100000\n");
-  EXPECT_EQ(root.limits().memory_left, size_t{700});
+  EXPECT_EQ(root.limits().memory_left, size_t{750});
   EXPECT_EQ(root.limits().cores, 1.5);
 }
 
