@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as HfTokenizer
 
 _REPLACEMENT = "\ufffd"
+_MEND = "mend it, in chat_template.jinja or tokenizer_config.json of the model folder"
 _CONTEXT = 8  # tokens of a prompt, so that some are not special ones, which have no text
 
 
@@ -113,7 +114,7 @@ class Tokenizer:
             raise WeightError(
                 "the model's chat template has a syntax error.",
                 cause=f"line {error.lineno}: {error.message}",
-                hint="mend chat_template.jinja in the model folder",
+                hint=_MEND,
             ) from error
         except _RefusedError as error:
             raise ConfigError(
@@ -125,7 +126,7 @@ class Tokenizer:
             raise ConfigError(
                 "the model's chat template failed.",
                 cause=f"{type(error).__name__}: {error}",
-                hint="mend chat_template.jinja in the model folder",
+                hint=_MEND,
             ) from error
         return str(text)
 
@@ -229,6 +230,7 @@ class _RefusedError(Exception):
 
 def _jinja_template(source: str) -> Any:
     """Compiled in a sandbox: a template comes with the weights and is not trusted."""
+    from jinja2 import nodes
     from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -238,8 +240,9 @@ def _jinja_template(source: str) -> Any:
         tags = {"generation"}  # noqa: RUF012
 
         def parse(self, parser: Any) -> Any:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.Scope(body, lineno=line)
 
     def raise_exception(message: str) -> None:
         raise _RefusedError(message)

@@ -191,6 +191,7 @@ def test_templates_get_the_functions_and_tokens_that_they_expect() -> None:
         "{% for m in messages %}\n  {% generation %}\n{{ m.content }}\n  {% endgeneration %}\n"
         "{% endfor %}",
         "{% generation %}{% for m in messages %}{{ m.role }}{% endfor %}{% endgeneration %}.",
+        "{% generation %}{% set end = '!' %}{{ end }}{% endgeneration %}{{ end }}",
     ],
 )
 def test_templates_are_rendered_as_by_transformers(template: str) -> None:
