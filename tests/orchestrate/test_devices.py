@@ -101,6 +101,8 @@ def test_a_rank_takes_the_gpu_of_its_place_on_the_host(monkeypatch: pytest.Monke
     made: list[dict[str, Any]] = []
 
     class FakeEngine:
+        threads = 1
+
         def __init__(self, model_dir: str, **options: Any) -> None:
             made.append(options)
 
