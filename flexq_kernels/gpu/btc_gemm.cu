@@ -18,7 +18,7 @@
 #include "flexq_kernels/gpu/dependent_launch.cuh"
 #include "flexq_kernels/gpu/int6.cuh"
 #include "flexq_kernels/gpu/output.cuh"
-#include "flexq_kernels/gpu/stream_gemm_copy.cuh"
+#include "flexq_kernels/gpu/weight_load.cuh"
 
 namespace flexq_kernels::gpu {
 

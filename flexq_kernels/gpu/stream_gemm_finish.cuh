@@ -15,8 +15,8 @@
 #include "flexq_kernels/gpu/dependent_launch.cuh"
 #include "flexq_kernels/gpu/output.cuh"
 #include "flexq_kernels/gpu/stream_gemm_args.h"
-#include "flexq_kernels/gpu/stream_gemm_copy.cuh"
 #include "flexq_kernels/gpu/tile_product.cuh"
+#include "flexq_kernels/gpu/weight_load.cuh"
 
 namespace flexq_kernels::gpu {
 

@@ -15,8 +15,8 @@
 // Before the kernel in front has ended (pdl_wait) the weights of the first stages are on their way.
 #include "flexq_kernels/gpu/dependent_launch.cuh"
 #include "flexq_kernels/gpu/hopper.cuh"
-#include "flexq_kernels/gpu/stream_gemm_copy.cuh"
 #include "flexq_kernels/gpu/stream_gemm_finish.cuh"
+#include "flexq_kernels/gpu/weight_load.cuh"
 
 namespace flexq_kernels::gpu {
 
