@@ -10,13 +10,18 @@ namespace {
 
 // Of kAuto: the largest batch that takes less time as one kernel than op by op, as far as that was
 // measured (docs/results/h200/step-kernel.md): one sequence always; more where blocks come in pairs
-// and what the sequences need leaves enough shared memory for a long ring, four of six bits and two
-// of other schemes. W8A8 wins with two in a short one as well.
+// and what the sequences need leaves enough shared memory for a long ring, two, or of six bits four
+// where layers are small: ops lose time between each other, the more of it the less they have to
+// read. W8A8 wins with two in a short ring as well.
 int64_t measured_faster(const RunnerModel& model, const StepKernel& kernel) {
-  constexpr int kLongRing = 12;  // stages
+  constexpr int kLongRing = 12;                // stages
+  constexpr size_t kSmallLayer = 200'000'000;  // bytes
   if (!kernel.pairs()) return 1;
-  const Scheme scheme = model.decoder.weights().layers.front().qkv.format.scheme;
-  int64_t most = std::min<int64_t>(scheme == Scheme::kW6Ax ? 4 : 2, kernel.most_tokens());
+  const LayerWeights& layer = model.decoder.weights().layers.front();
+  const Scheme scheme = layer.qkv.format.scheme;
+  const size_t bytes = layer.qkv.bytes() + layer.o.bytes() + layer.up.bytes() + layer.down.bytes();
+  const bool four = scheme == Scheme::kW6Ax && bytes <= kSmallLayer;
+  int64_t most = std::min<int64_t>(four ? 4 : 2, kernel.most_tokens());
   if (scheme == Scheme::kW8A8) return most;
   while (most > 1 && kernel.ring_stages(most) < kLongRing) --most;
   return most;

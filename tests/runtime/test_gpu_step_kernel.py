@@ -181,6 +181,22 @@ def test_auto_takes_the_kernel_for_few_sequences(engine: Make, scheme: str, most
     assert generate(auto, many, params, logprobs=True) == generate(off, many, params, logprobs=True)
 
 
+@pytest.mark.parametrize(
+    ("shape", "scheme", "most"),
+    [("llama-7b", "w6ax", 4), ("llama-13b", "w6ax", 2), ("llama-13b", "w8a8", 2)],
+)
+def test_auto_leaves_three_sequences_of_large_layers_to_the_ops(
+    tmp_path: Path, repo_root: Path, shape: str, scheme: str, most: int
+) -> None:
+    ini = (repo_root / f"configs/models/{shape}.ini").read_text()
+    (tmp_path / "one.ini").write_text(re.sub(r"num_layer = \d+", "num_layer = 1", ini))
+    made = _native.Engine(
+        str(tmp_path / "one.ini"), scheme=scheme, dtype="fp16", device="cuda", max_batch=8,
+        max_len=256, synthetic_weights=True,
+    )  # fmt: skip
+    assert made.step_note.startswith(f"decode steps of up to {most} sequences run as one kernel")
+
+
 def test_more_sequences_than_it_takes_run_op_by_op(engine: Make) -> None:
     on, off = (engine("fp16", max_batch=16, step_kernel=choice) for choice in ("on", "off"))
     note = "decode steps of up to 8 sequences run as one kernel, larger ones op by op"
