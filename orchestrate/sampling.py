@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from flexq_ft.errors import ConfigError
 
 _SEED_LIMIT = 1 << 64
@@ -21,7 +23,8 @@ _LEAST_TEMPERATURE = 1e-5  # the engine's: below it logits overflow
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """Keyword-only; values are checked on construction (ConfigError names the first bad one)."""
+    """Keyword-only; values are checked on construction (ConfigError names the first bad one).
+    Numbers may be NumPy's."""
 
     temperature: float = 0.0
     top_k: int = 0
@@ -44,6 +47,9 @@ class SamplingParams:
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
+        for name in FIELDS:
+            if isinstance(value := getattr(self, name), np.generic):
+                object.__setattr__(self, name, value.item())
         self._check_types()
         hot = self.temperature == 0 or self.temperature >= _LEAST_TEMPERATURE
         self._check("temperature", hot, f"0 (greedy), or at least {_LEAST_TEMPERATURE:g}")
@@ -126,7 +132,7 @@ def params_for(
 
 
 def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _is_id_lists(value: object) -> bool:

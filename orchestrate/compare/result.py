@@ -68,7 +68,7 @@ def load_result(path: Path) -> Result:
         return _loaded(path)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ConfigError(
-            f"{path} is none that this version can read.",
+            f"{path} is no result that this version can read.",
             cause=f"{type(error).__name__}: {error}",
             hint="measure again, or compare with the version that wrote it",
         ) from error

@@ -264,6 +264,20 @@ def test_bad_sampling_values_are_named(field: str, value: Any) -> None:
         SamplingParams(**{field: value})
 
 
+def test_numbers_of_numpy_are_numbers() -> None:
+    made = SamplingParams(
+        top_k=np.int64(5),
+        temperature=np.float32(0.5),
+        seed=np.uint64(2**64 - 1),
+        logprobs=np.bool_(True),
+        stop_words=[[np.int32(3)]],
+    )  # type: ignore[arg-type]
+    assert (made.top_k, made.temperature, made.seed) == (5, 0.5, 2**64 - 1)
+    assert [type(x) for x in (made.top_k, made.temperature, made.logprobs)] == [int, float, bool]
+    with pytest.raises(ConfigError, match=r"top_k is 1\.5; it must be a whole number"):
+        SamplingParams(top_k=np.float64(1.5))  # type: ignore[arg-type]
+
+
 def test_both_penalties_together_are_refused() -> None:
     with pytest.raises(ConfigError, match="cannot be used together"):
         SamplingParams(repetition_penalty=1.1, presence_penalty=0.1)

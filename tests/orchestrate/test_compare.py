@@ -328,9 +328,9 @@ def without(row: Row, key: str) -> Row:
         (lambda d: {**d, "results": [{"case_id": "x"}]}, "holds no results"),
         (lambda d: {**d, "results": 2 * d["results"]}, "two rows of the same case"),
         (lambda d: [], "is not a result"),
-        (lambda d: {**d, "environment": {}}, "none that this version can read"),
-        (lambda d: {**d, "results": [without(d["results"][0], "flags")]}, "none that this version"),
-        (lambda d: {**d, "results": [{**d["results"][0], "metrics": {"x": 1}}]}, "none that this"),
+        (lambda d: {**d, "environment": {}}, "no result that this version can read"),
+        (lambda d: {**d, "results": [without(d["results"][0], "flags")]}, "no result that this version"),
+        (lambda d: {**d, "results": [{**d["results"][0], "metrics": {"x": 1}}]}, "no result that this"),
         (lambda d: with_metric(d, weights_bytes="many"), "'many' is no number"),
     ],
 )
