@@ -329,8 +329,8 @@ def without(row: Row, key: str) -> Row:
         (lambda d: {**d, "results": 2 * d["results"]}, "two rows of the same case"),
         (lambda d: [], "is not a result"),
         (lambda d: {**d, "environment": {}}, "no result that this version can read"),
-        (lambda d: {**d, "results": [without(d["results"][0], "flags")]}, "no result that this version"),
-        (lambda d: {**d, "results": [{**d["results"][0], "metrics": {"x": 1}}]}, "no result that this"),
+        (lambda d: {**d, "results": [without(d["results"][0], "flags")]}, "no result that"),
+        (lambda d: {**d, "results": [{**d["results"][0], "metrics": {"x": 1}}]}, "no result that"),
         (lambda d: with_metric(d, weights_bytes="many"), "'many' is no number"),
     ],
 )
