@@ -9,8 +9,9 @@
 //
 // On the CPU the calling thread keeps scratch for the scores of all threads between calls: nothing
 // is allocated once the longest context was seen. On a GPU the workspace holds the partial results
-// of the parts that a sequence's positions are cut into; the cut depends on its length alone. Of
-// decodes' earlier tokens the cache must lie before the queue's last full_edge, as the batch must.
+// of the parts that a sequence's positions are cut into; the cut depends on its length alone. What
+// the cache has of decodes' earlier tokens must lie before the queue's last full_edge, as the
+// batch.
 #pragma once
 
 #include "ft/core/stream.h"
