@@ -10,6 +10,7 @@
 // rows of an ldmatrix lie in different banks.
 #pragma once
 
+#include "flexq_kernels/gpu/mma.cuh"
 #include "ft/kernels/attention_prefill_tile.cuh"
 
 namespace flexq_ft::gpu {
@@ -29,18 +30,8 @@ struct PrefillShape {
   }
 };
 
-__device__ __forceinline__ void load_matrices(uint32_t (&r)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
-}
-__device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
-}
+using flexq_kernels::gpu::load_matrices;
+using flexq_kernels::gpu::load_matrices_transposed;
 
 // Begins to copy positions [first, first + kTile) of a KV head of K and of V; zeros from `end` on.
 // pages: ids of the tile's pages.

@@ -31,10 +31,10 @@ struct alignas(16) Op {
   void* k_pages = nullptr;            // of the attention
   void* v_pages = nullptr;
   int32_t n = 0, k = 0;
-  int32_t limit = 0;           // the largest code of an activation, 31 or 127
-  int32_t boxes = 0;           // rows: tensor copies of a stage
-  const void* rows = nullptr;  // rows: their tensor map (row_map.h)
-  const void* unused = nullptr;
+  int32_t limit = 0;             // the largest code of an activation, 31 or 127
+  int32_t boxes = 0;             // rows: tensor copies of a stage
+  const void* rows = nullptr;    // rows: their tensor map (row_map.h); of the attention, of K
+  const void* v_rows = nullptr;  // and of V
 };
 
 // What a block of the attention does at a time: one KV head of one sequence, over a part of its

@@ -35,7 +35,7 @@ class PartialSums {
   __device__ __forceinline__ void put(const Tile& tile, uint32_t lane, int first) const {
     const int part = static_cast<int>(buffer()) * kTeams + first;
     const uint32_t to = lane + static_cast<uint32_t>(part * kTeamWarps * warp_bytes());
-    const int token = static_cast<int>(threadIdx.x % 4) * 2;
+    const int token = anew(static_cast<int>(threadIdx.x)) % 4 * 2;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       if ((kTokens == 1 && i % 2 != 0) || token + i % 2 >= args_.tokens) continue;

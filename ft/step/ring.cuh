@@ -75,22 +75,24 @@ class RingReader {
   };
 
   __device__ __forceinline__ RingReader(const RingPlace& ring, int team)
-      : ring_(ring), turn_{ring.full(team), 0}, ahead_(static_cast<uint32_t>(team)) {}
+      : ring_(ring), full_(ring.full(team)), state_(static_cast<uint32_t>(team) << 1) {}
 
   // How many stages are taken by the other team before this team's next one: 0 or 1.
-  __device__ __forceinline__ int ahead() const { return static_cast<int>(ahead_); }
+  __device__ __forceinline__ int ahead() const { return static_cast<int>(state_ >> 1); }
   // So many stages have been dealt with, by both teams.
-  __device__ __forceinline__ void pass(int stages) { ahead_ ^= static_cast<uint32_t>(stages & 1); }
+  __device__ __forceinline__ void pass(int stages) {
+    state_ ^= static_cast<uint32_t>(stages & 1) << 1;
+  }
 
   // The team's next stage.
   __device__ __forceinline__ uint32_t wait(int op) const {
-    await(turn_, op);
-    return stage(turn_);
+    await(turn(), op);
+    return stage(turn());
   }
   __device__ __forceinline__ void release() {
-    disturb(ring_.args, turn_.full);
+    disturb(ring_.args, full_);
     __syncwarp();
-    if (threadIdx.x % 32 == 0) free(turn_);
+    if (threadIdx.x % 32 == 0) free(turn());
     advance();
   }
 
@@ -98,13 +100,13 @@ class RingReader {
   // of the block is behind that.
   __device__ __forceinline__ uint32_t peek(int i) const {
     const auto bytes = static_cast<uint32_t>(ring_.args.map.barrier_bytes);
-    uint32_t full = turn_.full + static_cast<uint32_t>((i - ahead()) * kSlotBarriers);
+    uint32_t full = full_ + static_cast<uint32_t>((i - ahead()) * kSlotBarriers);
     if (full < ring_.barriers()) full += bytes;
     if (full >= ring_.barriers_end()) full -= bytes;
     return stage(Turn{full, 0});
   }
   // To the team's stage behind, without freeing this one.
-  __device__ __forceinline__ void advance() { turn_ = behind(turn_, ring_.barriers_end()); }
+  __device__ __forceinline__ void advance() { set(behind(turn(), ring_.barriers_end())); }
 
  private:
   friend class StagePairs;
@@ -126,9 +128,14 @@ class RingReader {
   // By one lane.
   __device__ __forceinline__ void free(const Turn& turn) const { mbarrier_arrive(turn.full + 8); }
 
+  __device__ __forceinline__ Turn turn() const { return {full_, state_ & 1}; }
+  __device__ __forceinline__ void set(Turn turn) {
+    full_ = turn.full;
+    state_ = (state_ & 2) | turn.parity;
+  }
+
   RingPlace ring_;
-  Turn turn_;  // the team's next one
-  uint32_t ahead_;
+  uint32_t full_, state_;  // the team's next turn; twice ahead(), and its parity
 };
 
 // Two of a team's stages at a time: so a warp has twice as much to load and to multiply between two
@@ -137,7 +144,7 @@ class RingReader {
 class StagePairs {
  public:
   __device__ __forceinline__ StagePairs(RingReader& ring, int op)
-      : ring_(ring), first_(ring.turn_), end_(ring.ring_.barriers_end()), op_(op) {
+      : ring_(ring), first_(ring.turn()), end_(ring.ring_.barriers_end()), op_(op) {
     keep(end_);
     look();
   }
@@ -170,7 +177,7 @@ class StagePairs {
     look();
   }
   // The reader goes on behind the last stage released.
-  __device__ __forceinline__ void end() { ring_.turn_ = first_; }
+  __device__ __forceinline__ void end() { ring_.set(first_); }
 
  private:
   __device__ __forceinline__ RingReader::Turn behind(RingReader::Turn turn) const {

@@ -1,7 +1,10 @@
-// Tensor maps of weights that lie row by row, as the ring takes them: 16 rows x 768 bytes a stage.
+// Tensor maps of what lies row by row, as the ring takes it: of weights 16 rows x 768 bytes a
+// stage, of K and V pages. Rows arrive in boxes of 128 bytes x 16 rows, swizzled.
 #pragma once
 
 #include <cstdint>
+
+#include "ft/core/tensor.h"
 
 namespace flexq_ft::step {
 
@@ -13,5 +16,9 @@ struct alignas(64) RowMap {  // a CUtensorMap
 // rows [n] of row_bytes, a multiple of 16, aligned to 16. Throws Error{kDevice} where the driver
 // refuses.
 int make_row_map(RowMap* map, const void* rows, int64_t n, int64_t row_bytes);
+
+// Of K or V, pages [num_pages][kv_heads][16][head_dim] of 16-bit values, head_dim a multiple of 64:
+// a copy takes the 16 rows of a page, whose number counts KV heads too.
+void make_page_map(RowMap* map, ConstTensor pages);
 
 }  // namespace flexq_ft::step

@@ -29,8 +29,8 @@ SharedMap make_shared_map(const SharedSizes& sizes) {
   const int raw_codes = round_up(sizes.raw_k, flexq_kernels::kGroupSize);
   map.token_pitch =
       std::max({padded * sizes.operand_bytes, head_row, 3 * raw_codes}) + sizes.spread;
-  const int operand = sizes.tokens * map.token_pitch, unit = sizes.attention_floats * 4;
-  map.unit_floats = sizes.attention_floats;
+  const int operand = sizes.tokens * map.token_pitch, unit = sizes.unit.bytes;
+  map.unit = sizes.unit;
   map.units_together = std::clamp(operand / std::max(unit, 1), 1, sizes.attention_units);
   map.tokens = take(std::max(operand, unit));
   map.raw = map.tokens + raw_codes;

@@ -29,6 +29,23 @@ constexpr int kSlotBarriers = 16;   // bytes, of a stage's two mbarriers
 // Of a ring. Fewer could not hold a norm's weights and biases while products run ahead.
 constexpr int kLeastStages = 6;
 
+// What the attention keeps of a unit, where the products keep their operand: offsets in bytes. A
+// unit is a part, of at most `length` tokens, of one KV head's context, with the query heads that
+// share it.
+struct UnitMap {
+  int sharing = 1;
+  int row_bits = 0;  // of a number below sharing: what deals rows to threads needs no division
+  int row = 0;       // bytes of a row of q or of the newest token's K and V
+  int newest = 0;    // K, V; in front of them q [sharing]
+  int tops = 0;      // fp32 [sharing][kWarps]: the largest score of each warp's
+  int most = 0;      // fp32 [sharing]: of all
+  int sums = 0;      // fp32 [sharing][weighings(length)]: of exponentials
+  int scores = 0;    // fp32 [sharing][pitch]; then exponentials, see attention.cuh
+  int pitch = 0;
+  int values = 0;  // fp32 [value_sums(head_dim)][sharing][head_dim]
+  int bytes = 0;
+};
+
 struct SharedMap {
   int stages = 0;  // of the ring, which comes first
   int tokens = 0;  // the operand of the products, [tokens] rows of token_pitch bytes
@@ -44,12 +61,12 @@ struct SharedMap {
   int plan = 0;            // uint32 [ops]
   int epoch = 0;           // uint32, of the step's input (block.cuh)
   int units = 0;           // of the attention: their number, and behind 16 bytes the units
-  int units_together = 1;  // that the operand's place has room for,
-  int unit_floats = 0;     // of so many floats each
-  int barriers = 0;        // of the ring, kSlotBarriers for each stage
-  int barrier_bytes = 0;   // of all stages
-  int handover = 0;        // four barriers (partial_sums.cuh)
-  int pair = 0;            // two (pair.cuh)
+  int units_together = 1;  // that the operand's place has room for, side by side
+  UnitMap unit;
+  int barriers = 0;       // of the ring, kSlotBarriers for each stage
+  int barrier_bytes = 0;  // of all stages
+  int handover = 0;       // four barriers (partial_sums.cuh)
+  int pair = 0;           // two (pair.cuh)
   int bytes = 0;
   int block_bytes = 0;  // what a block may have
 };
@@ -97,16 +114,35 @@ struct SharedSizes {
   int raw_k = 0;          // values of a row that are kept until they are quantised; 0: none
   int spread = 16;        // bytes between two tokens' rows, modulo 128, against bank conflicts
   int ops = 0;
-  int attention_floats = 0;  // that the attention keeps for a unit, where the operand is
-  int attention_units = 1;   // of a block, at most
-  int block_bytes = 0;       // shared memory of one block
+  UnitMap unit;
+  int attention_units = 1;  // of a block, at most
+  int block_bytes = 0;      // shared memory of one block
 };
 
-// Floats that the attention keeps for a unit, whose part has at most `length` tokens:
-//   q [sharing][dim], newest K and V [2][dim], values [warps][dim], sums and maxima [warps],
-//   scores [sharing][length]
-constexpr int unit_floats(int head_dim, int sharing, int length) {
-  return (sharing + 2 + kWarps) * head_dim + 2 * kWarps + (sharing * length + 3) / 4 * 4;
+// Dimensions of a head whose values a warp adds up, and how many sums there are of each.
+constexpr int kValueDims = 16;
+constexpr int value_sums(int head_dim) { return kWarps / (head_dim / kValueDims); }
+
+// A warp takes the exponentials of so many tokens of one query head.
+constexpr int kWeighedTokens = 192;
+constexpr int weighings(int length) { return (length + kWeighedTokens - 1) / kWeighedTokens; }
+
+// Rows of q lie 16 bytes, and of scores 32 bytes, apart modulo 128: lanes that read the same place
+// of neighbouring rows read different banks.
+constexpr UnitMap make_unit_map(int head_dim, int sharing, int length) {
+  UnitMap map;
+  map.sharing = sharing;
+  while (sharing > 1 << map.row_bits) ++map.row_bits;
+  map.row = head_dim * 2 + 16;
+  map.newest = sharing * map.row;
+  map.tops = map.newest + 2 * map.row;
+  map.most = map.tops + sharing * kWarps * 4;
+  map.sums = map.most + sharing * 4;
+  map.scores = (map.sums + sharing * weighings(length) * 4 + 15) / 16 * 16;
+  map.pitch = (length + 31) / 32 * 32 + 8;
+  map.values = map.scores + sharing * map.pitch * 4;
+  map.bytes = map.values + value_sums(head_dim) * sharing * head_dim * 4;
+  return map;
 }
 
 // stages is 0 if the sizes leave too little for a ring.

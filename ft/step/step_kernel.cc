@@ -187,7 +187,7 @@ step::SharedSizes StepKernel::shared_sizes(int tokens) const {
   const int sharing = static_cast<int>(config.num_heads / config.num_kv_heads);
   const auto head_dim = static_cast<int>(config.head_dim);
   const int length = step::part_length(static_cast<int>(model_.max_len), max_parts_, head_dim);
-  sizes.attention_floats = step::unit_floats(head_dim, sharing, length);
+  sizes.unit = step::make_unit_map(head_dim, sharing, length);
   const int most = tokens * static_cast<int>(config.num_kv_heads) * max_parts_;
   sizes.attention_units = (most + device_.multiprocessors - 1) / device_.multiprocessors;
   sizes.block_bytes = static_cast<int>(device_.shared_bytes);
@@ -211,15 +211,24 @@ std::vector<Op> StepKernel::ops(Stream stream) {
     out.push_back(product(layer.down, data_or_null<float>(layer.down_bias)));
   }
   out.push_back(normed(product(model_.weights.lm_head, nullptr), model_.weights.final_norm));
-  // The tensor maps of rows, one for each op, where the copy engine reads them.
-  maps.resize(out.size());
+  // The tensor maps of rows, two for each op, where the copy engine reads them.
+  maps.resize(2 * out.size());
   maps_ = Buffer(maps.size() * sizeof(step::RowMap), MemoryKind::kWorkspace, Device::kCuda);
   for (size_t i = 0; i < out.size(); ++i) {
+    const auto* const there = static_cast<const step::RowMap*>(maps_.data()) + 2 * i;
+    if (out[i].k_pages != nullptr) {
+      const KvPages& kv = model_.cache[i / step::kLayerOps];
+      step::make_page_map(&maps[2 * i], kv.k);
+      step::make_page_map(&maps[2 * i + 1], kv.v);
+      out[i].rows = there;
+      out[i].v_rows = there + 1;
+      continue;
+    }
     const bool head = i + 1 == out.size();
-    if (out[i].codes == nullptr || (format_ == Format::kW6 && !head)) continue;
+    if (format_ == Format::kW6 && !head) continue;
     const int64_t row_bytes = out[i].k * (format_ == Format::kFloat || head ? 2 : 1);
-    out[i].boxes = step::make_row_map(&maps[i], out[i].codes, out[i].n, row_bytes);
-    out[i].rows = static_cast<const step::RowMap*>(maps_.data()) + i;
+    out[i].boxes = step::make_row_map(&maps[2 * i], out[i].codes, out[i].n, row_bytes);
+    out[i].rows = there;
   }
   cuda::copy(maps_.data(), maps.data(), maps_.bytes(), stream);
   cuda::synchronize(stream);

@@ -88,8 +88,9 @@ __device__ __forceinline__ void compute(const Place& start, const RingPlace& rin
   Pair<kTokens> pair(args, start.base);
   embed<T>(start);
   fetch_op(start, 0);
-  const int last = kLayerOps * args.layers;
-  for (int index = 0; index <= last; ++index) {
+  for (int index = 0;; ++index) {
+    const int last = kLayerOps * anew(args.layers);  // not kept in a register
+    if (index > last) break;
     const int kind = index == last ? kHead : index % kLayerOps;
     const Place place = start.afresh();
     mark(place, index, kBegun);

@@ -7,6 +7,8 @@
 
 namespace flexq_ft::step {
 
+using flexq_kernels::gpu::prefetch_tensor_map;
+
 template <typename T, Format kFormat>
 class Streamer {
  public:
@@ -17,30 +19,41 @@ class Streamer {
     asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(often_));
   }
 
+  // Nobody waits for the next op's description, or for the copy engine's reading of its maps.
   __device__ __forceinline__ void run(const uint32_t* plan) {
     const int last = kLayerOps * args_.layers;
+    Op next = args_.ops[0];
     for (int index = 0; index <= last; ++index) {
-      const Op op = args_.ops[index];
+      const Op op = next;
+      if (index < last) next = args_.ops[index + 1];
       const int kind = index == last ? kHead : index % kLayerOps;
       if (kind == kAttention) {
         attention(op, index);
-        continue;
+      } else {
+        product(op, index, kind, plan[index]);
       }
-      if (!has_work(plan[index])) continue;
-      const int first = first_unit(plan[index]), count = unit_count(plan[index]);
-      if (op.norm_weight != nullptr) norm(op, index);
-      for (int u = first; u < first + count; ++u) {
-        if (kFormat == Format::kW6 && kind != kHead) {
-          tiles(op, index, u);
-        } else {
-          stored_rows(op, index, u * kStageRows,
-                      op.k * (kFormat == Format::kFloat || kind == kHead ? 2 : 1));
-        }
+      if (lane_ != 0) continue;
+      for (const void* map : {next.rows, next.v_rows}) {
+        if (map != nullptr) prefetch_tensor_map(*static_cast<const CUtensorMap*>(map));
       }
     }
   }
 
  private:
+  __device__ __forceinline__ void product(const Op& op, int index, int kind, uint32_t planned) {
+    if (!has_work(planned)) return;
+    const int first = first_unit(planned), count = unit_count(planned);
+    if (op.norm_weight != nullptr) norm(op, index);
+    for (int u = first; u < first + count; ++u) {
+      if (kFormat == Format::kW6 && kind != kHead) {
+        tiles(op, index, u);
+      } else {
+        stored_rows(op, index, u * kStageRows,
+                    op.k * (kFormat == Format::kFloat || kind == kHead ? 2 : 1));
+      }
+    }
+  }
+
   // All blocks read the same few: they may stay in the L2.
   __device__ __forceinline__ void norm(const Op& op, int index) {
     for (int begin = 0; begin < op.k; begin += kNormValues) {
@@ -103,14 +116,17 @@ class Streamer {
     const int count = units.count(), together = args_.map.units_together;
     for (int first = 0; first < count; first += together) {
       const int last = min(first + together, count);
-      for (const void* cache : {op.k_pages, op.v_pages}) {
-        for (int u = first; u < last; ++u) pages(units[u], cache, index);
+      for (const void* map : {op.rows, op.v_rows}) {
+        for (int u = first; u < last; ++u) {
+          pages(units[u], *static_cast<const CUtensorMap*>(map), index);
+        }
       }
     }
   }
 
   // Three or six pages a stage.
-  __device__ __forceinline__ void pages(const AttentionUnit& unit, const void* cache, int index) {
+  __device__ __forceinline__ void pages(const AttentionUnit& unit, const CUtensorMap& map,
+                                        int index) {
     const int tokens = stage_tokens(args_.head_dim);
     const int most = tokens / kPageTokens;
     const int page_bytes = kPageTokens * args_.head_dim * 2;
@@ -121,9 +137,9 @@ class Streamer {
       const int page = lane_ < count ? table[begin / kPageTokens + lane_] : 0;
       if (!ring_.begin(static_cast<uint32_t>(count * page_bytes), index)) continue;
       if (lane_ >= count) continue;
-      const int64_t at = (static_cast<int64_t>(page) * args_.kv_heads + unit.head) * page_bytes;
-      copy(lane_ * page_bytes, static_cast<const uint8_t*>(cache) + at,
-           static_cast<uint32_t>(page_bytes), once_);
+      flexq_kernels::gpu::copy_tensor(ring_.stage() + static_cast<uint32_t>(lane_ * page_bytes),
+                                      map, ring_.full(), 0,
+                                      (page * args_.kv_heads + unit.head) * kPageTokens, 0, once_);
     }
   }
 

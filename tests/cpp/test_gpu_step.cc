@@ -278,6 +278,38 @@ TEST(long_contexts_are_cut_into_parts) {
   }
 }
 
+// The rest of a sequence's last page holds what an earlier sequence left there.
+TEST(what_lies_behind_a_context_changes_nothing) {
+  if (skip()) return;
+  for (const size_t which : {0, 1, 2}) {
+    const std::vector<int64_t> contexts = {5, 16, 47, 200};
+    const auto model = make_case(models()[which].config, Scheme::kFloat, DataType::kFp16, contexts);
+    StepKernel kernel(model->model(), device(), model->stream());
+    const auto sequences = static_cast<int64_t>(contexts.size());
+    const RaggedBatch batch = model->batch(0, sequences);
+    const auto expected = run_step(*model, kernel, 0, sequences);
+    std::vector<int32_t> pages(batch.pages.bytes() / 4);
+    cuda::copy(pages.data(), batch.pages.raw(), batch.pages.bytes(), model->stream());
+    cuda::synchronize(model->stream());
+    for (const KvPages& layer : model->cache().layers()) {
+      for (const Tensor& kv : {layer.k, layer.v}) {
+        const size_t row = static_cast<size_t>(kv.dim(3)) * 2;
+        for (int64_t s = 0; s < sequences; ++s) {
+          const int64_t context = contexts[static_cast<size_t>(s)], kept = context % kPageTokens;
+          const int64_t page =
+              pages[static_cast<size_t>(s * batch.pages.dim(1) + context / kPageTokens)];
+          for (int64_t head = 0; head < kv.dim(1); ++head) {
+            const auto at = static_cast<size_t>((page * kv.dim(1) + head) * kPageTokens + kept);
+            cuda::fill(static_cast<uint8_t*>(kv.raw()) + at * row, 0xff,  // NaN
+                       static_cast<size_t>(kPageTokens - kept) * row, model->stream());
+          }
+        }
+      }
+    }
+    EXPECT(run_step(*model, kernel, 0, sequences) == expected);
+  }
+}
+
 TEST(what_it_does_not_take_is_said) {
   if (skip()) return;
   const auto model = make_case(models()[1].config, Scheme::kFloat, DataType::kFp16, {3});

@@ -73,16 +73,16 @@ TEST(parts_of_shared_memory_do_not_meet) {
       sizes.operand_bytes = codes ? 1 : 2;
       sizes.raw_k = codes ? sizes.hidden : 0;
       sizes.ops = 161;
-      sizes.attention_floats = 5000;
+      sizes.unit.bytes = 20000;
       sizes.attention_units = 3;
       sizes.block_bytes = 232448;
       const SharedMap map = make_shared_map(sizes);
       EXPECT(map.stages >= 6);
       EXPECT_EQ(map.stages % kTeams, 0);
       EXPECT_EQ(map.barrier_bytes, map.stages * 16);
-      const int operand = std::max(tokens * map.token_pitch, sizes.attention_floats * 4);
+      const int operand = std::max(tokens * map.token_pitch, sizes.unit.bytes);
       EXPECT(map.units_together >= 1 && map.units_together <= sizes.attention_units);
-      EXPECT(map.units_together * map.unit_floats * 4 <= operand);
+      EXPECT(map.units_together * map.unit.bytes <= operand);
       EXPECT(map.bytes <= sizes.block_bytes);
       struct Part {
         int begin, bytes;
@@ -146,7 +146,7 @@ TEST(what_sequences_need_shortens_the_ring) {
     sizes.raw_k = c.operand_bytes == 1 ? c.hidden : 0;
     sizes.spread = c.operand_bytes == 1 ? 16 : 64;
     sizes.ops = 161;
-    sizes.attention_floats = 3000;
+    sizes.unit.bytes = 12000;
     sizes.block_bytes = 232448;  // of an H100 or H200
     EXPECT_EQ(make_shared_map(sizes).stages, c.stages);
   }
