@@ -166,6 +166,68 @@ TEST(parts_of_a_context_are_whole_stages) {
   EXPECT_EQ(part_length(1025, 4, 128), 288);
 }
 
+// Of every number of query heads that share, of parts of one token up to many.
+TEST(parts_of_an_attention_unit_do_not_meet) {
+  for (const int head_dim : {64, 128}) {
+    for (int sharing = 1; sharing <= kMaxSharing; ++sharing) {
+      int before = 0;
+      for (const int length : {1, 15, 16, 17, 31, 96, 97, 192, 193, 383, 384, 480, 2049, 8192}) {
+        const UnitMap map = make_unit_map(head_dim, sharing, length);
+        const int page_end = (length + 15) / 16 * 16;  // exponentials go on to there
+        struct Part {
+          int begin, bytes, multiple;
+        };
+        const Part parts[] = {{0, sharing * map.row, 16},
+                              {map.newest, 2 * map.row, 16},
+                              {map.tops, sharing * kWarps * 4, 16},
+                              {map.most, sharing * 4, 4},
+                              {map.sums, sharing * weighings(length) * 4, 4},
+                              {map.scores, sharing * map.pitch * 4, 8},
+                              {map.values, value_sums(head_dim) * sharing * head_dim * 4, 8},
+                              {map.bytes, 0, 16}};  // the next unit
+        int end = 0;
+        for (const Part& part : parts) {
+          EXPECT(part.begin >= end);
+          EXPECT_EQ(part.begin % part.multiple, 0);
+          end = part.begin + part.bytes;
+        }
+        EXPECT(map.row >= head_dim * 2 && map.pitch >= page_end);
+        EXPECT_EQ(map.row % 16, 0);
+        EXPECT_EQ(map.row % 128, 16);
+        EXPECT_EQ(map.pitch * 4 % 128, 32);
+        EXPECT(kWeighedTokens * weighings(length) >= length);
+        EXPECT(sharing <= 1 << map.row_bits && (sharing == 1 || sharing > 1 << (map.row_bits - 1)));
+        EXPECT(map.bytes >= before);  // room for the longest is room for all
+        before = map.bytes;
+      }
+    }
+  }
+}
+
+// Eight tokens of LLaMA-3-8B: units of a block lie in the operand's place, and end within it.
+TEST(attention_units_lie_side_by_side) {
+  SharedSizes sizes;
+  sizes.tokens = 8;
+  sizes.hidden = 4096;
+  sizes.widest_k = 14336;
+  sizes.operand_bytes = 1;
+  sizes.raw_k = 4096;
+  sizes.ops = 161;
+  sizes.block_bytes = 232448;
+  sizes.attention_units = 8;
+  int before = sizes.attention_units;
+  for (const int tokens : {1, 1000, 8000, 100000}) {
+    sizes.unit = make_unit_map(128, 4, part_length(tokens, 16, 128));
+    const SharedMap map = make_shared_map(sizes);
+    EXPECT(map.stages >= kLeastStages);
+    EXPECT_EQ(map.unit.bytes, sizes.unit.bytes);
+    EXPECT(1 <= map.units_together && map.units_together <= before);
+    EXPECT(map.tokens + map.units_together * map.unit.bytes <= map.scales);
+    before = map.units_together;
+  }
+  EXPECT_EQ(before, 1);
+}
+
 TEST(numbers_in_flight_are_odd_and_in_a_short_ring_even) {
   const auto same = [](InFlight a, InFlight b) { return a.most == b.most && a.filled == b.filled; };
   EXPECT(same(in_flight_of({5, 3}, 16), {5, 3}));
