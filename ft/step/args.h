@@ -13,7 +13,7 @@ enum OpKind : int { kQkv, kAttention, kO, kUp, kDown, kHead };
 constexpr int kLayerOps = 5;
 
 constexpr int kMaxTokens = 8;   // of a step: the columns of one tensor-core tile
-constexpr int kMaxSharing = 8;  // query heads of one KV head: a warp each
+constexpr int kMaxSharing = 8;  // query heads of one KV head: columns of such a tile, too
 
 // How the weights of the layers are stored and multiplied; the head is always of the compute type.
 enum class Format : uint8_t { kFloat, kW8A16, kW8A8, kW6 };

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "ft/bench/step_case.h"
@@ -264,11 +265,28 @@ TEST(delays_and_poisoned_buffers_change_nothing) {
   }
 }
 
+// Up to eight: the columns of a tile.
+TEST(any_number_of_query_heads_shares) {
+  if (skip()) return;
+  for (const int64_t head_dim : {64, 128}) {
+    for (int64_t sharing = 1; sharing <= 8; ++sharing) {
+      if (has_option("--small") && sharing % 2 == 0) continue;
+      const std::string name = std::to_string(sharing) + " of " + std::to_string(head_dim);
+      const int64_t heads = 2 * sharing;
+      const Model m = {name.c_str(), llama(heads, 2, head_dim, heads * head_dim, 1024)};
+      for (const DataType dtype : {DataType::kFp16, DataType::kBf16}) {
+        check_against_ops(m, Scheme::kFloat, dtype);
+      }
+    }
+  }
+}
+
+// A part of the last model is more than a warp takes the exponentials of, for each of seven heads.
 TEST(long_contexts_are_cut_into_parts) {
   if (skip() || has_option("--small")) return;
-  for (const int which : {0, 1, 2}) {
-    const auto model = make_case(models()[static_cast<size_t>(which)].config, Scheme::kFloat,
-                                 DataType::kFp16, {8191, 4000});
+  for (const ModelConfig& config : {models()[0].config, models()[1].config, models()[2].config,
+                                    llama(28, 4, 128, 3584, 1024)}) {
+    const auto model = make_case(config, Scheme::kFloat, DataType::kFp16, {8191, 4000});
     StepKernel kernel(model->model(), device(), model->stream());
     const Tensor logits = model->logits(2);
     model->run_ops(logits, model->batch(0, 2));

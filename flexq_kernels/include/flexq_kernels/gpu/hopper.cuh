@@ -156,7 +156,8 @@ __device__ __forceinline__ void copy_bytes(uint32_t to, const void* from, uint32
 // ---- Tensor copies, global to shared memory ("cp.async.bulk.tensor") ----
 // By one thread. What lies outside the tensor arrives as zeros and counts as bytes.
 
-// Maps are kernel parameters, and may be fetched before pdl_wait().
+// Maps are kernel parameters, or older than the kernels in front, and may be fetched before
+// pdl_wait().
 __device__ __forceinline__ void prefetch_tensor_map(const CUtensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
