@@ -82,7 +82,9 @@ py::tuple fused_attention(const py::array& q, py::array k, py::array v, const py
   const RaggedBatch batch = ragged_batch(stage, positions, offsets, context, pages);
   const int64_t head_dim = std::max<int64_t>(1, kv.k.dim(3));
   const auto bytes = static_cast<int64_t>(
-      attention_workspace_bytes(batch.decodes, in.dim(1) / head_dim, head_dim, stage.device()));
+      attention_workspace_bytes({batch.decodes, in.dim(1) / head_dim, kv.k.dim(1), head_dim,
+                                 batch.pages.dim(1) * kPageTokens},
+                                stage.device()));
   invokeAttention(out.input, in, kv, batch, stage.scratch(DataType::kUint8, Shape{bytes}),
                   stage.stream());
   stage.finish();

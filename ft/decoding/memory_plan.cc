@@ -101,6 +101,7 @@ size_t activation_bytes(const ModelFolder& folder, const EngineOptions& options,
   sizes.device = options.device;
   sizes.head_dim = config.head_dim;
   sizes.decodes = limits.sequences;
+  sizes.positions = limits.positions;
   sizes.dtype = *options.dtype;
   sizes.tokens = std::max(limits.tokens, limits.logit_rows);
   sizes.hidden = config.hidden_size;

@@ -4,9 +4,9 @@
 
 namespace flexq_ft {
 
-size_t attention_workspace_bytes(int64_t tokens, int64_t heads, int64_t head_dim, Device device) {
+size_t attention_workspace_bytes(const AttentionSizes& sizes, Device device) {
   if (device == Device::kCpu) return 0;
-  return gpu::attention_workspace_bytes(tokens, heads, head_dim);
+  return gpu::attention_workspace_bytes(sizes);
 }
 
 void invokeAttention(const LinearInput& out, ConstTensor q, KvPages kv, const RaggedBatch& batch,

@@ -9,7 +9,8 @@
 //
 // On the CPU the calling thread keeps scratch for the scores of all threads between calls: nothing
 // is allocated once the longest context was seen. On a GPU the workspace holds the partial results
-// of the parts that a sequence's positions are cut into; the cut depends on its length alone. What
+// of the parts that a sequence's positions are cut into; the cut depends on its length and the
+// heads alone. What
 // the cache has of decodes' earlier tokens must lie before the queue's last full_edge, as the
 // batch.
 #pragma once
@@ -20,8 +21,16 @@
 
 namespace flexq_ft {
 
-// Bytes of the workspace for so many tokens of one-token sequences; 0 on the CPU.
-size_t attention_workspace_bytes(int64_t tokens, int64_t heads, int64_t head_dim, Device device);
+struct AttentionSizes {
+  int64_t tokens = 0;  // of one-token sequences, at most
+  int64_t heads = 0;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t positions = 0;  // of a sequence, at most
+};
+
+// Bytes of the workspace; 0 on the CPU.
+size_t attention_workspace_bytes(const AttentionSizes& sizes, Device device);
 
 void invokeAttention(const LinearInput& out, ConstTensor q, KvPages kv, const RaggedBatch& batch,
                      Tensor workspace, Stream stream);

@@ -2,28 +2,30 @@
 // the codes where they are asked for.
 #pragma once
 
+#include <algorithm>
+
 #include "ft/kernels/attention_decode.cuh"
 
 namespace flexq_ft::gpu {
 
-constexpr int kCombineLoads = 8;      // parts whose values a thread asks for at once
-constexpr int kCombineColumns = 512;  // of a block that makes no codes
+constexpr int kCombineParts = 8;      // whose values a thread asks for at once
+constexpr int kCombineColumns = 256;  // of a block that makes no codes
 constexpr int kCombineThreads = 1024;
 
 // Four columns of a token: its parts' values from `from` on.
-__device__ __forceinline__ void load_parts(float4 (&x)[kCombineLoads], const float* values,
+__device__ __forceinline__ void load_parts(float4 (&x)[kCombineParts], const float* values,
                                            int head_dim, int from, int count) {
 #pragma unroll
-  for (int i = 0; i < kCombineLoads; ++i) {
+  for (int i = 0; i < kCombineParts; ++i) {
     const float* at = values + static_cast<int64_t>(from + i) * head_dim;
     if (from + i < count) x[i] = *reinterpret_cast<const float4*>(at);
   }
 }
 
-__device__ __forceinline__ void add_parts(float (&sum)[4], const float4 (&x)[kCombineLoads],
+__device__ __forceinline__ void add_parts(float (&sum)[4], const float4 (&x)[kCombineParts],
                                           const float* weights, int from, int count) {
 #pragma unroll
-  for (int i = 0; i < kCombineLoads; ++i) {
+  for (int i = 0; i < kCombineParts; ++i) {
     if (from + i >= count) continue;
     const float weight = weights[from + i];
     sum[0] += weight * x[i].x;
@@ -33,24 +35,36 @@ __device__ __forceinline__ void add_parts(float (&sum)[4], const float4 (&x)[kCo
   }
 }
 
-// weights [heads][kMaxDecodeParts + 1] of the heads from `head` on: what each part counts, and
-// behind them the inverse of the sum.
+// weights [heads][most + 1] of the heads from `head` on: what each part counts, and behind them the
+// inverse of the sum.
 __device__ __forceinline__ void combine_weights(float* weights, const float2* sums, int heads,
-                                                int count) {
+                                                int count, int most) {
+  constexpr int kRounds = kMaxDecodeParts / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   for (int h = static_cast<int>(threadIdx.x) / 32; h < heads;
        h += static_cast<int>(blockDim.x) / 32) {
-    float2 part = make_float2(kMinusInfinity, 0.0f);
-    if (lane < count) part = sums[h * kMaxDecodeParts + lane];
-    float best = part.x;
+    float2 part[kRounds];
+    float best = kMinusInfinity;
+#pragma unroll
+    for (int r = 0; r < kRounds; ++r) {
+      const int i = r * 32 + lane;
+      part[r] = i < count ? sums[h * most + i] : make_float2(kMinusInfinity, 0.0f);
+      best = fmaxf(best, part[r].x);
+    }
 #pragma unroll
     for (int i = 16; i > 0; i /= 2) best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, i));
-    const float weight = exp2_fast(part.x - exponent_base(best));
-    float sum = weight * part.y;
+    float sum = 0.0f;
+#pragma unroll
+    for (int r = 0; r < kRounds; ++r) {
+      if (r * 32 >= count) break;
+      const float weight = exp2_fast(part[r].x - exponent_base(best));
+      sum += weight * part[r].y;
+      const int i = r * 32 + lane;
+      if (i < count) weights[h * (most + 1) + i] = weight;
+    }
 #pragma unroll
     for (int i = 16; i > 0; i /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, i);
-    weights[h * (kMaxDecodeParts + 1) + lane] = weight;
-    if (lane == 0) weights[h * (kMaxDecodeParts + 1) + kMaxDecodeParts] = __fdiv_rn(1.0f, sum);
+    if (lane == 0) weights[h * (most + 1) + most] = __fdiv_rn(1.0f, sum);
   }
 }
 
@@ -92,48 +106,95 @@ __device__ __forceinline__ void combine_quantize(const AttentionOut<T>& out, int
   if (threadIdx.x == 0) q.store_scale(token, group, group_scale(bits, q.limit));
 }
 
-// Blocks: (columns [width x, width (x + 1)) of the token, token). A width is a group where there
-// are codes.
+// How a block combines: `width` columns of a token, a group where there are codes, by `slices`
+// times `threads` threads. A thread adds up kCombineParts parts at a time, and all of them one
+// after the other, or those of one slice each: the order of the sums is the same.
+struct CombineShape {
+  int width, slices, threads;
+
+  // most: parts of a sequence.
+  CombineShape(int width, int most)
+      : width(width), slices((most + kCombineParts - 1) / kCombineParts), threads(width / 4) {
+    threads = std::clamp((threads + 31) / 32 * 32, 32, kCombineThreads);
+    if (slices * threads > kCombineThreads) slices = 1;
+  }
+
+  // fp32 [slices - 1][threads][4], weights, and the rounded values.
+  __host__ __device__ int others_bytes() const { return (slices - 1) * threads * 16; }
+  size_t shared_bytes(int most, int head_dim) const {
+    return static_cast<size_t>(others_bytes() + combine_heads(width, head_dim) * (most + 1) * 4 +
+                               width * 2);
+  }
+};
+
+// Blocks: (columns [width x, width (x + 1)) of the token, token).
 template <typename T>
 __global__ void __launch_bounds__(kCombineThreads)
     attention_combine_kernel(AttentionView<T> view, DecodeParts parts, AttentionOut<T> out,
-                             int width) {
+                             CombineShape shape) {
   extern __shared__ float4 combine_shared[];
   __shared__ int magnitudes[32];
   pdl_launch_dependents();
+  const int width = shape.width, most = parts.most;
   const int64_t token = blockIdx.y;
   const int first = static_cast<int>(blockIdx.x) * width;
   const int columns = min(width, out.quantizer.columns - first);
   const int head = first / view.head_dim;
   const int heads = (first + columns - 1) / view.head_dim - head + 1;
-  const int count = decode_parts(view.context[token] + 1);
+  const int count = decode_parts(view.context[token] + 1, parts.limit);
   pdl_wait();
-  const int64_t row = (token * view.heads + head) * kMaxDecodeParts;
-  float* weights = reinterpret_cast<float*>(combine_shared);
-  T* rounded =
-      reinterpret_cast<T*>(weights + combine_heads(width, view.head_dim) * (kMaxDecodeParts + 1));
+  const int64_t row = (token * view.heads + head) * most;
+  float4* const others = combine_shared;
+  float* weights = reinterpret_cast<float*>(combine_shared + shape.others_bytes() / 16);
+  T* rounded = reinterpret_cast<T*>(weights + combine_heads(width, view.head_dim) * (most + 1));
 
-  int i = static_cast<int>(threadIdx.x) * 4;
+  const int slice = static_cast<int>(threadIdx.x) / shape.threads;
+  const int thread = static_cast<int>(threadIdx.x) % shape.threads;
   const auto values_of = [&](int column, int& h) {  // of the columns' first part
     h = (first + column) / view.head_dim - head;
-    const int64_t part = row + static_cast<int64_t>(h) * kMaxDecodeParts;
+    const int64_t part = row + static_cast<int64_t>(h) * most;
     return parts.values + part * view.head_dim + (first + column) % view.head_dim;
   };
   int h = 0;
-  float4 x[kCombineLoads] = {};
-  if (i < columns) load_parts(x, values_of(i, h), view.head_dim, 0, count);
-  combine_weights(weights, parts.sums + row, heads, count);
+  float4 x[kCombineParts] = {};
+  if (thread * 4 < columns)
+    load_parts(x, values_of(thread * 4, h), view.head_dim, slice * kCombineParts, count);
+  combine_weights(weights, parts.sums + row, heads, count, most);
   __syncthreads();
   int magnitude = 0;
-  for (bool loaded = true; i < columns; i += static_cast<int>(blockDim.x) * 4, loaded = false) {
-    const float* values = values_of(i, h);
-    const float* w = weights + h * (kMaxDecodeParts + 1);
+  bool loaded = true;
+  for (int from = 0; from < columns; from += shape.threads * 4, loaded = false) {
+    const int i = from + thread * 4;
     float sum[4] = {};
-    for (int from = 0; from < count; from += kCombineLoads) {
-      if (from > 0 || !loaded) load_parts(x, values, view.head_dim, from, count);
-      add_parts(sum, x, w, from, count);
+    float inverse = 0.0f;
+    if (i < columns) {
+      const float* values = values_of(i, h);
+      const float* w = weights + h * (most + 1);
+      inverse = w[most];
+      for (int part = slice * kCombineParts; part < count;
+           part += shape.slices * kCombineParts, loaded = false) {
+        if (!loaded) load_parts(x, values, view.head_dim, part, count);
+        float these[4] = {};
+        add_parts(these, x, w, part, count);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) sum[e] += these[e];
+      }
     }
-    const float inverse = w[kMaxDecodeParts];
+    if (shape.slices > 1 && count > kCombineParts) {
+      if (from > 0) __syncthreads();
+      if (slice > 0) {
+        others[(slice - 1) * shape.threads + thread] = make_float4(sum[0], sum[1], sum[2], sum[3]);
+      }
+      __syncthreads();
+      for (int s = 1; slice == 0 && s * kCombineParts < count; ++s) {
+        const float4 other = others[(s - 1) * shape.threads + thread];
+        sum[0] += other.x;
+        sum[1] += other.y;
+        sum[2] += other.z;
+        sum[3] += other.w;
+      }
+    }
+    if (slice > 0 || i >= columns) continue;
     uint2 words;
     words.x = pack2(sum[0] * inverse, sum[1] * inverse, T{});
     words.y = pack2(sum[2] * inverse, sum[3] * inverse, T{});
@@ -151,12 +212,6 @@ __global__ void __launch_bounds__(kCombineThreads)
   }
   if (out.quantizer.codes == nullptr) return;
   combine_quantize(out, token, rounded, width, columns, magnitude, magnitudes);
-}
-
-inline size_t combine_shared_bytes(int64_t width, int64_t head_dim) {
-  const int heads = combine_heads(static_cast<int>(width), static_cast<int>(head_dim));
-  return static_cast<size_t>(heads) * (kMaxDecodeParts + 1) * sizeof(float) +
-         static_cast<size_t>(width) * 2;
 }
 
 }  // namespace flexq_ft::gpu

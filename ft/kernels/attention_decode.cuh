@@ -14,6 +14,9 @@
 // the rounding left, and the two halves of C are added at the end.
 #pragma once
 
+#include <algorithm>
+
+#include "ft/kernels/attention.h"
 #include "ft/kernels/attention_common.cuh"
 #include "ft/kernels/attention_decode_ring.cuh"
 #include "ft/kernels/decode_task.h"
@@ -22,20 +25,37 @@ namespace flexq_ft::gpu {
 
 constexpr int kDecodeWarps = 4;
 constexpr int kDecodeThreads = kDecodeWarps * 32;
-constexpr int kDecodeHeads = 8;  // query heads of a block
 
 // Workspace of decode: what each part gives, before the division by the sum.
 struct DecodeParts {
-  float* values;  // [tokens][heads][kMaxDecodeParts][head_dim]
-  float2* sums;   // [tokens][heads][kMaxDecodeParts]: maximum (an exponent of 2), sum
+  float* values;  // [tokens][heads][most][head_dim]
+  float2* sums;   // [tokens][heads][most]: maximum (an exponent of 2), sum
+  int limit;      // decode_part_limit()
+  int most;       // parts of a sequence
 
-  static size_t bytes(int64_t tokens, int64_t heads, int64_t head_dim) {
-    const int64_t floats = tokens * heads * kMaxDecodeParts * (head_dim + 2);
-    return static_cast<size_t>(floats) * sizeof(float);
-  }
-  DecodeParts(void* workspace, int64_t tokens, int64_t heads, int64_t head_dim)
+  // limit: at most.
+  DecodeParts(void* workspace, const AttentionSizes& sizes, int limit)
       : values(static_cast<float*>(workspace)),
-        sums(reinterpret_cast<float2*>(values + tokens * heads * kMaxDecodeParts * head_dim)) {}
+        sums(reinterpret_cast<float2*>(values + rows(sizes) * sizes.head_dim)),
+        limit(std::min(limit, limit_of(sizes))),
+        most(most_parts(sizes, this->limit)) {}
+
+  static size_t bytes(const AttentionSizes& sizes) {
+    return static_cast<size_t>(rows(sizes) * (sizes.head_dim + 2)) * sizeof(float);
+  }
+
+ private:
+  static int limit_of(const AttentionSizes& sizes) {
+    return decode_part_limit(
+        head_blocks_of(static_cast<int>(sizes.heads), static_cast<int>(sizes.kv_heads)));
+  }
+  static int most_parts(const AttentionSizes& sizes, int limit) {
+    const int64_t pages = (sizes.positions + kPageTokens - 1) / kPageTokens;
+    return most_decode_parts(pages * kPageTokens, limit);
+  }
+  static int64_t rows(const AttentionSizes& sizes) {
+    return sizes.tokens * sizes.heads * most_parts(sizes, limit_of(sizes));
+  }
 };
 
 __device__ __forceinline__ uint4 load_once(const void* from) {
@@ -157,7 +177,7 @@ struct DecodeWarp {
                                         int head_dim) const {
     const float sum = quad_sum(l);
     if (g() >= heads) return;
-    const int64_t at = (row + g()) * kMaxDecodeParts + part;
+    const int64_t at = (row + g()) * parts.most + part;
     if (t() == 0) parts.sums[at] = make_float2(m, sum);
 #pragma unroll
     for (int c = 0; c < kBlocks; ++c) {

@@ -7,7 +7,8 @@ namespace flexq_ft::gpu {
 
 namespace {
 
-constexpr int kDecodeBlocks = 2;  // of a multiprocessor
+constexpr int kDecodeBlocks = 2;             // of a multiprocessor
+constexpr size_t kCombineShared = 96 << 10;  // at most: sm_86 and sm_89 have 99 KB
 
 // A warp's share of the tasks, as wide as the grid; the grid does not depend on contexts: a
 // captured step is replayed as they grow. Pages that the kernel in front appends nothing to are on
@@ -20,7 +21,7 @@ __global__ void __launch_bounds__(kDecodeThreads, kDecodeBlocks)
   using Ring = DecodeRing<kDim>;
   extern __shared__ uint4 decode_shared[];
   pdl_launch_dependents();
-  DecodeTasks<T> tasks(view, sequences, head_blocks,
+  DecodeTasks<T> tasks(view, sequences, head_blocks, parts.limit,
                        static_cast<int>(blockIdx.x * kDecodeWarps + threadIdx.x / 32),
                        static_cast<int>(gridDim.x) * kDecodeWarps);
   if (!tasks.more()) return pdl_wait();
@@ -82,9 +83,8 @@ __global__ void __launch_bounds__(kDecodeThreads, kDecodeBlocks)
 template <typename T>
 void launch_decode(const AttentionView<T>& view, const DecodeParts& parts, int64_t decodes,
                    Stream stream) {
-  const int head_blocks = view.kv_heads * ((view.group() + kDecodeHeads - 1) / kDecodeHeads);
-  const int64_t tasks =
-      decodes * head_blocks * most_decode_parts(static_cast<int64_t>(view.max_pages) * kPageTokens);
+  const int head_blocks = head_blocks_of(view.heads, view.kv_heads);
+  const int64_t tasks = decodes * head_blocks * parts.most;
   FLEXQ_FT_CHECK_LE(decodes * head_blocks * view.max_pages, int64_t{2147483647},
                     "attention: pages of ", decodes,
                     " sequences, a KV head and eight queries each");
@@ -112,7 +112,9 @@ void launch_decode(const AttentionView<T>& view, const DecodeParts& parts, int64
 
 bool decode_quantizes(const LinearInput& out, int64_t heads, int64_t head_dim) {
   if (!out.quantized() || out.group % 4 != 0 || out.static_scale > 0.0f) return false;
-  return combine_shared_bytes(out.group, head_dim) <= 48 * 1024 - 256 && heads > 0;
+  const CombineShape shape(static_cast<int>(out.group), kMaxDecodeParts);
+  return shape.shared_bytes(kMaxDecodeParts, static_cast<int>(head_dim)) <= kCombineShared &&
+         heads > 0;
 }
 
 bool attention_decode(const LinearInput& out, ConstTensor q, const KvPages& kv,
@@ -122,23 +124,29 @@ bool attention_decode(const LinearInput& out, ConstTensor q, const KvPages& kv,
   const int64_t head_dim = kv.k.dim(3);
   const int64_t heads = columns / head_dim;
   FLEXQ_FT_CHECK_LE(decodes, 65535, "attention: one-token sequences");
-  FLEXQ_FT_CHECK_LE(DecodeParts::bytes(decodes, heads, head_dim), workspace.bytes(),
-                    "attention: workspace for ", decodes, " tokens");
+  const AttentionSizes sizes{decodes, heads, kv.k.dim(1), head_dim,
+                             batch.pages.dim(1) * kPageTokens};
+  FLEXQ_FT_CHECK_LE(DecodeParts::bytes(sizes), workspace.bytes(), "attention: workspace for ",
+                    decodes, " tokens");
   const bool quantizes = decode_quantizes(out, heads, head_dim);
   LinearInput made = out;
   if (!quantizes) made.codes = made.scales = Tensor();
   const int64_t width = quantizes ? out.group : std::min<int64_t>(kCombineColumns, columns);
-  const DecodeParts parts(workspace.raw(), decodes, heads, head_dim);
+  // A row's codes of one scale are one block's work: more parts would be a burden.
+  const bool whole_rows = quantizes && width > kCombineColumns;
+  const DecodeParts parts(workspace.raw(), sizes, whole_rows ? 32 : kMaxDecodeParts);
   const dim3 grid(static_cast<unsigned>((columns + width - 1) / width),
                   static_cast<unsigned>(decodes));
-  const int64_t threads = std::clamp<int64_t>((width / 4 + 31) / 32 * 32, 32, kCombineThreads);
   dispatch_16_bit(q.dtype(), [&](auto type) {
     using T = decltype(type);
     const AttentionView<T> view(q, kv, batch);
     launch_decode(view, parts, decodes, stream);
-    launch(attention_combine_kernel<T>, grid, dim3(static_cast<unsigned>(threads)),
-           combine_shared_bytes(width, head_dim), stream, view, parts,
-           AttentionOut<T>(made, columns), static_cast<int>(width));
+    const CombineShape shape(static_cast<int>(width), parts.most);
+    const size_t shared = shape.shared_bytes(parts.most, view.head_dim);
+    if (shared > 48 * 1024 - 256) allow_shared_memory(attention_combine_kernel<T>, shared);
+    launch(attention_combine_kernel<T>, grid,
+           dim3(static_cast<unsigned>(shape.slices * shape.threads)), shared, stream, view, parts,
+           AttentionOut<T>(made, columns), shape);
   });
   return quantizes;
 }

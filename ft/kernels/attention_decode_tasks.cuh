@@ -13,6 +13,7 @@ struct DecodeTasks {
   const AttentionView<T>& view;
   int sequences;    // those of one token
   int head_blocks;  // of all KV heads
+  int part_limit;   // decode_part_limit(), or less
   DecodeTask task;
   int next_length;  // of the sequence behind
   int left;         // pages from the task to the end of the share
@@ -20,8 +21,8 @@ struct DecodeTasks {
   // All threads of the warp must call it. `share` of `shares`; all tasks have at most 2^31 - 1
   // pages.
   __device__ __forceinline__ DecodeTasks(const AttentionView<T>& view, int sequences,
-                                         int head_blocks, int share, int shares)
-      : view(view), sequences(sequences), head_blocks(head_blocks) {
+                                         int head_blocks, int part_limit, int share, int shares)
+      : view(view), sequences(sequences), head_blocks(head_blocks), part_limit(part_limit) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     int pages = 0;
     for (int s = lane; s < sequences; s += 32) pages += pages_of(length_of(s));
@@ -62,7 +63,7 @@ struct DecodeTasks {
   }
 
   __device__ __forceinline__ void begin_sequence(int sequence, int length) {
-    task.begin(sequence, length);
+    task.begin(sequence, length, part_limit);
     next_length = length_of(min(sequence + 1, sequences - 1));
   }
 

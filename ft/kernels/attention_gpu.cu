@@ -172,8 +172,6 @@ void attention(const LinearInput& out, ConstTensor q, KvPages kv, const RaggedBa
   }
 }
 
-size_t attention_workspace_bytes(int64_t tokens, int64_t heads, int64_t head_dim) {
-  return DecodeParts::bytes(tokens, heads, head_dim);
-}
+size_t attention_workspace_bytes(const AttentionSizes& sizes) { return DecodeParts::bytes(sizes); }
 
 }  // namespace flexq_ft::gpu

@@ -11,32 +11,46 @@
 
 namespace flexq_ft::gpu {
 
-constexpr int kMaxDecodeParts = 32;
+constexpr int kDecodeHeads = 8;   // query heads of a block, which share a KV head
 constexpr int kDecodeChunk = 32;  // least positions of a part
+constexpr int kMaxDecodeParts = 128;
+
+// Blocks of query heads of so many heads.
+FLEXQ_FT_HOST_DEVICE int head_blocks_of(int heads, int kv_heads) {
+  return kv_heads * ((heads / kv_heads + kDecodeHeads - 1) / kDecodeHeads);
+}
+
+// Most parts of a sequence, by its tasks in each: about a thousand tasks keep the warps of a large
+// GPU busy with one long sequence. A power of two.
+FLEXQ_FT_HOST_DEVICE int decode_part_limit(int head_blocks) {
+  return head_blocks > 16 ? 32 : head_blocks > 8 ? 64 : kMaxDecodeParts;
+}
 
 FLEXQ_FT_HOST_DEVICE int pages_of(int length) { return (length + kPageTokens - 1) / kPageTokens; }
 
-// Positions of a part, a multiple of 16, of a sequence with so many: of its length alone, so that a
-// row's bits do not depend on its batch. 16 parts up to 4096 positions: enough blocks for one
-// sequence of a model with many KV heads, and little to combine; then as many as it takes to keep
-// parts of 256, 32 at most.
-FLEXQ_FT_HOST_DEVICE int decode_chunk(int length) {
-  const int sixteenth = (length + 15) / 16;
-  const int least = (length + kMaxDecodeParts - 1) / kMaxDecodeParts;
-  int chunk = sixteenth < 256 ? sixteenth : 256;
+// Positions of a part, a multiple of 16, of a sequence with so many: of its length and the limit
+// alone, so that a row's bits do not depend on its batch. 16 parts, which are little to combine,
+// while they are short; then as many as it takes to keep that length.
+FLEXQ_FT_HOST_DEVICE int decode_chunk(int length, int limit) {
+  const int longest = 8192 / limit;
+  const int sixteenth = (length + 15) / 16, least = (length + limit - 1) / limit;
+  int chunk = sixteenth < longest ? sixteenth : longest;
   chunk = chunk > least ? chunk : least;
   chunk = chunk > kDecodeChunk ? chunk : kDecodeChunk;
   return (chunk + kPageTokens - 1) / kPageTokens * kPageTokens;
 }
-FLEXQ_FT_HOST_DEVICE int decode_parts(int length) {
-  const int chunk = decode_chunk(length);
+FLEXQ_FT_HOST_DEVICE int decode_parts(int length, int limit) {
+  const int chunk = decode_chunk(length, limit);
   return (length + chunk - 1) / chunk;
 }
 // Most parts of a sequence of up to so many positions.
-constexpr int most_decode_parts(int64_t positions) {
-  if (positions > 4096) return kMaxDecodeParts;
-  const int64_t parts = (positions + kDecodeChunk - 1) / kDecodeChunk;
-  return static_cast<int>(parts < 1 ? 1 : parts < 16 ? parts : 16);
+constexpr int most_decode_parts(int64_t positions, int limit) {
+  const auto parts_of = [=](int64_t chunk, int64_t most) {
+    const int64_t parts = (positions + chunk - 1) / chunk;
+    return parts < 1 ? 1 : parts < most ? parts : most;
+  };
+  const int64_t few = parts_of(kDecodeChunk, 16), many = parts_of(8192 / limit, limit);
+  return static_cast<int>(few > many ? few : many);
 }
 
 struct DecodeTask {
@@ -45,14 +59,16 @@ struct DecodeTask {
   int part;
   int first, end;  // pages of the part
   int head_block;  // of those of all KV heads
+  int chunk;       // pages of a part, but for the last one
 
   FLEXQ_FT_HOST_DEVICE int pages() const { return end - first; }
 
-  // The first task of a sequence.
-  FLEXQ_FT_HOST_DEVICE void begin(int its_sequence, int its_length) {
+  // The first task of a sequence, which has at most `limit` parts.
+  FLEXQ_FT_HOST_DEVICE void begin(int its_sequence, int its_length, int limit) {
     sequence = its_sequence;
     length = its_length;
     head_block = 0;
+    chunk = decode_chunk(length, limit) / kPageTokens;
     begin_part(0, 0);
   }
 
@@ -60,7 +76,7 @@ struct DecodeTask {
   // returns how many pages later. carry() must follow. The sequence has more than `from` pages, of
   // all blocks of heads.
   FLEXQ_FT_HOST_DEVICE int skip(int from, int head_blocks) {
-    const int chunk = end, of_part = chunk * head_blocks;  // pages of a part, of its tasks
+    const int of_part = chunk * head_blocks;  // pages of a part's tasks
     const int index = from / of_part;
     begin_part(index, index * chunk);
     const int into = from - index * of_part;
@@ -79,7 +95,7 @@ struct DecodeTask {
 
  private:
   FLEXQ_FT_HOST_DEVICE void begin_part(int index, int page) {
-    const int behind = page + decode_chunk(length) / kPageTokens, all = pages_of(length);
+    const int behind = page + chunk, all = pages_of(length);
     part = index;
     first = page;
     end = behind < all ? behind : all;

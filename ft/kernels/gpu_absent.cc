@@ -35,7 +35,7 @@ void rope_append(Tensor, KvPages, const Product&, ConstTensor, const RaggedBatch
 void attention(const LinearInput&, ConstTensor, KvPages, const RaggedBatch&, Tensor, Stream) {
   refuse();
 }
-size_t attention_workspace_bytes(int64_t, int64_t, int64_t) { return 0; }  // a plan may ask
+size_t attention_workspace_bytes(const AttentionSizes&) { return 0; }  // a plan may ask
 void finish_product(Tensor, const Product&, Stream) { refuse(); }
 void quantize_activations(const LinearInput&, Stream) { refuse(); }
 void repack_rows(Tensor, ConstTensor, int64_t, int64_t, bool, RowOrder, Stream) { refuse(); }

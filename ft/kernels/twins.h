@@ -6,6 +6,7 @@
 #include "ft/core/row_order.h"
 #include "ft/core/stream.h"
 #include "ft/core/tensor.h"
+#include "ft/kernels/attention.h"
 #include "ft/kernels/norm.h"
 #include "ft/kernels/paged_kv.h"
 #include "ft/kernels/product.h"
@@ -53,7 +54,7 @@ void rope_append(Tensor q, KvPages kv, const Product& qkv, ConstTensor rope,
                  const RaggedBatch& batch, Stream stream);
 void attention(const LinearInput& out, ConstTensor q, KvPages kv, const RaggedBatch& batch,
                Tensor workspace, Stream stream);
-size_t attention_workspace_bytes(int64_t tokens, int64_t heads, int64_t head_dim);
+size_t attention_workspace_bytes(const AttentionSizes& sizes);
 void finish_product(Tensor out, const Product& product, Stream stream);
 void quantize_activations(const LinearInput& input, Stream stream);
 void repack_rows(Tensor dst, ConstTensor src, int64_t row, int64_t column, bool row_major_nk,

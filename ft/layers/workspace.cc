@@ -14,8 +14,13 @@ int64_t scale_rows(const WorkspaceSizes& sizes) {
 
 size_t attention_bytes(const WorkspaceSizes& sizes) {
   if (sizes.head_dim == 0) return 0;
-  return attention_workspace_bytes(sizes.decodes, sizes.attention / sizes.head_dim, sizes.head_dim,
-                                   sizes.device);
+  AttentionSizes attention;
+  attention.tokens = sizes.decodes;
+  attention.heads = sizes.attention / sizes.head_dim;
+  attention.kv_heads = (sizes.qkv / sizes.head_dim - attention.heads) / 2;
+  attention.head_dim = sizes.head_dim;
+  attention.positions = sizes.positions;
+  return attention_workspace_bytes(attention, sizes.device);
 }
 
 }  // namespace

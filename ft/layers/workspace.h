@@ -23,7 +23,8 @@ struct WorkspaceSizes {
   int64_t inter = 0;
   int64_t quantized_k = 0;  // widest quantised input, padded to its groups; 0: none
   int64_t quantized_groups = 0;
-  int64_t decodes = 0;  // most sequences of one token in a step
+  int64_t decodes = 0;    // most sequences of one token in a step
+  int64_t positions = 0;  // of a sequence, at most
 
   size_t bytes() const;
 };

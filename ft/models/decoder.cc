@@ -27,6 +27,7 @@ WorkspaceSizes sizes_of(const ModelConfig& config, const ModelWeights& weights,
   sizes.hidden = config.hidden_size;
   sizes.head_dim = config.head_dim;
   sizes.decodes = limits.sequences;
+  sizes.positions = limits.positions;
   for (const LayerWeights& layer : weights.layers) {
     sizes.qkv = std::max(sizes.qkv, layer.qkv.n);
     sizes.attention = std::max(sizes.attention, layer.o.k);

@@ -72,6 +72,12 @@ struct Arrays {
     return out;
   }
 
+  size_t workspace_bytes(const Problem& p) {
+    const int64_t positions = pages.host().dim(1) * kPageTokens;
+    return attention_workspace_bytes({decodes, p.heads, p.kv_heads, p.head_dim, positions},
+                                     Device::kCuda);
+  }
+
  private:
   static int64_t sequences(const Problem& p) { return static_cast<int64_t>(p.sequences.size()); }
   static Shape cache_shape(const Problem& p) {
@@ -133,8 +139,7 @@ void check(const Problem& p, bool values) {
   Both want(p.dtype, Shape{tokens, k}), got(p.dtype, Shape{tokens, k});
   Both codes(DataType::kInt8, Shape{tokens, groups * p.group});
   Both scales(DataType::kFp32, Shape{tokens, groups});
-  const size_t bytes =
-      attention_workspace_bytes(arrays.decodes, p.heads, p.head_dim, Device::kCuda);
+  const size_t bytes = arrays.workspace_bytes(p);
   Both workspace(DataType::kUint8, Shape{static_cast<int64_t>(bytes)});
 
   LinearInput cpu_out;
@@ -207,6 +212,9 @@ TEST(many_query_heads_of_a_kv_head) {
 TEST(a_sequence_of_many_parts) {
   if (without_gpu()) return;
   check({DataType::kFp16, 2, 2, 128, {{1100, 1}, {0, 1}, {4200, 1}}}, true);
+  // Few KV heads have more parts than a thread of the combining kernel adds up.
+  check({DataType::kFp16, 4, 1, 128, {{9000, 1}, {1, 1}, {2049, 1}}, 512}, false);
+  check({DataType::kBf16, 20, 10, 64, {{5000, 1}, {800, 1}}, 128}, true);
 }
 
 // Enough rows and heads for the larger tiles; few positions.
@@ -264,8 +272,7 @@ TEST(pages_far_into_a_large_cache) {
     }
     const auto run = [&](const KvPages& kv) {
       Both got(p.dtype, arrays.q.host().shape());
-      Both workspace(DataType::kUint8, Shape{static_cast<int64_t>(attention_workspace_bytes(
-                                           arrays.decodes, p.heads, p.head_dim, Device::kCuda))});
+      Both workspace(DataType::kUint8, Shape{static_cast<int64_t>(arrays.workspace_bytes(p))});
       LinearInput out;
       out.dtype = p.dtype;
       out.values = got.gpu();
