@@ -196,7 +196,6 @@ step::SharedSizes StepKernel::shared_sizes(int tokens) const {
 
 std::vector<Op> StepKernel::ops(Stream stream) {
   std::vector<Op> out;
-  std::vector<step::RowMap> maps;
   for (size_t i = 0; i < model_.weights.layers.size(); ++i) {
     const LayerWeights& layer = model_.weights.layers[i];
     const KvPages& kv = model_.cache[i];
@@ -212,11 +211,11 @@ std::vector<Op> StepKernel::ops(Stream stream) {
   }
   out.push_back(normed(product(model_.weights.lm_head, nullptr), model_.weights.final_norm));
   // The tensor maps of rows, two for each op, where the copy engine reads them.
-  maps.resize(2 * out.size());
+  std::vector<step::RowMap> maps(2 * out.size());
   maps_ = Buffer(maps.size() * sizeof(step::RowMap), MemoryKind::kWorkspace, Device::kCuda);
   for (size_t i = 0; i < out.size(); ++i) {
     const auto* const there = static_cast<const step::RowMap*>(maps_.data()) + 2 * i;
-    if (out[i].k_pages != nullptr) {
+    if (i % step::kLayerOps == OpKind::kAttention) {
       const KvPages& kv = model_.cache[i / step::kLayerOps];
       step::make_page_map(&maps[2 * i], kv.k);
       step::make_page_map(&maps[2 * i + 1], kv.v);
