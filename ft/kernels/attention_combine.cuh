@@ -37,9 +37,10 @@ __device__ __forceinline__ void add_parts(float (&sum)[4], const float4 (&x)[kCo
 
 // weights [heads][most + 1] of the heads from `head` on: what each part counts, and behind them the
 // inverse of the sum.
+template <int kMostParts>
 __device__ __forceinline__ void combine_weights(float* weights, const float2* sums, int heads,
                                                 int count, int most) {
-  constexpr int kRounds = kMaxDecodeParts / 32;
+  constexpr int kRounds = kMostParts / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   for (int h = static_cast<int>(threadIdx.x) / 32; h < heads;
        h += static_cast<int>(blockDim.x) / 32) {
@@ -107,16 +108,20 @@ __device__ __forceinline__ void combine_quantize(const AttentionOut<T>& out, int
 }
 
 // How a block combines: `width` columns of a token, a group where there are codes, by `slices`
-// times `threads` threads. A thread adds up kCombineParts parts at a time, and all of them one
-// after the other, or those of one slice each: the order of the sums is the same.
+// times `threads` threads, each of which adds up kCombineParts parts. Where a group is more than
+// kCombineColumns, as a whole row is, there is one slice, of all parts one after the other.
 struct CombineShape {
   int width, slices, threads;
 
   // most: parts of a sequence.
   CombineShape(int width, int most)
-      : width(width), slices((most + kCombineParts - 1) / kCombineParts), threads(width / 4) {
-    threads = std::clamp((threads + 31) / 32 * 32, 32, kCombineThreads);
-    if (slices * threads > kCombineThreads) slices = 1;
+      : width(width),
+        slices(width > kCombineColumns ? 1 : (most + kCombineParts - 1) / kCombineParts),
+        threads(std::clamp((width / 4 + 31) / 32 * 32, 32, kCombineThreads)) {}
+
+  // Most parts that the block's group may have: what one slice can do.
+  static constexpr int part_limit(int width) {
+    return width > kCombineColumns ? 32 : kMaxDecodeParts;
   }
 
   // fp32 [slices - 1][threads][4], weights, and the rounded values.
@@ -127,8 +132,9 @@ struct CombineShape {
   }
 };
 
-// Blocks: (columns [width x, width (x + 1)) of the token, token).
-template <typename T>
+// Blocks: (columns [width x, width (x + 1)) of the token, token). kSliced: shape.slices may be more
+// than 1; else there are 32 parts at most.
+template <typename T, bool kSliced>
 __global__ void __launch_bounds__(kCombineThreads)
     attention_combine_kernel(AttentionView<T> view, DecodeParts parts, AttentionOut<T> out,
                              CombineShape shape) {
@@ -148,8 +154,9 @@ __global__ void __launch_bounds__(kCombineThreads)
   float* weights = reinterpret_cast<float*>(combine_shared + shape.others_bytes() / 16);
   T* rounded = reinterpret_cast<T*>(weights + combine_heads(width, view.head_dim) * (most + 1));
 
-  const int slice = static_cast<int>(threadIdx.x) / shape.threads;
-  const int thread = static_cast<int>(threadIdx.x) % shape.threads;
+  const int slices = kSliced ? shape.slices : 1;
+  const int slice = kSliced ? static_cast<int>(threadIdx.x) / shape.threads : 0;
+  const int thread = static_cast<int>(threadIdx.x) - slice * shape.threads;
   const auto values_of = [&](int column, int& h) {  // of the columns' first part
     h = (first + column) / view.head_dim - head;
     const int64_t part = row + static_cast<int64_t>(h) * most;
@@ -159,7 +166,7 @@ __global__ void __launch_bounds__(kCombineThreads)
   float4 x[kCombineParts] = {};
   if (thread * 4 < columns)
     load_parts(x, values_of(thread * 4, h), view.head_dim, slice * kCombineParts, count);
-  combine_weights(weights, parts.sums + row, heads, count, most);
+  combine_weights<kSliced ? kMaxDecodeParts : 32>(weights, parts.sums + row, heads, count, most);
   __syncthreads();
   int magnitude = 0;
   bool loaded = true;
@@ -172,7 +179,7 @@ __global__ void __launch_bounds__(kCombineThreads)
       const float* w = weights + h * (most + 1);
       inverse = w[most];
       for (int part = slice * kCombineParts; part < count;
-           part += shape.slices * kCombineParts, loaded = false) {
+           part += slices * kCombineParts, loaded = false) {
         if (!loaded) load_parts(x, values, view.head_dim, part, count);
         float these[4] = {};
         add_parts(these, x, w, part, count);
@@ -180,7 +187,7 @@ __global__ void __launch_bounds__(kCombineThreads)
         for (int e = 0; e < 4; ++e) sum[e] += these[e];
       }
     }
-    if (shape.slices > 1 && count > kCombineParts) {
+    if (kSliced && count > kCombineParts) {
       if (from > 0) __syncthreads();
       if (slice > 0) {
         others[(slice - 1) * shape.threads + thread] = make_float4(sum[0], sum[1], sum[2], sum[3]);

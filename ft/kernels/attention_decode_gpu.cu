@@ -7,8 +7,7 @@ namespace flexq_ft::gpu {
 
 namespace {
 
-constexpr int kDecodeBlocks = 2;             // of a multiprocessor
-constexpr size_t kCombineShared = 96 << 10;  // at most: sm_86 and sm_89 have 99 KB
+constexpr int kDecodeBlocks = 2;  // of a multiprocessor
 
 // A warp's share of the tasks, as wide as the grid; the grid does not depend on contexts: a
 // captured step is replayed as they grow. Pages that the kernel in front appends nothing to are on
@@ -112,9 +111,9 @@ void launch_decode(const AttentionView<T>& view, const DecodeParts& parts, int64
 
 bool decode_quantizes(const LinearInput& out, int64_t heads, int64_t head_dim) {
   if (!out.quantized() || out.group % 4 != 0 || out.static_scale > 0.0f) return false;
-  const CombineShape shape(static_cast<int>(out.group), kMaxDecodeParts);
-  return shape.shared_bytes(kMaxDecodeParts, static_cast<int>(head_dim)) <= kCombineShared &&
-         heads > 0;
+  const int width = static_cast<int>(out.group), most = CombineShape::part_limit(width);
+  const size_t shared = CombineShape(width, most).shared_bytes(most, static_cast<int>(head_dim));
+  return shared <= 48 * 1024 - 256 && heads > 0;
 }
 
 bool attention_decode(const LinearInput& out, ConstTensor q, const KvPages& kv,
@@ -132,9 +131,8 @@ bool attention_decode(const LinearInput& out, ConstTensor q, const KvPages& kv,
   LinearInput made = out;
   if (!quantizes) made.codes = made.scales = Tensor();
   const int64_t width = quantizes ? out.group : std::min<int64_t>(kCombineColumns, columns);
-  // A row's codes of one scale are one block's work: more parts would be a burden.
-  const bool whole_rows = quantizes && width > kCombineColumns;
-  const DecodeParts parts(workspace.raw(), sizes, whole_rows ? 32 : kMaxDecodeParts);
+  const DecodeParts parts(workspace.raw(), sizes,
+                          CombineShape::part_limit(static_cast<int>(width)));
   const dim3 grid(static_cast<unsigned>((columns + width - 1) / width),
                   static_cast<unsigned>(decodes));
   dispatch_16_bit(q.dtype(), [&](auto type) {
@@ -142,11 +140,16 @@ bool attention_decode(const LinearInput& out, ConstTensor q, const KvPages& kv,
     const AttentionView<T> view(q, kv, batch);
     launch_decode(view, parts, decodes, stream);
     const CombineShape shape(static_cast<int>(width), parts.most);
-    const size_t shared = shape.shared_bytes(parts.most, view.head_dim);
-    if (shared > 48 * 1024 - 256) allow_shared_memory(attention_combine_kernel<T>, shared);
-    launch(attention_combine_kernel<T>, grid,
-           dim3(static_cast<unsigned>(shape.slices * shape.threads)), shared, stream, view, parts,
-           AttentionOut<T>(made, columns), shape);
+    const auto combine = [&](auto* kernel) {
+      launch(kernel, grid, dim3(static_cast<unsigned>(shape.slices * shape.threads)),
+             shape.shared_bytes(parts.most, view.head_dim), stream, view, parts,
+             AttentionOut<T>(made, columns), shape);
+    };
+    if (shape.slices > 1) {
+      combine(attention_combine_kernel<T, true>);
+    } else {
+      combine(attention_combine_kernel<T, false>);
+    }
   });
   return quantizes;
 }
