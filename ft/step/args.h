@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "ft/step/row_map.h"
 #include "ft/step/shared_map.h"
 
 namespace flexq_ft::step {
@@ -31,11 +32,11 @@ struct alignas(16) Op {
   void* k_pages = nullptr;            // of the attention
   void* v_pages = nullptr;
   int32_t n = 0, k = 0;
-  int32_t limit = 0;             // the largest code of an activation, 31 or 127
-  int32_t boxes = 0;             // rows: tensor copies of a stage
-  const void* rows = nullptr;    // rows: their tensor map (row_map.h); of the attention, of K
-  const void* v_rows = nullptr;  // and of V
+  int32_t limit = 0;  // the largest code of an activation, 31 or 127
+  int32_t boxes = 0;  // rows: tensor copies of a stage
 };
+
+constexpr int kOpMaps = 2;  // tensor maps of an op
 
 // What a block of the attention does at a time: one KV head of one sequence, over a part of its
 // context (attention_units.cuh).
@@ -76,6 +77,7 @@ enum Mark : int { kBegun, kAwaited, kGathered, kDone, kMarks };
 struct Args {
   const Op* ops;         // [kLayerOps * layers + 1]
   const uint32_t* plan;  // [ops][blocks]: first unit << 16 | units (work_plan.h)
+  const RowMap* maps;    // [ops][kOpMaps]: of its rows, or of K and of V; of none zeros
   int layers;
   int tokens;   // rows of the batch: 1 … kMaxTokens
   bool paired;  // blocks 2 i and 2 i + 1 are a cluster; before the launch: if they can be

@@ -210,24 +210,21 @@ std::vector<Op> StepKernel::ops(Stream stream) {
     out.push_back(product(layer.down, data_or_null<float>(layer.down_bias)));
   }
   out.push_back(normed(product(model_.weights.lm_head, nullptr), model_.weights.final_norm));
-  // The tensor maps of rows, two for each op, where the copy engine reads them.
-  std::vector<step::RowMap> maps(2 * out.size());
+  // Where the copy engine reads them.
+  std::vector<step::RowMap> maps(step::kOpMaps * out.size());
   maps_ = Buffer(maps.size() * sizeof(step::RowMap), MemoryKind::kWorkspace, Device::kCuda);
   for (size_t i = 0; i < out.size(); ++i) {
-    const auto* const there = static_cast<const step::RowMap*>(maps_.data()) + 2 * i;
+    step::RowMap* const of_op = &maps[step::kOpMaps * i];
     if (i % step::kLayerOps == OpKind::kAttention) {
       const KvPages& kv = model_.cache[i / step::kLayerOps];
-      step::make_page_map(&maps[2 * i], kv.k);
-      step::make_page_map(&maps[2 * i + 1], kv.v);
-      out[i].rows = there;
-      out[i].v_rows = there + 1;
+      step::make_page_map(&of_op[0], kv.k);
+      step::make_page_map(&of_op[1], kv.v);
       continue;
     }
     const bool head = i + 1 == out.size();
     if (format_ == Format::kW6 && !head) continue;
     const int64_t row_bytes = out[i].k * (format_ == Format::kFloat || head ? 2 : 1);
-    out[i].boxes = step::make_row_map(&maps[2 * i], out[i].codes, out[i].n, row_bytes);
-    out[i].rows = there;
+    out[i].boxes = step::make_row_map(&of_op[0], out[i].codes, out[i].n, row_bytes);
   }
   cuda::copy(maps_.data(), maps.data(), maps_.bytes(), stream);
   cuda::synchronize(stream);
@@ -244,6 +241,7 @@ void StepKernel::run(Tensor logits, const RaggedBatch& batch, Stream stream) {
   step::Args args{};
   args.ops = static_cast<const Op*>(ops_.data());
   args.plan = static_cast<const uint32_t*>(plan_.data());
+  args.maps = static_cast<const step::RowMap*>(maps_.data());
   args.layers = static_cast<int>(config.num_layers);
   args.tokens = static_cast<int>(tokens);
   args.hidden = static_cast<int>(config.hidden_size);

@@ -7,8 +7,6 @@
 
 namespace flexq_ft::step {
 
-using flexq_kernels::gpu::prefetch_tensor_map;
-
 template <typename T, Format kFormat>
 class Streamer {
  public:
@@ -19,27 +17,40 @@ class Streamer {
     asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(often_));
   }
 
-  // Nobody waits for the next op's description, or for the copy engine's reading of its maps.
+  // Descriptions and maps of the next op are asked for before the copies of this one: nobody waits
+  // for them.
   __device__ __forceinline__ void run(const uint32_t* plan) {
     const int last = kLayerOps * args_.layers;
     Op next = args_.ops[0];
     for (int index = 0; index <= last; ++index) {
       const Op op = next;
-      if (index < last) next = args_.ops[index + 1];
-      const int kind = index == last ? kHead : index % kLayerOps;
+      if (index < last) {
+        next = args_.ops[index + 1];
+        fetch_maps(index + 1);
+      }
+      const int kind = kind_of(index);
       if (kind == kAttention) {
-        attention(op, index);
+        attention(index);
       } else {
         product(op, index, kind, plan[index]);
-      }
-      if (lane_ != 0) continue;
-      for (const void* map : {next.rows, next.v_rows}) {
-        if (map != nullptr) prefetch_tensor_map(*static_cast<const CUtensorMap*>(map));
       }
     }
   }
 
  private:
+  __device__ __forceinline__ int kind_of(int index) const {
+    return index == kLayerOps * args_.layers ? kHead : index % kLayerOps;
+  }
+
+  __device__ __forceinline__ const CUtensorMap& map(int index, int which) const {
+    return *reinterpret_cast<const CUtensorMap*>(args_.maps + index * kOpMaps + which);
+  }
+  __device__ __forceinline__ void fetch_maps(int index) const {
+    const int kind = kind_of(index);
+    const int count = kind == kAttention ? 2 : kFormat == Format::kW6 && kind != kHead ? 0 : 1;
+    if (lane_ < count) flexq_kernels::gpu::prefetch_tensor_map(map(index, lane_));
+  }
+
   __device__ __forceinline__ void product(const Op& op, int index, int kind, uint32_t planned) {
     if (!has_work(planned)) return;
     const int first = first_unit(planned), count = unit_count(planned);
@@ -87,7 +98,7 @@ class Streamer {
 
   // Boxes outside the matrix arrive as zeros, and count.
   __device__ __forceinline__ void stored_rows(const Op& op, int index, int row, int row_bytes) {
-    const auto& map = *static_cast<const CUtensorMap*>(op.rows);
+    const CUtensorMap& map = this->map(index, 0);
     constexpr int kBoxes = kRowBytes / kBoxBytes;
     for (int begin = 0; begin < row_bytes; begin += kRowBytes) {
       if (!ring_.begin(kStageRows * kRowBytes, index) || lane_ != 0) continue;
@@ -111,15 +122,13 @@ class Streamer {
   }
 
   // Of the units that go together K, then V.
-  __device__ __forceinline__ void attention(const Op& op, int index) {
+  __device__ __forceinline__ void attention(int index) {
     const AttentionUnits units(args_);
     const int count = units.count(), together = args_.map.units_together;
     for (int first = 0; first < count; first += together) {
       const int last = min(first + together, count);
-      for (const void* map : {op.rows, op.v_rows}) {
-        for (int u = first; u < last; ++u) {
-          pages(units[u], *static_cast<const CUtensorMap*>(map), index);
-        }
+      for (int which = 0; which < 2; ++which) {
+        for (int u = first; u < last; ++u) pages(units[u], map(index, which), index);
       }
     }
   }
