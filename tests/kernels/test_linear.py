@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import ml_dtypes
@@ -45,6 +47,29 @@ def test_numpy_is_the_oracle(n: int, k: int, act_bits: int, rng: np.random.Gener
     x, w, bias = operands(rng, 5, n, k)
     y = kernels.linear(x, kernels.pack(w), act_bits=act_bits, bias=bias)
     assert y.tobytes() == expected(x, w, bias, act_bits).tobytes()
+
+
+FORKS = """
+import os
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np
+from flexq_ft import _native, kernels
+
+_native.ops.set_threads(2)
+x, packed = np.ones((64, 512), np.float32), kernels.pack(np.ones((512, 512), np.float32))
+multiply = lambda: kernels.linear(x, packed, act_bits=8).sum()
+y = multiply()
+with ThreadPoolExecutor() as pool:
+    assert pool.submit(multiply).result() == y
+    if os.fork() == 0:
+        os._exit(0 if multiply() == y else 1)
+assert os.wait()[1] == 0
+assert multiply() == y
+"""
+
+
+def test_a_fork_of_a_process_that_had_threads_multiplies() -> None:
+    subprocess.run([sys.executable, "-c", FORKS], check=True, timeout=60)
 
 
 @pytest.mark.parametrize(("n", "k"), SHAPES)

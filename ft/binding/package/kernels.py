@@ -9,8 +9,8 @@
 The other functions are its parts, on NumPy arrays. Matrices are in Hugging Face order, weights
 `[N, K]` and activations `[M, K]`; G = ceil(K / 128). NumPy arrays are converted to C order where
 needed, never to another dtype: a wrong dtype or shape is a `ConfigError` that names both. Work of
-the CPU is divided among OpenMP's threads; the GIL is released. A fork of a process that has had
-them waits for ever: start processes by `multiprocessing.set_start_method("spawn")`.
+the CPU is divided among OpenMP's threads; the GIL is released. A fork can do the CPU's work again,
+and none of a GPU's: start such processes by `multiprocessing.set_start_method("spawn")`.
 """
 
 from __future__ import annotations
