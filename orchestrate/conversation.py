@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 
 from flexq_ft.errors import ConfigError
+from flexq_ft.orchestrate.outputs import RequestOutput, StreamPiece
 from flexq_ft.orchestrate.tokenizer import Tokenizer
 
 Message = dict[str, str]
+
+
+def reply(pieces: Generator[StreamPiece, None, None]) -> Generator[StreamPiece, None, None]:
+    """Pieces that follow a chat template, without what some tokenizers put between the template's
+    end and a word: blanks, which are no part of the reply. Closing it closes them."""
+    begun = False
+    with closing(pieces):
+        for piece in pieces:
+            text = piece.text if begun else piece.text.lstrip(" ")
+            begun = begun or bool(text)
+            yield replace(piece, text=text, output=piece.output and _without_blank(piece.output))
+
+
+def _without_blank(output: RequestOutput) -> RequestOutput:
+    texts = [None if one.text is None else one.text.lstrip(" ") for one in output.outputs]
+    outputs = [replace(one, text=text) for one, text in zip(output.outputs, texts, strict=True)]
+    return replace(output, outputs=outputs)
 
 
 @dataclass

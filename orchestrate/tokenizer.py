@@ -38,6 +38,8 @@ class Tokenizer:
             return None
         from tokenizers import Tokenizer as HfTokenizer
 
+        from flexq_ft.converter.added_tokens import add_declared_tokens
+
         try:
             tokenizer = HfTokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
@@ -45,7 +47,12 @@ class Tokenizer:
         # Left there by a training on short texts, perhaps; transformers undoes them too.
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        config = _read_config(folder / "tokenizer_config.json")
+        config_path = folder / "tokenizer_config.json"
+        config = _read_config(config_path)
+        try:
+            add_declared_tokens(tokenizer, config)
+        except (TypeError, ValueError, LookupError) as error:
+            raise _unreadable(config_path, f"added_tokens_decoder: {error!r}") from error
         # Older files have their special tokens apart, and then those count, as in transformers.
         if "added_tokens_decoder" not in config:
             config |= _read_config(folder / "special_tokens_map.json")
@@ -205,7 +212,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _unreadable(path: Path, error: Exception) -> WeightError:
+def _unreadable(path: Path, error: Exception | str) -> WeightError:
     return WeightError(f"{path} cannot be read.", cause=str(error), hint="convert the model again")
 
 

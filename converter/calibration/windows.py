@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from flexq_ft.converter.added_tokens import add_declared_tokens
 from flexq_ft.converter.model_config import ModelConfig
 from flexq_ft.converter.source.base import Source
 from flexq_ft.errors import ConfigError, WeightError
@@ -91,20 +93,23 @@ def _decode(text: bytes) -> str:
 
 
 def _tokenizer(source: Source) -> Tokenizer:
-    content = source.extra_files().get("tokenizer.json")
-    if content is None:
+    files = source.extra_files()
+    if "tokenizer.json" not in files:
         raise ConfigError(
             f"{source.name} holds no tokenizer.json, so it cannot be calibrated on a text",
             hint="AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes one",
         )
+    name = "tokenizer.json"
     try:
-        tokenizer = Tokenizer.from_buffer(content)
+        tokenizer = Tokenizer.from_buffer(files[name])
         tokenizer.no_truncation()  # as for the model's own use
         tokenizer.no_padding()
+        name = "tokenizer_config.json"
+        add_declared_tokens(tokenizer, json.loads(files.get(name, b"{}")))
         return tokenizer
     except Exception as error:  # the library raises bare Exception
         raise WeightError(
-            f"tokenizer.json of {source.name} cannot be read",
+            f"{name} of {source.name} cannot be read",
             cause=str(error),
             hint="download it again",
         ) from error

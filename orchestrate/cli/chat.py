@@ -22,7 +22,7 @@ from flexq_ft.orchestrate.cli.console import common_options, console, write_atom
 from flexq_ft.orchestrate.cli.interrupts import note_handled
 from flexq_ft.orchestrate.cli.load import load_model, resolved_config, sampling_from
 from flexq_ft.orchestrate.cli.options import SCHEME_TABLE, model_options, sampling_options
-from flexq_ft.orchestrate.conversation import Conversation
+from flexq_ft.orchestrate.conversation import Conversation, reply
 from flexq_ft.orchestrate.outputs import RequestOutput
 from flexq_ft.orchestrate.sampling import SamplingParams
 
@@ -128,14 +128,15 @@ class Chat:
     def _stream(self, ids: list[int], params: SamplingParams, said: list[str]) -> None:
         tokens, begin, cut = 0, time.perf_counter(), False
         self._stopped = ""
-        with _interrupt_flag() as interrupted, closing(self._llm.stream(ids, params)) as pieces:
+        with (
+            _interrupt_flag() as interrupted,
+            closing(reply(self._llm.stream(ids, params))) as pieces,
+        ):
             for piece in pieces:
                 tokens += len(piece.token_ids)
-                # What some tokenizers put between the template's end and a word is no part of it.
-                text = piece.text if any(said) else piece.text.lstrip(" ")
-                said.append(text)
+                said.append(piece.text)
                 if not console.json_mode:
-                    console.out(text, end="")
+                    console.out(piece.text, end="")
                 if piece.output is not None:
                     self.done.append(piece.output)
                     cut = piece.output.outputs[0].finish_reason == "length"

@@ -20,7 +20,8 @@ from flexq_ft.orchestrate.cli.console import common_options, console
 from flexq_ft.orchestrate.cli.load import load_model, resolved_config, sampling_from
 from flexq_ft.orchestrate.cli.options import SCHEME_TABLE, model_options, sampling_options
 from flexq_ft.orchestrate.cli.streams import json_for_stdout
-from flexq_ft.orchestrate.outputs import RequestOutput
+from flexq_ft.orchestrate.conversation import reply
+from flexq_ft.orchestrate.outputs import RequestOutput, StreamPiece
 from flexq_ft.orchestrate.sampling import FIELDS, SamplingParams
 from flexq_ft.orchestrate.suggest import refuse_unknown
 from flexq_ft.orchestrate.tokenizer import why_no_tokenizer
@@ -120,9 +121,12 @@ def command(model: Path, prompt: str | None, **options: Any) -> int:
     text = _read_prompt(prompt, options["prompt_file"])
     ids = _parse_ids(text) if options["ids"] else None
     with load_model(model, options) as llm:
+        _refuse_without_tokenizer(llm, options)
         if options["chat_template"]:
-            ids = _templated(llm, text)
-        output = _run_one(llm, text if ids is None else ids, params, show_ids=options["ids"])
+            pieces = reply(llm.stream(_templated(llm, text), params))
+        else:
+            pieces = llm.stream(text if ids is None else ids, params)
+        output = _run_one(pieces, show_ids=options["ids"])
         console.emit(
             SCHEMA,
             config=resolved_config(llm, model, params),
@@ -180,19 +184,20 @@ def _templated(llm: LLM, text: str) -> list[int]:
     return llm.tokenizer.encode_chat([{"role": "user", "content": text}])
 
 
-def _run_one(
-    llm: LLM, prompt: str | list[int], params: SamplingParams, *, show_ids: bool
-) -> RequestOutput:
-    """Streams to stdout unless under --json."""
-    if llm.tokenizer is None and not show_ids and not console.json_mode:
+def _refuse_without_tokenizer(llm: LLM, options: dict[str, Any]) -> None:
+    if llm.tokenizer is None and not options["ids"] and not console.json_mode:
         raise ConfigError(
             "this model has no tokenizer, so it gives no text.",
             cause=why_no_tokenizer(llm.info.model_dir),
             hint="--ids, with token ids as the prompt",
         )
+
+
+def _run_one(pieces: Iterator[StreamPiece], *, show_ids: bool) -> RequestOutput:
+    """Streams to stdout unless under --json."""
     output: RequestOutput | None = None
     separator = ""
-    for piece in llm.stream(prompt, params):
+    for piece in pieces:
         if not console.json_mode:
             if show_ids:
                 ids = ",".join(str(token) for token in piece.token_ids)

@@ -196,6 +196,20 @@ def test_truncation_and_padding_of_the_tokenizer_file_do_not_cut_the_text(
     np.testing.assert_array_equal(again.windows, whole.windows)
 
 
+def test_added_tokens_of_the_tokenizers_config_are_tokens_of_the_text(
+    folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    copied = shutil.copytree(folder("llama"), tmp_path / "copied")
+    config = copied / "tokenizer_config.json"
+    word = TEXT.decode()[:12]
+    config.write_text(json.dumps({"added_tokens_decoder": {"9": {"content": word}}}))
+    with pytest.raises(ConfigError, match="gives token 320, and the model has 320"):
+        cut_windows(TEXT, open_source(copied), sequences=1, length=8)
+    config.write_text(json.dumps({"added_tokens_decoder": {"9": word}}))
+    with pytest.raises(WeightError, match=r"tokenizer_config\.json of copied cannot be read"):
+        cut_windows(TEXT, open_source(copied), sequences=1, length=8)
+
+
 def test_bad_input_is_named(folder: Callable[[str], Path], tmp_path: Path) -> None:
     source = open_source(folder("llama"))
 

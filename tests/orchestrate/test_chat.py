@@ -55,6 +55,19 @@ def test_the_blank_before_a_reply_is_no_part_of_it(
     assert prompts(native)[1] == "<user>one?<assistant>a  b<user>two?<assistant>"
 
 
+def test_run_with_the_template_leaves_that_blank_out_too(
+    use_model: Use, capsys: Capture, tmp_path: Path
+) -> None:
+    use_model(says("  a  b"), max_len=256)
+    saved = tmp_path / "out.json"
+    command = ["run", "m", "one?", "--max-tokens", "9", "--save", str(saved)]
+    assert run_cli([*command, "--chat-template"]) == 0
+    assert capsys.readouterr().out == "a  b\n"
+    assert json.loads(saved.read_text())["results"][0]["text"] == "a  b"
+    assert run_cli(command) == 0  # the text's own
+    assert capsys.readouterr().out == "  a  b\n"
+
+
 def test_reset_and_system_commands(
     use_model: Use, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,6 +288,48 @@ def test_special_tokens_in_a_file_of_their_own_count_as_in_transformers(
     assert loaded is not None and loaded.apply_chat_template(MESSAGES) == expected
     other = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
     assert other.apply_chat_template(MESSAGES, tokenize=False) == expected
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        {"257": {"content": "[new]", "special": True}, "258": {"content": "new too"}},
+        {"400": {"content": "[far]", "special": True}, "30": {"content": "[near]"}},
+        {"98": {"content": "b", "special": True}},  # of the vocabulary, and no added token of it
+        {"256": {"content": "</s>", "special": False, "lstrip": True}},  # otherwise than there
+        {},
+    ],
+)
+def test_added_tokens_of_the_config_are_added_as_in_transformers(
+    tmp_path: Path, declared: Any
+) -> None:
+    from tests.orchestrate.fakes import save_byte_tokenizer
+
+    transformers = pytest.importorskip("transformers")
+    save_byte_tokenizer(tmp_path)
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text(json.dumps({"added_tokens_decoder": declared}))
+    loaded = Tokenizer.load(tmp_path)
+    other = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    text = "a [new] b new too[far] [near] </s>."
+    ids = other.encode(text)
+    assert loaded is not None and loaded.encode(text) == ids
+    assert loaded.vocab_size == len(other)
+    assert loaded.decode(ids) == other.decode(ids, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize(
+    "declared", [None, 7, ["a"], {"x": {"content": "a"}}, {"7": {}}, {"7": "a"}]
+)
+def test_faulty_added_tokens_are_a_weight_error(tmp_path: Path, declared: Any) -> None:
+    from tests.orchestrate.fakes import save_byte_tokenizer
+
+    save_byte_tokenizer(tmp_path)
+    config = {"added_tokens_decoder": declared}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightError, match=r"tokenizer_config\.json cannot be read") as caught:
+        Tokenizer.load(tmp_path)
+    assert "added_tokens_decoder" in caught.value.cause
 
 
 def test_truncation_and_padding_of_the_file_are_not_the_models(tmp_path: Path) -> None:
