@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import signal
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any
 
 import rich_click as click
 
+from flexq_ft.errors import ConfigError
 from flexq_ft.orchestrate.cli.console import (
     console,
     describe_error,
@@ -137,6 +139,7 @@ def run_cli(args: Sequence[str]) -> int:
     """Run one command line; returns its exit code and never raises."""
     console.reset(list(args))
     try:
+        _refuse_undecodable(args)
         result = cli.main(list(args), prog_name="flexq-ft", standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
@@ -149,7 +152,27 @@ def run_cli(args: Sequence[str]) -> int:
             return 0
         return error.code if isinstance(error.code, int) else 1
     except BaseException as error:
-        return _report(error)
+        return _report(_interrupt_behind(error) or error)
+
+
+def _refuse_undecodable(args: Sequence[str]) -> None:
+    """Names of files that are no text could not stand in results, nor in the files of a model."""
+    for argument in args:
+        try:
+            os.fsencode(argument).decode()
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                f"the argument {argument!r} is not UTF-8 text.",
+                cause=str(error),
+                hint="for a file, rename it; for a text, iconv -t UTF-8",
+            ) from error
+
+
+def _interrupt_behind(error: BaseException | None) -> BaseException | None:
+    """Ctrl-C while a native module was imported, of which the import makes an ImportError."""
+    while isinstance(error, ImportError):
+        error = error.__cause__
+    return error if isinstance(error, KeyboardInterrupt) else None
 
 
 def _report(error: BaseException) -> int:

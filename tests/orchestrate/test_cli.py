@@ -87,10 +87,31 @@ def test_neither_the_last_line_end_nor_a_byte_order_mark_is_a_prompt_files(
     assert capsys.readouterr().out == prompt + "\n"
 
 
-def test_a_prompt_of_other_bytes_than_utf8_is_refused(use_model: Use, capsys: Capture) -> None:
+@pytest.mark.parametrize(
+    "arguments", [["m", "caf\udce9"], ["caf\udce9", "q"], ["m", "q", "--save", "caf\udce9/o.json"]]
+)
+def test_arguments_of_other_bytes_than_utf8_are_refused(
+    use_model: Use, capsys: Capture, arguments: list[str]
+) -> None:
     use_model(says("hi"))
-    assert run_cli(["run", "m", os.fsdecode(b"\xff\xfe")]) == 2
-    assert "PROMPT is not UTF-8 text" in capsys.readouterr().err
+    assert run_cli(["run", *arguments]) == 2
+    assert "is not UTF-8 text.\n  cause: 'utf-8' codec can't decode byte 0xe9" in (
+        capsys.readouterr().err
+    )
+
+
+def test_ctrl_c_while_a_native_module_is_imported_is_an_interrupt(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise ImportError("initialization failed") from error
+
+    monkeypatch.setattr("flexq_ft.orchestrate.cli.load.LLM", interrupted)
+    assert run_cli(["run", "m", "q"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_ids_in_and_out(use_model: Use, capsys: Capture) -> None:
