@@ -21,7 +21,7 @@ from collections import deque
 from pathlib import Path
 from typing import IO, Any
 
-from flexq_ft.errors import DeviceError, FlexQFtError, LaunchError
+from flexq_ft.errors import ConfigError, DeviceError, FlexQFtError, LaunchError
 from flexq_ft.orchestrate.mpirun import INSTALL_HINT, find_mpirun, mpirun_command
 from flexq_ft.orchestrate.wire import Channel, ConnectionLostError, error_from_wire
 from flexq_ft.orchestrate.worker import ERROR_MARK
@@ -42,6 +42,7 @@ class RankGroup:
                 hint=INSTALL_HINT,
             )
         self.ranks = ranks
+        self._owner = os.getpid()
         self._folder = Path(tempfile.mkdtemp(prefix="flexq-ft-", dir=_socket_parent()))
         self._said: deque[str] = deque(maxlen=40)
         self._failure: FlexQFtError | None = None
@@ -61,8 +62,8 @@ class RankGroup:
 
     @property
     def is_open(self) -> bool:
-        """False once the run has ended, for whatever reason."""
-        return self._channel is not None
+        """False once the run has ended, for whatever reason, and in a fork of its process."""
+        return self._channel is not None and not self._is_fork
 
     def send(self, message: dict[str, Any]) -> None:
         """Raises the failed rank's error if the run is over."""
@@ -89,7 +90,9 @@ class RankGroup:
         return self.receive()[0]["result"]
 
     def close(self) -> None:
-        """Ends the ranks, by force if they do not end on their own."""
+        """Ends the ranks, by force if they do not end on their own; in a fork, nothing."""
+        if self._is_fork:
+            return
         if self._channel is not None:
             with contextlib.suppress(ConnectionLostError):
                 self._channel.send({"call": "close"})
@@ -100,7 +103,17 @@ class RankGroup:
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
 
+    @property
+    def _is_fork(self) -> bool:
+        return os.getpid() != self._owner
+
     def _open_channel(self) -> Channel:
+        if self._is_fork:
+            raise ConfigError(
+                "this process is a fork of the one that started these ranks.",
+                cause="they answer that one alone.",
+                hint='multiprocessing.set_start_method("spawn"), or an LLM of its own',
+            )
         if self._channel is None:
             raise LaunchError("the ranks of this run have ended.", hint="open the model again")
         return self._channel

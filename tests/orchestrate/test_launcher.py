@@ -145,6 +145,37 @@ def test_a_second_ctrl_c_leaves_neither_ranks_nor_files(
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+def test_the_ranks_are_not_a_forks_to_use_or_to_end(mpirun: Mpirun) -> None:
+    info = json.dumps(vars(fake_info()))
+    mpirun(f"""
+        c = channel()
+        c.receive()
+        c.send({{"result": json.loads({info!r})}})
+        while c.receive()[0]["call"] == "generate":
+            event = {{"id": 0, "token": 97, "logprob": 0.0, "finish": None, "started": 0.0,
+                      "time": 1.0, "peak_memory_bytes": 1, "error": None}}
+            c.send({{"events": [event]}})
+            c.send({{"events": [event]}})
+            c.send({{"done": True}})
+    """)
+    engine = RemoteEngine(OPTIONS)
+    stream = engine.generate([Request(0, [1], {})])
+    next(stream)
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            stream.close()
+            engine.close()
+            with pytest.raises(ConfigError, match="a fork of the one that started these ranks"):
+                engine.score([[1]], [1])
+            os._exit(0)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert len(list(stream)) == 1
+    assert len(list(engine.generate([Request(0, [1], {})]))) == 2
+    engine.close()
+
+
 def test_the_first_failed_rank_is_named_with_its_own_error(mpirun: Mpirun) -> None:
     mpirun("""
         def fail(rank, kind, message):
@@ -352,6 +383,7 @@ def served() -> Any:
     thread.start()
     group = RankGroup.__new__(RankGroup)
     group._channel, group._process, group._folder = left, None, Path("/nonexistent")
+    group._owner = os.getpid()
     remote = RemoteEngine.__new__(RemoteEngine)
     remote._group, remote._info, remote._is_busy = group, fake_info(), False
     yield remote, native, right
