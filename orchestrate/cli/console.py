@@ -19,9 +19,11 @@ from typing import Any, TextIO, TypeVar
 import rich_click as click
 from rich.console import Console as RichConsole
 from rich.console import RenderableType
+from rich.table import Table
 
 from flexq_ft.errors import ConfigError, FlexQFtError
 from flexq_ft.orchestrate.cli.streams import json_for_stdout, named_stdout
+from flexq_ft.orchestrate.cli.table_width import fit
 from flexq_ft.orchestrate.world import world_from_environment
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -67,8 +69,11 @@ class Console:
     def show(self, renderable: RenderableType) -> None:
         """A result that rich lays out: a table, a panel."""
         if not self.muted:
+            rich = self.rich(stderr=False)
+            if isinstance(renderable, Table):
+                rich.width = fit(renderable, rich)
             with named_stdout():
-                self.rich(stderr=False).print(renderable)
+                rich.print(renderable)
                 sys.stdout.flush()
 
     def info(self, text: RenderableType) -> None:
