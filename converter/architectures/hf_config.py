@@ -227,16 +227,13 @@ def _parse_opt(config: _Config, model_type: str) -> ModelConfig:
 
 
 def _rope(config: _Config) -> RopeConfig:
-    """From rope_parameters (Transformers 5) or rope_theta and rope_scaling (4)."""
-    parameters = config.raw.get("rope_parameters")
-    if parameters is None:
-        scaling = config.raw.get("rope_scaling") or {}
-        if not isinstance(scaling, Mapping):
-            raise config.fault(f"rope_scaling is {scaling!r}, not an object")
-        parameters = dict(scaling)
-        parameters.setdefault("rope_theta", config.raw.get("rope_theta", _ROPE_THETA))
-    if not isinstance(parameters, Mapping):
-        raise config.fault(f"rope_parameters is {parameters!r}, not an object")
+    """From rope_parameters (Transformers 5), or rope_theta and rope_scaling (4); of both scalings
+    the latter, as in transformers."""
+    name = "rope_scaling" if config.raw.get("rope_scaling") else "rope_parameters"
+    given = config.raw.get(name) or {}
+    if not isinstance(given, Mapping):
+        raise config.fault(f"{name} is {given!r}, not an object")
+    parameters = {"rope_theta": config.raw.get("rope_theta", _ROPE_THETA), **given}
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if any(isinstance(value, Mapping) for value in parameters.values()):
         raise config.refuse("rope parameters that differ by layer type")
@@ -252,7 +249,7 @@ def _rope(config: _Config) -> RopeConfig:
     def number(key: str) -> float:
         return positive_number(parameters.get(key), f"rope {key}", config.name)
 
-    theta = positive_number(parameters.get("rope_theta", _ROPE_THETA), "rope_theta", config.name)
+    theta = positive_number(parameters["rope_theta"], "rope_theta", config.name)
     if kind == "default":
         return RopeConfig(theta=theta)
     if kind == "linear":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -96,6 +97,20 @@ def test_unsupported_architecture_names_those_that_are() -> None:
         parse("mixtral")
     assert all(name in caught.value.hint for name in SUPPORTED)
     assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("parameters", [None, {"rope_type": "default"}, {"rope_theta": 77.0}])
+@pytest.mark.parametrize("scaling", [None, {}, {"type": "linear", "factor": 2.0}])
+@pytest.mark.parametrize("theta", [{}, {"rope_theta": 500.0}])
+def test_of_both_kinds_of_rope_keys_those_hold_that_hold_in_transformers(
+    parameters: Any, scaling: Any, theta: dict[str, Any]
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    keys = {"rope_parameters": parameters, "rope_scaling": scaling, **theta}
+    expected = transformers.LlamaConfig(**copy.deepcopy(keys)).rope_parameters
+    rope = parse(**keys).rope
+    assert (rope.theta, rope.type) == (expected["rope_theta"], expected["rope_type"])
+    assert rope.factor == expected.get("factor", 1.0)
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "yarn", "longrope", "su"])
