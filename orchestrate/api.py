@@ -8,6 +8,7 @@ with LLM("out/llama-7b", scheme="flexq", tensor_parallel_size=2) as llm:
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -211,7 +212,7 @@ class LLM:
         engine = self._open()
         outputs = []
         all_ids = [self._prompts.ids(text) for text in listed(texts)]
-        begins = list(first or [1] * len(all_ids))
+        begins = [1] * len(all_ids) if first is None else _first_tokens(first)
         for ids, begin, scored in zip(all_ids, begins, engine.score(all_ids, begins), strict=True):
             logprobs: list[float | None] = [*[None] * begin, *scored.logprobs]
             outputs.append(ScoreOutput(ids, logprobs, float(sum(scored.logprobs)), scored.argmax))
@@ -255,6 +256,16 @@ def _say_if_cache_is_small(info: EngineInfo, notify: Callable[[str], None]) -> N
 def _keywords(function: Callable[..., Any]) -> list[str]:
     parameters = inspect.signature(function).parameters.values()
     return [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+
+
+def _first_tokens(first: Any) -> list[int]:
+    try:
+        return [operator.index(token) for token in first]
+    except TypeError as error:
+        raise ConfigError(
+            f"first is {first!r}; it must be a list of whole numbers, one for each text.",
+            hint="llm.score([text], first=[1])",
+        ) from error
 
 
 def _size(name: str, value: Any) -> int:

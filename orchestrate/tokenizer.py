@@ -80,14 +80,16 @@ class Tokenizer:
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Special tokens as the model's own post-processor adds them (BOS, for most).
 
-        Raises ConfigError for a text that is no Unicode, as half of a surrogate pair is.
+        Raises ConfigError for a text that is no Unicode, as half of a surrogate pair is, or a byte
+        that was read with errors="surrogateescape".
         """
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise ConfigError(
                 "the text is not Unicode.",
-                cause=f"character {error.start} is {text[error.start]!r}, half of a pair.",
+                cause=f"character {error.start} is {text[error.start]!r}: half of a pair, or a byte"
+                " that is no UTF-8.",
                 hint="UTF-8, or in JSON both halves",
             ) from error
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)

@@ -15,8 +15,9 @@ def prepare_streams() -> None:
     """Streams that no text can make fail.
 
     A character that the terminal's encoding does not have is written as `?`, in JSON as its escape
-    (json_for_stdout). A process started without a standard stream (`>&-`) has None for it. Its
-    descriptor is taken too, so that no file of the run becomes number 0, 1 or 2.
+    (json_for_stdout). Bytes of stdin that are none are left for its readers to refuse. A process
+    started without a standard stream (`>&-`) has None for it. Its descriptor is taken too, so that
+    no file of the run becomes number 0, 1 or 2.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -24,6 +25,8 @@ def prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
 
 
 @contextmanager

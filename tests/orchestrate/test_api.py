@@ -178,6 +178,14 @@ def test_score_begins_with_none_and_sums() -> None:
     assert scored.sum_logprob == -3.0 and scored.token_ids == [*b"abcd"]
 
 
+@pytest.mark.parametrize("first", [2, [1.5], ["1"], np.array([1.0])])
+def test_first_tokens_that_are_none_are_named(first: Any) -> None:
+    with pytest.raises(ConfigError, match=r"first is .*; it must be a list of whole numbers"):
+        fake_llm(ECHO).score(["abcd"], first=first)
+    (tail,) = fake_llm(ECHO).score(["abcd"], first=np.array([3]))
+    assert tail.logprobs[:3] == [None] * 3
+
+
 def test_forward_logits_of_one_list_and_of_several() -> None:
     llm = fake_llm(ECHO)
     one = llm.forward_logits([1, 2, 3])

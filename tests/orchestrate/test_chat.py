@@ -14,6 +14,7 @@ import pytest
 
 from flexq_ft.errors import ConfigError, WeightError
 from flexq_ft.orchestrate.cli.main import run_cli
+from flexq_ft.orchestrate.cli.streams import prepare_streams
 from flexq_ft.orchestrate.conversation import Conversation
 from flexq_ft.orchestrate.tokenizer import Tokenizer
 from tests.orchestrate.fakes import EOS, FakeNative, byte_tokenizer, says
@@ -53,6 +54,21 @@ def test_the_blank_before_a_reply_is_no_part_of_it(
     assert run_cli(["chat", "m", "--max-tokens", "9"]) == 0
     assert capsys.readouterr().out == "a  b\na  b\n"
     assert prompts(native)[1] == "<user>one?<assistant>a  b<user>two?<assistant>"
+
+
+def test_a_message_that_is_no_utf8_is_refused_and_the_chat_goes_on(
+    use_model: Use, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native = FakeNative(says("yes"))
+    use_model(native, max_len=256)
+    typed = io.TextIOWrapper(io.BytesIO(b"one?\ncaf\xe9\ntwo?\n"), encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", typed)
+    prepare_streams()
+    assert run_cli(["chat", "m", "--max-tokens", "9"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "yes\nyes\n"
+    assert "'\\udce9': half of a pair, or a byte that is no UTF-8" in captured.err
+    assert len(prompts(native)) == 2
 
 
 def test_run_with_the_template_leaves_that_blank_out_too(
