@@ -17,6 +17,7 @@ from flexq_ft import _native
 from flexq_ft.converter.calibrator import Calibrator
 from flexq_ft.converter.encoder import Encoder
 from flexq_ft.converter.existing import examine
+from flexq_ft.converter.folder import FOLDER_NAME
 from flexq_ft.converter.ini import render_ini
 from flexq_ft.converter.jobs import Job
 from flexq_ft.converter.manifest import dump_json
@@ -120,6 +121,12 @@ class _Conversion:
     def run(self) -> tuple[FolderReport, ...]:
         if self._out.exists() and not self._out.is_dir():
             raise ConfigError(f"{self._out} is not a folder", hint="name another OUT")
+        if FOLDER_NAME.fullmatch(self._out.resolve().name):
+            raise ConfigError(
+                f"OUT is {self._out}, which is how a folder inside OUT is named",
+                cause="in there, none would be found",
+                hint=f"{self._out.parent} as OUT",
+            )
         for job in self._jobs:
             job.writer.recover()
         if any(job.writer.final.exists() for job in self._jobs):

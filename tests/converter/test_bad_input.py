@@ -230,6 +230,13 @@ def test_a_size_that_does_not_divide_writes_nothing(checkpoint: Own, tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
+def test_out_is_not_named_as_a_folder_inside_it(checkpoint: Own, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="2-gpu, which is how a folder inside OUT is named") as no:
+        convert(checkpoint("llama-gqa"), tmp_path / "out" / "2-gpu", ConvertOptions())
+    assert no.value.hint == f"{tmp_path / 'out'} as OUT"
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_full_disk_is_noticed_before_writing(
     checkpoint: Own, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
