@@ -34,9 +34,14 @@ def row_label(row: Row) -> str:
     if model is not None:
         config = {**config, "lm_head": model["lm_head"]}
         if config["scheme"] is None:
-            policy = config["policy"] or (model["policy"] or {}).get("name")
-            config |= {"scheme": model["scheme"], "policy": policy}
+            config |= {"scheme": model["scheme"], "policy": _policy(row)}
     return scheme_label(Case(**config))
+
+
+def _policy(row: Row) -> str | None:
+    """As it was given, or by its name, as flexq is the policy of scheme flexq."""
+    given: str | None = row["config"]["policy"] or (row["model"]["policy"] or {}).get("name")
+    return given
 
 
 def cells(rows: Sequence[Row]) -> list[list[str]]:
@@ -231,6 +236,7 @@ def _csv_line(row: Row, name: str, times: str, device: str, share: str) -> dict[
     return {
         **_csv_head(row),
         "scheme": row["model"]["scheme"],
+        "policy": _policy(row),
         "dtype": row["model"]["dtype"],
         "lm_head": row["model"]["lm_head"],
         "device": machine["device"],

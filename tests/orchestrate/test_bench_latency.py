@@ -81,6 +81,18 @@ def test_schemes_batches_and_files(model: Path, tmp_path: Path, capsys: Capture)
     assert all(line["total_bytes"] and line["error"] == "" for line in lines)
 
 
+def test_the_csv_tells_policies_apart(tmp_path: Path) -> None:
+    arguments = ["bench", "latency", "--shape", "smollm2-135m", "--synthetic-weights", *QUICK]
+    arguments += ["--prompt-tokens", "3", "--output-tokens", "1", "--scheme", "flexq,w6a6"]
+    saved = tmp_path / "out.csv"
+    assert run_cli([*arguments, "--device", "cpu", "--save", str(saved)]) == 0
+    lines = list(csv.DictReader(saved.read_text().splitlines()))
+    assert [(line["scheme"], line["policy"]) for line in lines] == [
+        ("w6ax", "flexq"),
+        ("w6ax", "w6a6"),
+    ]
+
+
 def test_a_quantised_head_of_a_shape(capsys: Capture) -> None:
     arguments = ["bench", "latency", "--shape", "smollm2-135m", "--synthetic-weights", *QUICK]
     arguments += ["--prompt-tokens", "3", "--output-tokens", "3", "--scheme", "w6ax"]
