@@ -210,6 +210,14 @@ def test_what_does_not_fit_is_refused_by_name(rng: np.random.Generator) -> None:
         kernels.linear(values.tolist(), packed, act_bits=8)
     with pytest.raises(ConfigError, match="codes is a str, expected an array with __dlpack__"):
         kernels.linear(x, kernels.PackedWeight("codes", packed.scales, 17, 192), act_bits=8)
+    with pytest.raises(ConfigError, match="bias is a NumPy array, and x is a PyTorch tensor"):
+        kernels.linear(x, packed, act_bits=8, bias=np.zeros(17, np.float32))
+    with pytest.raises(ConfigError, match="act_bits is '8'; it must be 6, 8 or 16"):
+        kernels.linear(x, packed, act_bits="8")  # type: ignore[arg-type]
+    for scales in (on_numpy.scales.T, on_numpy.scales[:, :1], on_numpy.scales[:1], None):
+        wrong_scales = kernels.PackedWeight(on_numpy.codes, scales, 17, 192)
+        with pytest.raises(ConfigError, match=r"scales has shape \[.*\], expected \[2, 17\]"):
+            kernels.dequantize(wrong_scales, dtype=np.float32)
     w[3, 7] = np.nan
     with pytest.raises(WeightError, match="row 3, column 7"):
         kernels.pack(torch.from_numpy(w))

@@ -217,6 +217,11 @@ def dequantize(packed: PackedWeight, *, dtype: Any) -> Any:
         raise ConfigError(f"dtype is {name}, expected float32, float16 or bfloat16")
     if on_numpy:
         codes = unpack_int6(packed.codes, n=n, k=k)
+        expected = [-(-k // 128), n]
+        if list(np.shape(packed.scales)) != expected:
+            raise ConfigError(
+                f"scales has shape {list(np.shape(packed.scales))}, expected {expected}"
+            )
         scales = np.repeat(packed.scales.T.astype(np.float32), 128, axis=1)[:, :k]
         with np.errstate(over="ignore"):
             return (codes * scales).astype(dtype)
@@ -243,7 +248,7 @@ def linear(x: Any, packed: PackedWeight, *, act_bits: int, bias: Any | None = No
     """
     _check_packed(packed)
     if act_bits not in (6, 8, 16):
-        raise ConfigError(f"act_bits is {act_bits}; it must be 6, 8 or 16")
+        raise ConfigError(f"act_bits is {act_bits!r}; it must be 6, 8 or 16")
     act_bits = int(act_bits)  # 8.0 is one of them
     torch = None if isinstance(x, np.ndarray) else _torch_of(x, "x")
     if x.ndim == 0 or x.shape[-1] != packed.k:
@@ -251,6 +256,8 @@ def linear(x: Any, packed: PackedWeight, *, act_bits: int, bias: Any | None = No
     if torch is None:
         return _linear_numpy(x, packed, act_bits, bias)
     if bias is not None:
+        if isinstance(bias, np.ndarray):
+            raise ConfigError("bias is a NumPy array, and x is a PyTorch tensor")
         _torch_of(bias, "bias")
         bias = bias.detach()
     rows = x.detach().reshape(-1, packed.k)
