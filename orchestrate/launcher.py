@@ -171,15 +171,16 @@ class RankGroup:
 
     def _read_output(self, output: IO[str]) -> None:
         """In a thread: what mpirun and the ranks write, so that no pipe fills up."""
-        for line in output:
-            _, mark, data = line.partition(ERROR_MARK)
-            if not mark:
-                self._said.append(line.rstrip())
-            elif self._failure is None:
-                try:
-                    self._failure = error_from_wire(json.loads(data))
-                except ValueError:
+        with output:
+            for line in output:
+                _, mark, data = line.partition(ERROR_MARK)
+                if not mark:
                     self._said.append(line.rstrip())
+                elif self._failure is None:
+                    try:
+                        self._failure = error_from_wire(json.loads(data))
+                    except ValueError:
+                        self._said.append(line.rstrip())
 
     def _last_words(self) -> str:
         return " | ".join(line for line in self._said if line.strip())[-1000:]
