@@ -100,6 +100,9 @@ def locked(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        if not out.exists():  # the conversion was refused, and there is no entry to lock
+            with suppress(OSError):
+                _lock_of(out).unlink()
         os.close(handle)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from flexq_ft.errors import FlexQFtError
 from flexq_ft.orchestrate import model_cache
 from flexq_ft.orchestrate.cli.main import run_cli
 from flexq_ft.orchestrate.models import AS_IT_IS, FoundModel, Preparation, find_model
@@ -428,6 +429,14 @@ def test_only_entries_are_removed(root: Path, tmp_path: Path, capsys: Capture) -
     assert (mixed / "1-gpu" / "x").is_file() and (linked / "2-gpu" / "x").is_file()
     for name in (f"photos-{4:016x}/a.jpg", "other/1-gpu/x", "file", f"outside-{5:016x}"):
         assert (root / name).exists()
+
+
+def test_what_is_no_checkpoint_leaves_nothing_in_the_cache(source: Path, root: Path) -> None:
+    (source / "config.json").write_text("{")
+    for model in (source, source / "config.json"):
+        with pytest.raises(FlexQFtError):
+            find(model, root)
+    assert list(root.iterdir()) == []
 
 
 def test_a_lock_that_is_a_link_is_not_followed(root: Path, tmp_path: Path, capsys: Capture) -> None:
