@@ -121,7 +121,9 @@ class ConvertOptions:
         self._check_rounding()
         if not self.tp or any(size < 1 for size in self.tp) or len(set(self.tp)) != len(self.tp):
             raise ConfigError(
-                f"--tp must be distinct sizes of at least 1, not {self.tp}", hint="--tp 1,2"
+                "--tp must be distinct sizes of at least 1, not"
+                f" {', '.join(map(str, self.tp)) or 'none'}",
+                hint="--tp 1,2",
             )
         if self.jobs < 1:
             raise ConfigError(f"--jobs must be at least 1, not {self.jobs}", hint="--jobs 1")

@@ -203,7 +203,7 @@ class _Checker:
         given: str = "",
         known: tuple[str, ...] = (),
     ) -> ConfigError:
-        line = next((self.lines[p] for p in _outwards(place) if p in self.lines), 0)
+        line = next((self.lines[p] for p in _outwards(place) if p in self.lines), 1)
         near = difflib.get_close_matches(given, known, n=1) if known else []
         where = f"{self.file}:{line}" if self.file else f"policy {self.name}"
         return ConfigError(

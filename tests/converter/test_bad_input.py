@@ -264,8 +264,8 @@ def test_a_plan_writes_nothing(checkpoint: Own, tmp_path: Path) -> None:
         ({"scheme": "fp16", "dtype": "bf16"}, "--scheme fp16 means fp16 files"),
         ({"scheme": "flexq", "policy": "w6a8"}, "names its policy"),
         ({"scheme": "w8a8", "policy": "w6a8"}, "applies to w6ax only"),
-        ({"tp": (2, 2)}, "distinct sizes"),
-        ({"tp": (0,)}, "distinct sizes"),
+        ({"tp": (2, 2)}, "distinct sizes of at least 1, not 2, 2"),
+        ({"tp": (0,)}, "distinct sizes of at least 1, not 0$"),
         ({"jobs": 0}, "--jobs"),
     ],
 )

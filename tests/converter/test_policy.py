@@ -30,6 +30,12 @@ def test_files_and_built_ins_are_the_same(repo_root: Path) -> None:
         assert resolve_policy(path, num_layers=2, linears=LLAMA) == by_name
 
 
+@pytest.mark.parametrize("text", ["", "- 6\n", "six\n"])
+def test_a_file_of_another_kind_is_named_by_its_first_line(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"mine\.yaml:1: a policy is a mapping"):
+        resolve(text, tmp_path)
+
+
 def test_flexq_gives_eight_bits_to_the_second_ffn_linear_of_each_model() -> None:
     llama = resolve_policy("flexq", num_layers=2, linears=LLAMA)
     opt = resolve_policy("flexq", num_layers=2, linears=OPT)
