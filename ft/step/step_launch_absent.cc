@@ -14,6 +14,7 @@ namespace {
 }  // namespace
 
 int make_row_map(RowMap*, const void*, int64_t, int64_t) { refuse(); }
+void make_page_map(RowMap*, ConstTensor) { refuse(); }
 
 namespace {
 
