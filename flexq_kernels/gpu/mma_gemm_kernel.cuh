@@ -119,11 +119,10 @@ __device__ __forceinline__ void load_tokens(uint32_t (&b)[8], const unsigned cha
     const int chunk = 4 * half + lane / 8;
     const auto address = static_cast<uint32_t>(
         __cvta_generic_to_shared(codes + token * kGroupSize + (chunk ^ token) * 16));
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(b[4 * half]), "=r"(b[4 * half + 1]), "=r"(b[4 * half + 2]),
-                   "=r"(b[4 * half + 3])
-                 : "r"(address)
-                 : "memory");
+    uint32_t words[4];
+    load_matrices(words, address);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) b[4 * half + i] = words[i];
   }
 }
 
